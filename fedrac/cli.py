@@ -1,0 +1,47 @@
+"""The ``fedrac`` command: one run in this process, or a sweep."""
+
+import logging
+import sys
+from pathlib import Path
+
+from fedrac import config
+
+
+def main() -> None:
+    """``fedrac [KEY=VALUE ...]``; with ``-m`` a sweep over all combinations, with ``--help`` every key."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("fedrac").setLevel(logging.INFO)
+    try:
+        if any(argument.startswith("-") for argument in sys.argv[1:]):
+            _hydra()
+        else:
+            settings = config.load(sys.argv[1:])
+            _run(settings, Path(settings.output_dir))
+    except KeyboardInterrupt:
+        sys.exit("stopped; finished rounds are on disk, go on with resume=DIR")
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+
+
+def _run(settings: config.DictConfig, output_dir: Path) -> None:
+    import client_app
+    from fedrac.grid import InProcessGrid
+    from fedrac.run import run
+
+    run(settings, InProcessGrid(client_app.app, settings.runtime.hosts), client_app.app, output_dir.absolute())
+
+
+def _hydra() -> None:
+    """Sweeps, ``--help``, ``--cfg job`` and the rest of Hydra's own options."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    @hydra.main(config_path=str(config.config_dir()), config_name="config", version_base="1.3")
+    def application(settings: config.DictConfig) -> None:
+        _run(settings, Path(HydraConfig.get().runtime.output_dir))
+
+    application()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""From Hydra's configuration to the typed settings that the rest of the code takes."""
+
+import difflib
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+
+from fedrac.blocks import AdaptSpec
+from fedrac.method import Method
+from fedrac.optimizer import LocalSpec
+from fedrac.schedule import ScheduleSpec
+from fedrac.server import ServerSpec
+from fedrac.sketch import Law
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A key or value of the configuration is wrong; the message says which and what would be right."""
+
+
+@dataclass(frozen=True)
+class PretrainSpec:
+    """Pre-training in one place, of all parameters.
+
+    Attributes:
+        enabled: otherwise the run starts from the model's random initialisation.
+        data: entries of the data's configuration that differ.
+        seed: of initialisation and mini-batches; not the run's, so that all seeds start from the same model.
+    """
+
+    enabled: bool = False
+    data: Mapping[str, Any] | None = None
+    seed: int = 0
+    epochs: int = 20
+    batch_size: int = 128
+    lr: float = 1e-3
+
+
+@dataclass(frozen=True)
+class CohortSpec:
+    """``cohort`` of the configuration; see `ServerSpec`."""
+
+    size: int
+    min_fraction: float
+    timeout: float
+
+
+@dataclass(frozen=True)
+class EvaluateSpec:
+    """``evaluate`` of the configuration."""
+
+    every: int
+    on_clients: bool
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class RuntimeSpec:
+    """``runtime`` of the configuration."""
+
+    hosts: int
+    dtype: str
+    device: str
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "float64", "bfloat16"):
+            raise ValueError(f"runtime.dtype={self.dtype!r} is unknown: choose float32, float64 or bfloat16")
+        if self.hosts < 1:
+            raise ValueError(f"runtime.hosts={self.hosts} must be at least 1")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that one run follows, checked."""
+
+    seed: int
+    rounds: int
+    data: Mapping[str, Any]
+    partition: Mapping[str, Any]
+    model: Mapping[str, Any]
+    method: Method
+    adapt: AdaptSpec
+    law: Law
+    send_sketch: str
+    local: LocalSpec
+    local_schedule: ScheduleSpec
+    server: ServerSpec
+    cohort: CohortSpec
+    evaluate: EvaluateSpec
+    pretrain: PretrainSpec
+    runtime: RuntimeSpec
+
+    def workload(self) -> dict[str, Any]:
+        """What hosts need to know of it."""
+        runtime = {"dtype": self.runtime.dtype, "device": self.runtime.device}
+        return {
+            "data": self.data, "partition": self.partition, "model": self.model, "seed": self.seed, **runtime
+        }  # fmt: skip
+
+
+def config_dir() -> Path:
+    """Where the YAML files are: beside this package in a checkout, inside it in an installed wheel."""
+    here = Path(__file__).resolve().parent
+    return here / "conf" if (here / "conf").is_dir() else here.parent / "conf"
+
+
+def split_overrides(text: str) -> list[str]:
+    """``"cohort.size=20 rounds=5"`` as a shell would split it."""
+    return shlex.split(text)
+
+
+def load(overrides: Sequence[str]) -> DictConfig:
+    """The configuration with these overrides; with ``resume=DIR`` the one that was saved there.
+
+    Raises:
+        ConfigError: an unknown key or group, or an unreadable value, with the nearest that exist.
+    """
+    resumed = [o.removeprefix("resume=") for o in overrides if o.startswith("resume=") and o != "resume=null"]
+    try:
+        if resumed:
+            return _load_saved(Path(resumed[-1]), [o for o in overrides if not o.startswith("resume=")])
+        return _compose(overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(error, overrides)) from error
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir()), version_base="1.3", job_name="fedrac"):
+        config = compose("config", list(overrides))
+    OmegaConf.resolve(config)
+    return config
+
+
+def _load_saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"resume={folder}: there is no {path}; give the output_dir of an earlier run")
+    saved = OmegaConf.load(path)
+    assert isinstance(saved, DictConfig)
+    OmegaConf.set_struct(saved, True)
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        OmegaConf.update(saved, str(override.key_or_group), override.value())
+    OmegaConf.update(saved, "resume", str(folder))
+    OmegaConf.update(saved, "output_dir", str(folder))
+    return saved
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> str:
+    """The first line of Hydra's message, and the nearest key where a key is unknown."""
+    keys = _all_keys(OmegaConf.to_container(_compose([])))
+    for override in overrides:
+        key = override.split("=")[0].lstrip("+~")
+        if key not in keys and "=" in override and not override.startswith("+"):
+            near = difflib.get_close_matches(key, keys, 3, 0.5)
+            return f"there is no key {key!r}" + (f"; did you mean {' or '.join(near)}?" if near else "; see fedrac --help")
+    return str(error).strip()
+
+
+def _all_keys(node: Any, prefix: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return []
+    keys = [f"{prefix}{key}" for key in node]
+    return keys + [k for key, value in node.items() for k in _all_keys(value, f"{prefix}{key}.")]
+
+
+def parse(config: DictConfig) -> Experiment:
+    """Checks every value and gives it its type.
+
+    Raises:
+        ConfigError: a value is out of its range or of the wrong type.
+    """
+    raw: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    local, server = dict(raw["local"]), dict(raw["server"])
+    cohort = _typed(CohortSpec, raw["cohort"], "cohort")
+    local_schedule = _typed(ScheduleSpec, local.pop("schedule"), "local.schedule")
+    server["schedule"] = _typed(ScheduleSpec, server["schedule"], "server.schedule")
+    server |= {"cohort_size": cohort.size, "min_fraction": cohort.min_fraction}
+    evaluate = _typed(EvaluateSpec, raw["evaluate"], "evaluate")
+    for name, value in (("rounds", raw["rounds"]), ("evaluate.every", evaluate.every)):
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{name}={value!r} must be a whole number of at least 1")
+    if not isinstance(raw["seed"], int) or raw["seed"] < 0:
+        raise ConfigError(f"seed={raw['seed']!r} must be a whole number, 0 or more")
+    return Experiment(
+        seed=raw["seed"],
+        rounds=raw["rounds"],
+        data=raw["data"],
+        partition=raw["partition"],
+        model=raw["model"],
+        method=_typed(Method, raw["method"], "method"),
+        adapt=_typed(AdaptSpec, raw["adapt"], "adapt"),
+        law=raw["sketch"]["law"],
+        send_sketch=raw["sketch"]["send"],
+        local=_typed(LocalSpec, local, "local"),
+        local_schedule=local_schedule,
+        server=_typed(ServerSpec, server, "server"),
+        cohort=cohort,
+        evaluate=evaluate,
+        pretrain=_typed(PretrainSpec, raw["pretrain"], "pretrain"),
+        runtime=_typed(RuntimeSpec, raw["runtime"], "runtime"),
+    )
+
+
+def _typed(kind: type[T], values: Mapping[str, Any], section: str) -> T:
+    """A frozen dataclass from a section of the configuration, every field checked against its annotation."""
+    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1) or known
+            raise ConfigError(f"there is no key {section}.{name}; did you mean {section}.{near[0]}?")
+    try:
+        return TypeAdapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join([section, *map(str, first["loc"])])
+        if first["type"] == "value_error":
+            raise ConfigError(str(first["ctx"]["error"])) from error
+        raise ConfigError(f"{place}={first['input']!r}: {first['msg']}") from error
+
+
+def to_yaml(config: DictConfig) -> str:
+    """The resolved configuration as it is saved with a run."""
+    return OmegaConf.to_yaml(config, resolve=True)
+
+

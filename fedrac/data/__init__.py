@@ -1,0 +1,26 @@
+"""Data: loaders, and what they return.
+
+A loader is any function, named in ``conf/data`` or by a user under ``data._target_``, whose result
+:func:`fedrac.data.coerce.coerce` accepts.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedrac.data.examples import Data, Examples, Task
+
+__all__ = ["Data", "Examples", "Task", "load"]
+
+
+def load(spec: Mapping[str, Any]) -> Data:
+    """Load the data that ``spec`` names, e.g. ``{"_target_": "fedrac.data.mnist.embedded", "classes": [0,
+    1]}``.
+
+    Raises:
+        ValueError: an unknown target, arguments that it does not take, or data of the wrong form.
+        FileNotFoundError: files that are not where ``spec`` says.
+    """
+    from fedrac.component import construct
+    from fedrac.data.coerce import coerce
+
+    return coerce(construct(spec, "data"))

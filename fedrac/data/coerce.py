@@ -1,0 +1,122 @@
+"""A user's own data, in the forms that people have them, into :class:`Data`."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrac.data.examples import Data, Examples, Task
+
+_FORMS = (
+    "return a fedrac.data.Data, a pair ((x, y), (x_test, y_test)) of arrays or tensors (a third one, (x, y, "
+    "groups), names the natural client of each example), or a pair (train, test) of map-style datasets of "
+    "(x, y)"
+)
+_NOT_DATASETS = (Mapping, str, np.ndarray)
+
+
+def coerce(result: Any) -> Data:
+    """What a data function returned, as :class:`Data`.
+
+    Integer targets (N,) make a classification with labels from 0, floating-point ones (N,) or (N, k) a
+    regression.
+
+    Raises:
+        ValueError: another form, values that are not finite, labels below 0, or parts that do not fit
+            together.
+    """
+    if isinstance(result, Data):
+        return result
+    if not isinstance(result, tuple | list) or len(result) != 2:
+        raise ValueError(f"the data function returned {_describe(result)}: {_FORMS}")
+    train, test = (_examples(part, name) for part, name in zip(result, ("train", "test"), strict=True))
+    task: Task = "classification" if train.targets.ndim == 1 else "regression"
+    return Data(train, test, task, _outputs(train, test), _digest(train, test))
+
+
+def _examples(part: Any, name: str) -> Examples:
+    if isinstance(part, tuple | list) and len(part) in (2, 3):
+        columns = [_array(column) for column in part]
+    else:
+        columns = _columns(part)
+    inputs, targets, *groups = columns
+    return Examples(
+        _inputs(inputs, name), _targets(targets, name), np.asarray(groups[0], np.int64) if groups else None
+    )
+
+
+def _array(values: Any) -> NDArray[Any]:
+    if hasattr(values, "detach"):  # a tensor, perhaps on a GPU or part of a graph
+        values = values.detach().cpu().numpy()
+    return np.atleast_1d(np.asarray(values))
+
+
+def _columns(dataset: Any) -> list[NDArray[Any]]:
+    """The inputs and targets of a map-style dataset, stacked."""
+    if (
+        not hasattr(dataset, "__getitem__")
+        or not hasattr(dataset, "__len__")
+        or isinstance(dataset, _NOT_DATASETS)
+    ):
+        raise ValueError(f"a part of the data is {_describe(dataset)}: {_FORMS}")
+    rows = [dataset[i] for i in range(len(dataset))]
+    for i, row in enumerate(rows):
+        if not isinstance(row, tuple | list) or len(row) != 2:
+            raise ValueError(f"item {i} of a dataset is {_describe(row)}: make every item a pair (x, y)")
+    inputs, targets = ([_array(row[column]) for row in rows] for column in (0, 1))
+    if len({x.shape for x in inputs}) > 1 or len({y.shape for y in targets}) > 1:
+        raise ValueError("the items of a dataset differ in shape: bring them to one shape in its transform")
+    return [np.stack(inputs), np.stack(targets)] if rows else [np.empty((0, 1)), np.empty(0, int)]
+
+
+def _inputs(values: NDArray[Any], name: str) -> NDArray[np.float32]:
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"{name} inputs are {values.dtype}: make them numbers")
+    rows = values.reshape(len(values), 1) if values.ndim == 1 else values
+    inputs: NDArray[np.float32] = np.ascontiguousarray(rows, dtype=np.float32)
+    _check_finite(inputs, f"{name} inputs")
+    return inputs
+
+
+def _targets(values: NDArray[Any], name: str) -> NDArray[Any]:
+    if values.dtype.kind == "f" and values.ndim in (1, 2):
+        targets = np.ascontiguousarray(values.reshape(len(values), -1), dtype=np.float32)
+        _check_finite(targets, f"{name} targets")
+        return targets
+    if values.dtype.kind not in "biu" or values.size != len(values):
+        raise ValueError(
+            f"{name} targets are {values.dtype} of shape {values.shape}: make them (N,) integer labels or "
+            "(N, k) floats"
+        )
+    if values.size and values.min() < 0:
+        raise ValueError(f"{name} targets hold the label {values.min()}: number the classes 0, 1, 2, ...")
+    return np.ascontiguousarray(values.reshape(-1), dtype=np.int64)
+
+
+def _check_finite(values: NDArray[np.float32], what: str) -> None:
+    bad = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+    if bad.any():
+        raise ValueError(
+            f"{what} are not finite in row {int(bad.argmax())} (and {int(bad.sum())} in all): clean them"
+        )
+
+
+def _outputs(train: Examples, test: Examples) -> int:
+    if train.targets.ndim == 2:
+        return int(train.targets.shape[1])
+    return int(max(train.targets.max(initial=0), test.targets.max(initial=0))) + 1
+
+
+def _digest(*parts: Examples) -> str:
+    sha = hashlib.sha256()
+    for part in parts:
+        for array in (part.inputs, part.targets, part.groups):
+            if array is not None:
+                sha.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return sha.hexdigest()
+
+
+def _describe(value: Any) -> str:
+    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, tuple | list) else "")

@@ -1,0 +1,63 @@
+"""The IDX format of MNIST: a magic number, the sizes (big-endian), the bytes."""
+
+import gzip
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_STEMS = ("train-images", "train-labels", "t10k-images", "t10k-labels")
+
+
+def find(folder: Path) -> list[Path]:
+    """The four files of a folder: training images, training labels, test images, test labels.
+
+    Each is named e.g. ``train-images-idx3-ubyte`` or ``train-images.idx3-ubyte``, with ``.gz`` if compressed.
+
+    Raises:
+        FileNotFoundError: the folder or one of the files is not there.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {folder}: set data.path to the folder with {', '.join(map(_name, _STEMS))} "
+            "(or .gz)"
+        )
+    return [_find(folder, stem) for stem in _STEMS]
+
+
+def _name(stem: str) -> str:
+    return f"{stem}-idx{3 if stem.endswith('images') else 1}-ubyte"
+
+
+def _find(folder: Path, stem: str) -> Path:
+    name = _name(stem)
+    names = [variant + end for variant in (name, name.replace("-idx", ".idx")) for end in ("", ".gz")]
+    for path in (folder / name for name in names):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"{folder} has no {stem}: looked for {', '.join(names)}. Set data.path to the folder that has it"
+    )
+
+
+def read(path: Path) -> NDArray[Any]:
+    """The array of an IDX file of unsigned bytes: (N,) labels or (N, height, width) images, uint8.
+
+    Raises:
+        ValueError: the file is not one, or is cut short.
+    """
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
+    if data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
+        raise ValueError(
+            f"{path} is not an IDX file of bytes: it begins with {data[:4].hex(' ') or 'nothing'}"
+        )
+    shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
+    values = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])
+    if values.size != np.prod(shape, dtype=np.int64):
+        raise ValueError(f"{path} has {values.size} values, its header says {shape.tolist()}: fetch it again")
+    return values.reshape(shape)

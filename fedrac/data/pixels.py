@@ -1,0 +1,56 @@
+"""Grey images as they come, into the inputs of a model."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrac.data.examples import Examples
+
+Classes = Sequence[int] | None
+Part = tuple[NDArray[Any], NDArray[Any]]  # images (N, height, width) of 0 .. 255, labels (N,)
+
+
+def prepare(
+    train: Part, test: Part, classes: Classes, mean: float, std: float
+) -> tuple[Examples, Examples, int]:
+    """The examples of the wanted classes of both parts, and the number of classes.
+
+    Args:
+        train, test: images (N, height, width) of 0 .. 255 and labels (N,).
+        classes: labels to keep, numbered 0, 1, ... in this order; all that occur where None.
+        mean, std: inputs are ``(pixel / 255 - mean) / std``.
+
+    Raises:
+        ValueError: arrays of other shapes, classes that do not occur or repeat, or a standard deviation that
+            is not positive.
+    """
+    for images, labels in (train, test):
+        if images.ndim != 3 or labels.shape != images.shape[:1]:
+            raise ValueError(
+                f"images of shape {images.shape} with labels of shape {labels.shape}: they must be "
+                "(N, height, width) and (N,); for other images write a function of your own (data=custom)"
+            )
+    there = np.unique(train[1]).tolist()
+    wanted = there if classes is None else list(classes)
+    if not wanted or len(set(wanted)) < len(wanted) or not set(wanted) <= set(there):
+        raise ValueError(f"data.classes={wanted}: choose different ones of {there}, or null for all")
+    if std <= 0:
+        raise ValueError(
+            f"data.std={std} is not positive: use the standard deviation of the pixels, e.g. 0.3081"
+        )
+    return _select(*train, wanted, mean, std), _select(*test, wanted, mean, std), len(wanted)
+
+
+def _select(
+    images: NDArray[Any], labels: NDArray[Any], wanted: list[int], mean: float, std: float
+) -> Examples:
+    kept = np.isin(labels, wanted)
+    inputs = images[kept, None].astype(np.float32)  # (n, 1, height, width)
+    inputs /= 255
+    inputs -= mean
+    inputs /= std
+    numbers = np.full(max(wanted) + 1, -1, dtype=np.int64)
+    numbers[wanted] = np.arange(len(wanted))
+    return Examples(inputs, numbers[labels[kept]])

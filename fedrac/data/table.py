@@ -1,0 +1,98 @@
+"""Tables of numbers: CSV, Parquet or JSON lines."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrac.data.columns import Columns, read
+from fedrac.data.examples import Data, Examples, Task
+from fedrac.data.split import Index, split
+from fedrac.data.store import stored
+
+
+def table(
+    path: str | None = None,
+    target: str | Sequence[str] | None = None,
+    task: Task = "classification",
+    features: Sequence[str] | None = None,
+    group: str | None = None,
+    test_path: str | None = None,
+    test_fraction: float = 0.2,
+    standardize: bool = True,
+    split_seed: int = 0,
+) -> Data:
+    """Examples from the rows of a table, inputs (N, features).
+
+    Args:
+        path: a .csv, .tsv, .parquet or .jsonl file; the text formats may be compressed (.gz, .bz2, .xz,
+            .zip).
+        target: the column to predict. Its values, sorted, are the classes 0, 1, ...; for a regression,
+            numbers, and a list of columns for several outputs.
+        task: classification or regression.
+        features: the input columns, numeric; where None, all columns but the target and the group.
+        group: the column that names the natural client of a row.
+        test_path: another table for testing; where None, ``test_fraction`` of the rows are (of every class
+            alike).
+        standardize: shift and scale each feature to mean 0, deviation 1 over the training rows.
+        split_seed: names the split; not the run's seed.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: a column that is not there, a cell that is no number, a missing or unknown label.
+    """
+    if path is None or target is None:
+        raise ValueError(
+            f"data.path={path} data.target={target}: set both, e.g. data.path=/data/table.csv "
+            "data.target=label"
+        )
+    if task not in ("classification", "regression"):
+        raise ValueError(f"data.task={task} is unknown: choose classification or regression")
+    files = [
+        _file(name, value) for name, value in (("path", path), ("test_path", test_path)) if value is not None
+    ]
+    targets = [target] if isinstance(target, str) else list(target)
+
+    def build() -> tuple[Examples, Examples, int]:
+        columns = read(files)
+        train, test = _rows(columns, targets[0], task, test_fraction, split_seed)
+        y, outputs = _targets(columns, targets, task, train)
+        inputs = features or [name for name in columns.frame.columns if name not in (*targets, group)]
+        x = columns.numbers(list(inputs))
+        if standardize:
+            spread = x[train].std(axis=0)
+            x = (x - x[train].mean(axis=0)) / np.where(spread > 0, spread, 1)
+        clients = None if group is None else np.unique(columns.plain(group), return_inverse=True)[1]
+        examples = Examples(x.astype(np.float32), y, clients)
+        return examples.take(train), examples.take(test), outputs
+
+    arguments: dict[str, Any] = {"target": targets, "task": task, "features": features, "group": group}
+    arguments |= {"test_fraction": test_fraction, "standardize": standardize, "split_seed": split_seed}
+    return stored("table.table", arguments, task, build, files)
+
+
+def _file(name: str, value: str) -> Path:
+    file = Path(value).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}: set data.{name} to a table's path")
+    return file
+
+
+def _rows(
+    columns: Columns, target: str, task: Task, test_fraction: float, split_seed: int
+) -> tuple[Index, Index]:
+    count = len(columns.frame)
+    if len(columns.files) > 1:
+        return np.arange(columns.first), np.arange(columns.first, count)
+    strata = columns.plain(target) if task == "classification" else np.zeros(count)
+    return split(strata, test_fraction, split_seed)
+
+
+def _targets(columns: Columns, targets: list[str], task: Task, train: Index) -> tuple[NDArray[Any], int]:
+    if task == "regression":
+        return columns.numbers(targets).astype(np.float32), len(targets)
+    if len(targets) > 1:
+        raise ValueError(f"data.target={targets}: a classification has one target column")
+    return columns.labels(targets[0], train)

@@ -1,0 +1,169 @@
+"""A host serves clients: it loads their data once, and trains or tests them when asked."""
+
+import json
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, wraps
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from torch import Tensor
+
+from fedrac import data, models, partition, task
+from fedrac.blocks import find_blocks
+from fedrac.local import CohortResult, Problem, Shard, train_cohort
+from fedrac.messages import RoundPlan
+from fedrac.population import Hosted
+from fedrac.replies import Reply
+from fedrac.rounds import draw_sketches, start_of_round
+
+Answer = Callable[[Message, Context], RecordDict]
+
+
+class Host:
+    """The clients ``c`` of a workload with ``c mod num_partitions == partition_id``.
+
+    Args:
+        workload: ``data``, ``partition`` and ``model`` (each with what its loader takes), ``seed``, ``dtype`` of the
+            computation, ``device`` (``auto``, ``cpu``, ``cuda``, ...).
+        partition_id: which of the hosts this is, from 0.
+        num_partitions: how many hosts there are.
+    """
+
+    def __init__(self, workload: Mapping[str, Any], partition_id: int, num_partitions: int) -> None:
+        self.seed = int(workload["seed"])
+        self.data = data.load(workload["data"])
+        self.partition = partition.make(workload["partition"], self.data, self.seed)
+        self.clients = np.arange(partition_id, self.partition.clients, num_partitions, dtype=np.int64)
+        self.device = pick_device(workload["device"])
+        self.dtype: torch.dtype = getattr(torch, workload["dtype"])
+        self.model = models.build(workload["model"], self.seed).to(self.device, self.dtype).requires_grad_(False)
+
+    def hosted(self) -> Hosted:
+        """The clients and how many examples each has."""
+        return Hosted(self.clients, self.partition.sizes[self.clients], self.partition.digest)
+
+    def train(self, plan: RoundPlan) -> tuple[Reply, dict[int, str]]:
+        """Trains the clients of ``plan``; a client whose training raises is left out, with the reason.
+
+        Raises:
+            ValueError: the sketches or the model here are not the server's.
+        """
+        self._load(plan.weights)
+        blocks = find_blocks(self.model, plan.spec.blocks)
+        sketches = draw_sketches(blocks, plan.spec.method, plan.spec.sketch, plan.spec.round)
+        if sketches.digest != plan.spec.digest and not plan.sketches:
+            raise ValueError(
+                "the sketches rebuilt here differ from the server's (another math library?): "
+                "set sketch.send=matrix, or a law that is exact everywhere: sketch.law=popcount"
+            )
+        values = plan.sketches or sketches.values
+        # Factors stay in float32 where the rest computes in bfloat16: their updates are too small for it.
+        dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
+        start = start_of_round(blocks, plan.spec.method, values, plan.factors, dtype).to(self.device)
+        problem = Problem(self.model, blocks, self._loss, self._take)
+
+        def train(clients: Sequence[int]) -> CohortResult:
+            shards = [Shard(c, torch.from_numpy(self.partition.of(c))) for c in clients]
+            return train_cohort(problem, start, shards, plan.spec.local, self.seed, plan.spec.round)
+
+        return _train_all(train, plan.clients)
+
+    @torch.no_grad()
+    def evaluate(self, weights: Mapping[str, Tensor], clients: Sequence[int]) -> dict[str, list[float]]:
+        """Sums of every metric over each client's own training examples, and their number (``examples``)."""
+        self._load(weights)
+        self.model.eval()
+        columns: dict[str, list[float]] = {"examples": [float(self.partition.sizes[c]) for c in clients]}
+        for client in clients:
+            inputs, targets = self._take(torch.from_numpy(self.partition.of(client)))
+            for name, total in task.metrics(self.data.task, self.model(inputs), targets).items():
+                columns.setdefault(name, []).append(total)
+        return columns
+
+    def _load(self, weights: Mapping[str, Tensor]) -> None:
+        self.model.load_state_dict(weights)
+
+    def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return task.loss(self.data.task, outputs, targets)
+
+    def _take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        examples = self.data.train.take(index.numpy())
+        inputs = torch.from_numpy(examples.inputs).to(self.device, self.dtype)
+        return inputs, torch.from_numpy(examples.targets).to(self.device)
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is the first GPU, or the CPU where there is none."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _train_all(train: Callable[[Sequence[int]], CohortResult], clients: Sequence[int]) -> tuple[Reply, dict[int, str]]:
+    """All clients at once; if that raises, one at a time, so that a bad client costs only itself."""
+    try:
+        return _reply(clients, [train(clients)]), {}
+    except Exception as error:
+        if len(clients) == 1:
+            traceback.print_exc()
+            return Reply([], [], [], {}), {clients[0]: _reason(error)}
+    good, failed, results = [], {}, []
+    for client in clients:
+        try:
+            results.append(train([client]))
+            good.append(client)
+        except Exception as error:
+            failed[client] = _reason(error)
+    return _reply(good, results), failed
+
+
+def _reply(clients: Sequence[int], results: Sequence[CohortResult]) -> Reply:
+    if not results:
+        return Reply([], [], [], {})
+    return Reply(
+        list(clients),
+        [int(n) for r in results for n in r.examples],
+        [float(x) for r in results for x in r.losses],
+        {key: torch.cat([r.factors[key] for r in results]) for key in results[0].factors},
+    )
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+@lru_cache(maxsize=2)
+def _cached(workload: str, partition_id: int, num_partitions: int) -> Host:
+    return Host(json.loads(workload), partition_id, num_partitions)
+
+
+def host_of(workload: Mapping[str, Any], context: Context) -> Host:
+    """The host that this node is, by its ``partition-id`` and ``num-partitions``; loaded once a process."""
+    config = context.node_config
+    try:
+        place, count = int(config["partition-id"]), int(config["num-partitions"])
+    except KeyError as missing:
+        raise ValueError(
+            f"node-config has no {missing}: start the SuperNode with --node-config 'partition-id=0 num-partitions=2'"
+        ) from None
+    if not 0 <= place < count:
+        raise ValueError(f"node-config partition-id={place} must lie in 0 .. {count - 1} (num-partitions={count})")
+    return _cached(json.dumps(workload), place, count)
+
+
+def answering(answer: Answer) -> Callable[[Message, Context], Message]:
+    """A ClientApp function from one that returns content: whatever it raises becomes the answer's reason."""
+
+    @wraps(answer)
+    def handle(message: Message, context: Context) -> Message:
+        try:
+            content = answer(message, context)
+        except Exception as error:
+            traceback.print_exc()
+            content = RecordDict({"error": ConfigRecord({"reason": _reason(error)})})
+        return Message(content, reply_to=message)
+
+    return handle

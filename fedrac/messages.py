@@ -1,0 +1,127 @@
+"""What the server sends to hosts, as Flower records.
+
+A host is a Flower node; it serves one client or many. One message a round goes to every host that serves a client of
+the cohort.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from torch import Tensor
+
+from fedrac.method import Method
+from fedrac.optimizer import LocalSpec
+from fedrac.sketch import SketchSpec
+
+
+@dataclass(frozen=True)
+class RoundSpec:
+    """What all hosts of a round are told alike.
+
+    Attributes:
+        round: from 1.
+        workload: data, partition and model, as `fedrac.host.Host` reads them.
+        blocks: name, rank and scale of every trained parameter.
+        method: the four choices.
+        sketch: law, side and seed of the random factors.
+        digest: of this round's sketches; a host that rebuilds others must not train.
+        local: how clients train; its ``lr`` is this round's.
+    """
+
+    round: int
+    workload: Mapping[str, Any]
+    blocks: Sequence[Mapping[str, Any]]
+    method: Method
+    sketch: SketchSpec
+    digest: str
+    local: LocalSpec
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """What one host is told in one round.
+
+    Attributes:
+        spec: the same for every host.
+        clients: the clients that this host trains.
+        weights: the global weights, by name.
+        factors: by `Block.key`, carried factors (methods that do not merge); else empty.
+        sketches: by `Block.name`, the random factors, if they are sent as matrices; else empty.
+    """
+
+    spec: RoundSpec
+    clients: Sequence[int]
+    weights: Mapping[str, Tensor]
+    factors: Mapping[str, Tensor]
+    sketches: Mapping[str, Tensor]
+
+
+def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
+    """Tensors as a Flower record (NumPy format, no pickle)."""
+    return ArrayRecord({name: Array(t.detach().cpu().contiguous().numpy()) for name, t in tensors.items()})
+
+
+def from_record(record: ArrayRecord) -> dict[str, Tensor]:
+    """The tensors of a record; raises ValueError if its bytes are not arrays."""
+    return {name: torch.from_numpy(_array(name, array)) for name, array in record.items()}
+
+
+def payload_bytes(record: ArrayRecord) -> int:
+    """Bytes of the numbers in a record, headers left out."""
+    return sum(int(np.prod(a.shape, dtype=np.int64)) * np.dtype(a.dtype).itemsize for a in record.values())
+
+
+def _array(name: str, array: Array) -> np.ndarray[Any, Any]:
+    try:
+        return array.numpy()
+    except Exception as error:  # foreign bytes: np.load may raise nearly anything
+        raise ValueError(f"array {name!r} cannot be read: {error}") from error
+
+
+def encode_plan(
+    spec: RoundSpec, clients: Sequence[int], weights: ArrayRecord, factors: ArrayRecord, sketches: ArrayRecord
+) -> RecordDict:
+    """The content of one host's message. The records are shared by all messages of a round, never copied."""
+    plan = ConfigRecord({"clients": list(clients), "spec": json.dumps(asdict(spec))})
+    return RecordDict({"plan": plan, "weights": weights, "factors": factors, "sketches": sketches})
+
+
+def decode_plan(content: RecordDict) -> RoundPlan:
+    """The inverse of `encode_plan`, on the host."""
+    plan = content.config_records["plan"]
+    raw = json.loads(str(plan["spec"]))
+    betas = tuple(raw["local"].pop("betas"))
+    typed = {
+        "method": Method(**raw.pop("method")),
+        "sketch": SketchSpec(**raw.pop("sketch")),
+        "local": LocalSpec(**raw.pop("local"), betas=betas),
+    }
+    records = {f.name: from_record(content.array_records[f.name]) for f in fields(RoundPlan)[2:]}
+    return RoundPlan(RoundSpec(**raw, **typed), list(plan["clients"]), **records)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one host is asked to test: the merged weights, on the data of these clients."""
+
+    workload: Mapping[str, Any]
+    clients: Sequence[int]
+    weights: Mapping[str, Tensor]
+
+
+def encode_evaluation(workload: Mapping[str, Any], clients: Sequence[int], weights: ArrayRecord) -> RecordDict:
+    """The content of one host's message."""
+    asked = ConfigRecord({"clients": list(clients), "workload": json.dumps(dict(workload))})
+    return RecordDict({"evaluation": asked, "weights": weights})
+
+
+def decode_evaluation(content: RecordDict) -> Evaluation:
+    """The inverse of `encode_evaluation`, on the host."""
+    asked = content.config_records["evaluation"]
+    weights = from_record(content.array_records["weights"])
+    return Evaluation(json.loads(str(asked["workload"])), list(asked["clients"]), weights)  # type: ignore[arg-type]

@@ -1,0 +1,65 @@
+"""The model that a run starts from: random, or pre-trained in one place and kept in the cache.
+
+Pre-training is Algorithm 1 with full rank: a federation of one client that trains every parameter for one round.
+"""
+
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord
+from flwr.clientapp import ClientApp
+from torch import Tensor
+
+from fedrac import models
+from fedrac.blocks import AdaptSpec
+from fedrac.config import Experiment
+from fedrac.data import cache
+from fedrac.grid import InProcessGrid
+from fedrac.messages import to_record
+from fedrac.method import Method
+from fedrac.optimizer import LocalSpec
+from fedrac.server import ServerSpec
+from fedrac.strategy import FedRacLora
+
+
+def initial_weights(experiment: Experiment, client_app: ClientApp) -> dict[str, Tensor]:
+    """The state dict before round 1, in the master dtype (float64 if the run computes in it, else float32)."""
+    spec = experiment.pretrain
+    if not spec.enabled:
+        return _master(models.build(experiment.model, experiment.seed).state_dict(), experiment)
+    workload = {
+        "data": {**experiment.data, **(spec.data or {})},
+        "partition": {"scheme": "iid", "clients": 1},
+        "model": dict(experiment.model),
+        "seed": spec.seed,
+        "dtype": "float32",
+        "device": "cpu",
+    }
+    arguments = {"workload": workload, "epochs": spec.epochs, "batch_size": spec.batch_size, "lr": spec.lr}
+
+    def build() -> dict[str, Any]:
+        trained = _train(workload, LocalSpec("adamw", spec.lr, spec.epochs, spec.batch_size), client_app)
+        return {name: tensor.numpy() for name, tensor in trained.items()}
+
+    arrays = cache.arrays(cache.key("pretrain", {**arguments, "torch": torch.__version__}), build)
+    return _master({name: torch.tensor(array) for name, array in arrays.items()}, experiment)
+
+
+def _train(workload: dict[str, Any], local: LocalSpec, client_app: ClientApp) -> dict[str, Tensor]:
+    model = models.build(workload["model"], workload["seed"])
+    strategy = FedRacLora(
+        model,
+        workload,
+        method=Method("FPFT", train="full"),
+        adapt=AdaptSpec({"*": "full"}, ("*",)),
+        local=local,
+        server=ServerSpec(cohort_size=1),
+    )
+    start: ArrayRecord = to_record(model.state_dict())
+    strategy.start(InProcessGrid(client_app), start, num_rounds=1)
+    return strategy.effective_weights()
+
+
+def _master(weights: dict[str, Tensor], experiment: Experiment) -> dict[str, Tensor]:
+    dtype = torch.float64 if experiment.runtime.dtype == "float64" else torch.float32
+    return {k: v.to(dtype) if v.is_floating_point() else v for k, v in weights.items()}

@@ -1,0 +1,76 @@
+"""What a person sees of a run: one live line in a terminal, a line for every evaluated round elsewhere."""
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedrac.strategy import FedRacLora, RoundReport
+
+
+class Progress:
+    """Prints the state of a run.
+
+    Args:
+        rounds: the last round's number.
+        finished: rounds done before this run began (a resumed run).
+    """
+
+    def __init__(self, rounds: int, finished: int = 0) -> None:
+        self._rounds, self._first = rounds, finished
+        self._live = sys.stdout.isatty()
+        self._begin = time.monotonic()
+        self._score = ""
+
+    def begin(self, strategy: FedRacLora, folder: Path, initial: Mapping[str, Any]) -> None:
+        """What will be done, and from where."""
+        numbers = sum(_count(shape) for shape in strategy.shapes.values())
+        print(f"{strategy.method.name} ({strategy.method.side} sketch), {self._rounds} rounds, cohorts of "
+              f"{strategy.server.cohort_size}; a client uploads {numbers:,} numbers a round")  # fmt: skip
+        print(f"results go to {folder}")
+        print(f"before round {self._first + 1}: {_metrics(initial)}", flush=True)
+
+    def round(self, report: RoundReport) -> None:
+        """After every round."""
+        self._score = _metrics(report.metrics) or self._score
+        done, left = report.round - self._first, self._rounds - report.round
+        seconds = (time.monotonic() - self._begin) / done * left
+        line = f"round {report.round}/{self._rounds}  train loss {report.train_loss:.4f}  {self._score}  "
+        line += f"{_duration(seconds)} left"
+        if self._live:
+            print(f"\r\x1b[K{line}", end="\n" if left == 0 else "", flush=True)
+        elif report.metrics or left == 0:
+            print(line, flush=True)
+        for refusal in report.refused:
+            print(f"round {report.round}: without {refusal}", flush=True)
+
+    def end(self, summary: Mapping[str, Any], folder: Path) -> None:
+        """What was reached, and where it lies."""
+        print(f"done in {_duration(summary['seconds'])}: {_metrics(summary['last'])}  "
+              f"(uploaded {_bytes(summary['upload_bytes'])} in all)")  # fmt: skip
+        print(f"results: {folder}", flush=True)
+
+
+def _metrics(values: Mapping[str, Any]) -> str:
+    shown = {name: value for name, value in values.items() if not name.startswith("train/")}
+    return "  ".join(
+        f"{name.replace('/', ' ')} {value:.1%}" if name.endswith("accuracy") else f"{name.replace('/', ' ')} {value:.4f}"
+        for name, value in shown.items()
+    )
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s" if seconds >= 1 else f"{seconds:.1f} s"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"

@@ -1,0 +1,111 @@
+"""What a run leaves in its ``output_dir``, for people and for other programs.
+
+``config.yaml``, ``versions.json``, one line of ``metrics.jsonl`` a round, ``summary.json``, and ``checkpoint/``.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from fedrac.strategy import RoundReport
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """The whole file or none of it, whenever the machine stops."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(file.name, path)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on, and the machine."""
+    names = ("fedrac", "flwr", "flwr-datasets", "numpy", "ray", "torch")
+    found = {name: _version(name) for name in names}
+    return {**found, "python": platform.python_version(), "machine": f"{platform.platform()}, {os.cpu_count()} CPUs"}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+class Record:
+    """Writes the files of one run.
+
+    Args:
+        folder: the run's ``output_dir``; made if it is not there.
+        config: the resolved configuration as YAML.
+        finished: the last round that counts; lines of later rounds (of a run that was cut off) are dropped.
+
+    Raises:
+        FileExistsError: the folder holds another run, which is not overwritten.
+    """
+
+    def __init__(self, folder: Path, config: str, finished: int = 0) -> None:
+        self.folder = folder
+        self._metrics = folder / "metrics.jsonl"
+        if finished == 0 and self._metrics.exists():
+            raise FileExistsError(
+                f"output_dir={folder} holds the results of another run: choose another, or go on with it by "
+                f"resume={folder}"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        self.lines = [line for line in read_metrics(self._metrics) if line["round"] <= finished]
+        write_atomically(self._metrics, "".join(json.dumps(line) + "\n" for line in self.lines))
+        write_atomically(folder / "config.yaml", config)
+        write_atomically(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
+
+    def add(self, report: RoundReport) -> None:
+        """One line of ``metrics.jsonl``."""
+        line = {
+            "round": report.round,
+            "seconds": report.seconds,
+            "cohort": list(report.cohort),
+            "eta": report.eta,
+            "train/loss": report.train_loss,
+            "upload_bytes": report.upload_bytes,
+            "download_bytes": report.download_bytes,
+            **report.metrics,
+        }
+        if report.refused:
+            line["refused"] = [str(refusal) for refusal in report.refused]
+        self.lines.append(line)
+        with self._metrics.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def summarise(self, method: str, initial: dict[str, float]) -> dict[str, Any]:
+        """Writes ``summary.json``: last and best values, totals; returns it."""
+        names = sorted({name for line in self.lines for name in line if "/" in name})
+        columns = {name: [line[name] for line in self.lines if name in line] for name in names}
+        summary = {
+            "method": method,
+            "rounds": self.lines[-1]["round"] if self.lines else 0,
+            "initial": initial,
+            "last": {name: values[-1] for name, values in columns.items()},
+            "best": {name: (min if name.endswith(("loss", "mse")) else max)(v) for name, v in columns.items()},
+            "upload_bytes": sum(line["upload_bytes"] for line in self.lines),
+            "download_bytes": sum(line["download_bytes"] for line in self.lines),
+            "seconds": sum(line["seconds"] for line in self.lines),
+        }
+        write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        return summary
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a ``metrics.jsonl``; a last line that was cut off is left out."""
+    lines: list[dict[str, Any]] = []
+    if path.exists():
+        for text in path.read_text().splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                break
+    return lines

@@ -1,0 +1,108 @@
+"""One run, the same in every runtime: configuration and Grid in, recorded results out."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, MetricRecord
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+from omegaconf import DictConfig
+from torch import nn
+
+from fedrac import checkpoint, config, data, models, task
+from fedrac.config import Experiment
+from fedrac.data import Examples
+from fedrac.host import pick_device
+from fedrac.messages import from_record, to_record
+from fedrac.pretrain import initial_weights
+from fedrac.progress import Progress
+from fedrac.record import Record
+from fedrac.server import ServerState
+from fedrac.strategy import FedRacLora, RoundReport
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: DictConfig, grid: Grid, client_app: ClientApp, output_dir: Path) -> dict[str, Any]:
+    """Runs the configured experiment and records it.
+
+    Args:
+        settings: the configuration, as `fedrac.config.load` gives it.
+        grid: reaches the hosts.
+        client_app: pre-trains in this process, where that is asked for.
+        output_dir: where the results go.
+
+    Returns:
+        The content of ``summary.json``.
+
+    Raises:
+        ValueError: a setting is wrong; nothing has been written then.
+        CohortFailure: a round failed; all finished rounds are on disk.
+    """
+    experiment = config.parse(settings)
+    if experiment.runtime.threads is not None:
+        torch.set_num_threads(experiment.runtime.threads)
+    model, examples = models.build(experiment.model, experiment.seed), data.load(experiment.data)
+    strategy = build_strategy(experiment, model)
+    state = checkpoint.load(Path(settings.resume)) if settings.resume else None
+    test = tester(experiment, model, examples.test, examples.task)
+    start = to_record(state.weights if state else initial_weights(experiment, client_app))
+    initial = test(0, start)
+    record = Record(output_dir, config.to_yaml(settings), state.round if state else 0)
+    progress = Progress(experiment.rounds, state.round if state else 0)
+    progress.begin(strategy, output_dir, initial)
+
+    def on_round(report: RoundReport) -> None:
+        assert strategy.state is not None
+        record.add(report)
+        checkpoint.save(output_dir, strategy.state, strategy.effective_weights())
+        progress.round(report)
+
+    strategy.start(
+        grid, start, experiment.rounds, experiment.cohort.timeout, evaluate_fn=test, state=state, on_round=on_round
+    )
+    summary = record.summarise(experiment.method.name, {k: float(v) for k, v in initial.items()})  # type: ignore[arg-type]
+    progress.end(summary, output_dir)
+    return summary
+
+
+def build_strategy(experiment: Experiment, model: nn.Module) -> FedRacLora:
+    """The strategy that the configuration describes."""
+    return FedRacLora(
+        model,
+        experiment.workload(),
+        method=experiment.method,
+        adapt=experiment.adapt,
+        law=experiment.law,
+        local=experiment.local,
+        local_schedule=experiment.local_schedule,
+        server=experiment.server,
+        send_sketch=experiment.send_sketch,
+        evaluate_every=experiment.evaluate.every,
+        evaluate_on_clients=experiment.evaluate.on_clients,
+    )
+
+
+def tester(
+    experiment: Experiment, model: nn.Module, test: Examples, kind: data.Task
+) -> Callable[[int, ArrayRecord], MetricRecord]:
+    """A function that tests merged weights on the server's test examples: ``test/loss`` and the task's metrics."""
+    device, size = pick_device(experiment.runtime.device), experiment.evaluate.batch_size
+    dtype = getattr(torch, experiment.runtime.dtype)
+    model = model.to(device, dtype)
+    inputs, targets = torch.tensor(test.inputs).to(device, dtype), torch.tensor(test.targets).to(device)
+
+    @torch.no_grad()
+    def evaluate(round_: int, arrays: ArrayRecord) -> MetricRecord:
+        model.load_state_dict(from_record(arrays))
+        model.eval()
+        sums: dict[str, float] = {}
+        for x, y in zip(inputs.split(size), targets.split(size), strict=True):
+            for name, total in task.metrics(kind, model(x), y).items():
+                sums[name] = sums.get(name, 0.0) + total
+        return MetricRecord({f"test/{name}": total / len(targets) for name, total in sums.items()})
+
+    return evaluate

@@ -1,0 +1,350 @@
+"""Fed-RAC-LoRA as a Flower strategy.
+
+The same object drives Flower's simulation, Flower's deployment and the in-process grid. In a ServerApp of one's own::
+
+    strategy = FedRacLora(model, workload, adapt=AdaptSpec({"*": 4}), server=ServerSpec(cohort_size=20))
+    result = strategy.start(grid, ArrayRecord(model.state_dict()), num_rounds=100)
+
+The nodes run `client_app.app`, or a ClientApp built from the same parts of `fedrac.host`.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+from torch import nn
+
+from fedrac.blocks import AdaptSpec, plan_blocks, trained_shapes
+from fedrac.messages import RoundSpec, encode_evaluation, encode_plan, from_record, payload_bytes, to_record
+from fedrac.method import Method
+from fedrac.optimizer import LocalSpec
+from fedrac.population import Population
+from fedrac.replies import Refusal, Reply, content_of, decode_reply, join
+from fedrac.rounds import Sketches, draw_sketches
+from fedrac.schedule import ScheduleSpec
+from fedrac.server import ServerSpec, ServerState, draw_cohort, effective_weights, initial_state, shares, step
+from fedrac.sketch import Law, SketchSpec
+
+log = logging.getLogger(__name__)
+
+
+class CohortFailure(RuntimeError):
+    """Fewer clients than ``min_fraction`` of the cohort answered well; the weights are those before the round."""
+
+
+@dataclass
+class RoundReport:
+    """What happened in one round; `FedRacLora.start` hands it to ``on_round``.
+
+    Attributes:
+        round: from 1.
+        cohort: ids of the clients that were asked, ascending.
+        eta: the server's step of this round.
+        train_loss: mean over the clients that answered, of each one's mean training loss.
+        upload_bytes, download_bytes: payload of the arrays that crossed, summed over clients.
+        refused: clients that did not count, with reasons.
+        seconds: wall time of the round.
+        metrics: ``test/...`` (server) and ``clients/...`` metrics, on rounds with an evaluation.
+    """
+
+    round: int
+    cohort: Sequence[int]
+    eta: float
+    train_loss: float = float("nan")
+    upload_bytes: int = 0
+    download_bytes: int = 0
+    refused: Sequence[Refusal] = ()
+    seconds: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Round:
+    """A round under way: its plan, kept from `configure_train` to `aggregate_train`."""
+
+    report: RoundReport
+    sketches: Sketches
+    hosts: Mapping[int, Sequence[int]]
+
+
+class FedRacLora(Strategy):
+    """Algorithm 2 of arXiv 2410.08305 and its kin (`fedrac.method`).
+
+    Args:
+        model: says which parameters there are; its values are not used.
+        workload: data, partition, model, seed, dtype and device, as `fedrac.host.Host` reads them; hosts get it.
+        method: the four choices.
+        adapt: which parameters are trained, and at which rank.
+        law: of the random factor.
+        local: how clients train.
+        local_schedule: of ``local.lr`` over rounds.
+        server: cohort, averaging and server step.
+        send_sketch: ``seed`` (hosts rebuild the random factors) or ``matrix`` (they are sent).
+        evaluate_every: rounds between evaluations; the last round is always evaluated.
+        evaluate_on_clients: also test on the data of the round's cohort.
+        timeout: seconds to wait for nodes to connect and to say which clients they serve.
+
+    Raises:
+        ValueError: the settings contradict one another, or nothing would be trained.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        workload: Mapping[str, Any],
+        *,
+        method: Method | None = None,
+        adapt: AdaptSpec | None = None,
+        law: Law = "popcount",
+        local: LocalSpec | None = None,
+        local_schedule: ScheduleSpec | None = None,
+        server: ServerSpec | None = None,
+        send_sketch: Literal["seed", "matrix"] = "seed",
+        evaluate_every: int = 1,
+        evaluate_on_clients: bool = False,
+        timeout: float = 600.0,
+    ) -> None:
+        self.workload = dict(workload)
+        self.method = method or Method()
+        self.local = local or LocalSpec()
+        self.local_schedule = local_schedule or ScheduleSpec()
+        self.server = server or ServerSpec()
+        self.sketch = SketchSpec(law, self.method.side, int(workload["seed"]))
+        self.send_sketch = send_sketch
+        self.evaluate_every, self.evaluate_on_clients = evaluate_every, evaluate_on_clients
+        self._check()
+        self.blocks = plan_blocks(model, adapt or AdaptSpec(), self.method)
+        self.shapes = trained_shapes(self.blocks, self.method)
+        self.population = Population(self.workload, timeout)
+        self.rounds = 1
+        self.state: ServerState | None = None
+        self._current: _Round | None = None
+        self._arrays = ArrayRecord()
+
+    def _check(self) -> None:
+        if self.local.precondition and self.method.train == "both":
+            raise ValueError(
+                "local.precondition=true needs a frozen sketch, but method.train=both trains the two factors: "
+                "set local.precondition=false"
+            )
+        if self.send_sketch not in ("seed", "matrix"):
+            raise ValueError(f"sketch.send={self.send_sketch!r} is unknown: choose seed or matrix")
+        if self.evaluate_every < 1:
+            raise ValueError(f"evaluate.every={self.evaluate_every} must be at least 1")
+
+    # --- training -----------------------------------------------------------------------------------------------
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """One message for every host that serves a client of the round's cohort.
+
+        Raises:
+            ValueError: the cohort is larger than the population.
+            RuntimeError: no node is connected, or one cannot serve.
+        """
+        if self.state is None:
+            self.state = initial_state(from_record(arrays), self.blocks, self.method, self.sketch)
+            self._arrays = arrays
+        self.population.refresh(grid)
+        cohort = draw_cohort(self.population.clients, self.server.cohort_size, self.sketch.seed, server_round)
+        sketches = draw_sketches(self.blocks, self.method, self.sketch, server_round)
+        hosts = self.population.by_host(cohort)
+        eta = self.server.eta * self.server.schedule.factor(server_round, self.rounds)
+        self._current = _Round(RoundReport(server_round, cohort, eta), sketches, hosts)
+        return self._messages(self._current, self.state)
+
+    def _messages(self, current: _Round, state: ServerState) -> list[Message]:
+        """The records are made once and shared by all messages."""
+        lr = self.local.lr * self.local_schedule.factor(current.report.round, self.rounds)
+        spec = RoundSpec(
+            current.report.round,
+            self.workload,
+            [block.description() for block in self.blocks],
+            self.method,
+            self.sketch,
+            current.sketches.digest,
+            replace(self.local, lr=lr),
+        )
+        matrices = to_record(current.sketches.values if self.send_sketch == "matrix" else {})
+        # Without merging, the arrays that the strategy shows include the carried factors; clients need them apart.
+        weights, factors = (to_record(state.weights) if state.factors else self._arrays), to_record(state.factors)
+        size = sum(map(payload_bytes, (weights, factors, matrices)))
+        current.report.download_bytes = size * len(current.report.cohort)
+        return [
+            Message(
+                encode_plan(spec, clients, weights, factors, matrices),
+                node,
+                MessageType.TRAIN,
+                group_id=str(current.report.round),
+            )
+            for node, clients in current.hosts.items()
+        ]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Checks the replies, averages the factors in order of client id, and makes the server step.
+
+        Raises:
+            CohortFailure: fewer clients than ``min_fraction`` of the cohort answered well.
+        """
+        assert self.state is not None and self._current is not None
+        current, report = self._current, self._current.report
+        reply, report.refused = self._collect(current, replies)
+        for refusal in report.refused:
+            log.warning("round %d: %s", server_round, refusal)
+        self._enforce(report, len(reply.clients))
+        weights = shares(reply.examples, self.server.weighting)
+        self.state = step(
+            self.state, self.blocks, self.method, current.sketches.values, reply.factors, weights, report.eta
+        )
+        self.state = replace(self.state, round=server_round)
+        self._arrays = to_record(self.effective_weights())
+        report.train_loss = sum(reply.losses) / len(reply.losses)
+        return self._arrays, MetricRecord({"train/loss": report.train_loss, "clients": len(reply.clients)})
+
+    def _collect(self, current: _Round, messages: Iterable[Message]) -> tuple[Reply, list[Refusal]]:
+        factor_dtype = torch.float64 if self.workload["dtype"] == "float64" else torch.float32
+        awaited, good, refused = dict(current.hosts), [], []
+        for message in messages:
+            asked = awaited.pop(message.metadata.src_node_id, None)
+            if asked is None:
+                log.warning("round %d: node %s answered unasked", current.report.round, message.metadata.src_node_id)
+                continue
+            if message.has_content() and (factors := message.content.array_records.get("factors")) is not None:
+                current.report.upload_bytes += payload_bytes(factors)
+            reply, bad = decode_reply(message, current.report.round, asked, self.shapes, factor_dtype)
+            good.append(reply)
+            refused += bad
+        refused += [Refusal(clients, "no reply in time") for clients in awaited.values()]
+        return join(good) if good else Reply([], [], [], {}), refused
+
+    def _enforce(self, report: RoundReport, good: int) -> None:
+        asked = len(report.cohort)
+        if good == 0 or good < self.server.min_fraction * asked:
+            reasons = "; ".join(map(str, report.refused[:5]))
+            raise CohortFailure(
+                f"round {report.round}: {good} of {asked} clients answered well, cohort.min_fraction="
+                f"{self.server.min_fraction} wants more. {reasons}. Mend the cause, or lower cohort.min_fraction"
+            )
+
+    def effective_weights(self) -> dict[str, torch.Tensor]:
+        """The merged model as it stands, by parameter name, in the master dtype."""
+        assert self.state is not None
+        sketches = draw_sketches(self.blocks, self.method, self.sketch, max(self.state.round, 1))
+        return effective_weights(self.state, self.blocks, self.method, sketches.values)
+
+    # --- evaluation ---------------------------------------------------------------------------------------------
+
+    def is_evaluated(self, server_round: int) -> bool:
+        """Every ``evaluate_every`` rounds, and the last one."""
+        return server_round % self.evaluate_every == 0 or server_round == self.rounds
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """With ``evaluate_on_clients``: one message for every host of the round's cohort."""
+        if not (self.evaluate_on_clients and self.is_evaluated(server_round)) or self._current is None:
+            return []
+        return [
+            Message(encode_evaluation(self.workload, clients, arrays), node, MessageType.EVALUATE)
+            for node, clients in self._current.hosts.items()
+        ]
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Mean of every metric over all examples of the clients that answered, named ``clients/...``."""
+        sums: dict[str, float] = {}
+        for message in sorted(replies, key=lambda m: m.metadata.src_node_id):
+            try:
+                columns = content_of(message).metric_records["metrics"]
+                for name, values in columns.items():
+                    sums[name] = sums.get(name, 0.0) + sum(values)  # type: ignore[arg-type]
+            except (ValueError, KeyError, TypeError) as error:
+                log.warning("round %d: node %s: %s", server_round, message.metadata.src_node_id, error)
+        count = sums.pop("examples", 0.0)
+        return MetricRecord({f"clients/{name}": total / count for name, total in sums.items()}) if count else None
+
+    # --- the run ------------------------------------------------------------------------------------------------
+
+    def summary(self) -> None:
+        """Logs what will be trained."""
+        sizes = [torch.Size(shape).numel() for shape in self.shapes.values()]
+        log.info("%s: %d blocks, %d numbers up per client and round", self.method.name, len(self.blocks), sum(sizes))
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+        *,
+        state: ServerState | None = None,
+        on_round: Callable[[RoundReport], None] | None = None,
+    ) -> Result:
+        """Runs all rounds after the last finished one.
+
+        Args:
+            grid: simulation, deployment or in-process.
+            initial_arrays: the model's state dict; not read if ``state`` is given.
+            num_rounds: the last round's number.
+            timeout: seconds to wait for a round's replies.
+            train_config, evaluate_config: of Flower's interface; not used.
+            evaluate_fn: called on evaluated rounds with the merged weights.
+            state: where an earlier run stopped; the run goes on with round ``state.round + 1``.
+            on_round: called after every round, e.g. to record it.
+
+        Returns:
+            Flower's `Result` with the merged weights and the metrics by round.
+
+        Raises:
+            CohortFailure: a round had too few good replies.
+        """
+        self.rounds, self.state, result = num_rounds, state, Result(arrays=initial_arrays)
+        if state is not None:
+            self._arrays = result.arrays = to_record(self.effective_weights())
+        self.summary()
+        for number in range(1 if state is None else state.round + 1, num_rounds + 1):
+            begin = time.perf_counter()
+            config = train_config or ConfigRecord()
+            replies = grid.send_and_receive(
+                self.configure_train(number, result.arrays, config, grid), timeout=timeout
+            )
+            arrays, metrics = self.aggregate_train(number, replies)
+            assert arrays is not None and metrics is not None and self._current is not None
+            result.arrays, result.train_metrics_clientapp[number] = arrays, metrics
+            report = self._current.report
+            self._evaluate(number, grid, result, timeout, evaluate_config, evaluate_fn)
+            for record in (result.evaluate_metrics_clientapp, result.evaluate_metrics_serverapp):
+                report.metrics |= {k: float(v) for k, v in record.get(number, {}).items()}  # type: ignore[arg-type]
+            report.seconds = time.perf_counter() - begin
+            if on_round is not None:
+                on_round(report)
+        return result
+
+    def _evaluate(
+        self,
+        number: int,
+        grid: Grid,
+        result: Result,
+        timeout: float,
+        config: ConfigRecord | None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None,
+    ) -> None:
+        if messages := list(self.configure_evaluate(number, result.arrays, config or ConfigRecord(), grid)):
+            found = self.aggregate_evaluate(number, grid.send_and_receive(messages, timeout=timeout))
+            if found is not None:
+                result.evaluate_metrics_clientapp[number] = found
+        if evaluate_fn is not None and self.is_evaluated(number):
+            found = evaluate_fn(number, result.arrays)
+            if found is not None:
+                result.evaluate_metrics_serverapp[number] = found

@@ -1,0 +1,74 @@
+"""Every random draw of a run, by name.
+
+A stream is a sequence of raw 64-bit words of Philox4x64-10, keyed by a SHA-256 of its name: the run's seed, the
+purpose, and what it is drawn for (a round, a client, a parameter). Words become numbers through integer
+operations alone, so that every machine, process and library version draws the same ones. NumPy promises the
+words of a bit generator; it does not promise the numbers that its ``Generator`` makes of them.
+"""
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+Words = NDArray[np.uint64]
+Index = NDArray[np.int64]
+
+
+class Stream:
+    """The words of one named stream, in order.
+
+    Args:
+        seed: the run's seed.
+        purpose: what is drawn: ``"sketch"``, ``"cohort"``, ``"order"``, ... Streams of different purposes are
+            independent, as the theorems of arXiv 2410.08305 need for sketches and cohorts.
+        parts: what it is drawn for, e.g. a round and a client or a parameter's name.
+    """
+
+    def __init__(self, seed: int, purpose: str, *parts: int | str) -> None:
+        name = "|".join([f"fed-rac-lora/{purpose}/v1", str(seed), *map(str, parts)])
+        self.key = np.frombuffer(hashlib.sha256(name.encode()).digest()[:16], dtype="<u8").astype(np.uint64)
+        self._philox = np.random.Philox(key=self.key)
+
+    def words(self, count: int) -> Words:
+        """The next ``count`` words, (count,) uint64."""
+        return np.asarray(self._philox.random_raw(count), dtype=np.uint64)
+
+    def below(self, bound: int) -> int:
+        """One integer, uniform over ``0 .. bound - 1`` exactly: words beyond a multiple of it are rejected."""
+        limit = 2**64 - 2**64 % bound
+        while (word := int(self.words(1)[0])) >= limit:
+            pass
+        return word % bound
+
+    def integers(self, bound: int, count: int) -> Index:
+        """``count`` integers, (count,) int64, uniform over ``0 .. bound - 1`` (with replacement)."""
+        limit = 2**64 - 2**64 % bound
+        words = self.words(count)
+        while (bad := words > np.uint64(limit - 1)).any():
+            words[bad] = self.words(int(bad.sum()))
+        return (words % np.uint64(bound)).astype(np.int64)
+
+    def permutation(self, count: int) -> Index:
+        """A uniform order of ``0 .. count - 1``, (count,) int64: the ranks of ``count`` words."""
+        return np.argsort(self.words(count), kind="stable").astype(np.int64)
+
+    def distinct(self, bound: int, count: int) -> Index:
+        """``count`` distinct integers of ``0 .. bound - 1``, (count,) int64, by a partial Fisher-Yates shuffle."""
+        if count > bound:
+            raise ValueError(f"cannot draw {count} distinct integers below {bound}")
+        moved: dict[int, int] = {}
+        drawn = []
+        for place in range(count):
+            other = place + self.below(bound - place)
+            drawn.append(moved.get(other, other))
+            moved[other] = moved.get(place, place)
+        return np.array(drawn, dtype=np.int64)
+
+    def uniform(self, count: int) -> NDArray[np.float64]:
+        """``count`` numbers, (count,) float64, uniform over [0, 1) in steps of 2^-53."""
+        return (self.words(count) >> np.uint64(11)) * 2.0**-53
+
+    def seed63(self) -> int:
+        """A seed for a library with a generator of its own: the first word's upper 63 bits."""
+        return int(self.words(1)[0] >> np.uint64(1))

@@ -1,0 +1,87 @@
+"""What a task's outputs mean: its loss, its metrics, and whether model and targets fit each other."""
+
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from fedrac.data.examples import Task
+
+
+def loss(task: Task, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Loss of each example, (rows,).
+
+    Args:
+        outputs: (rows, classes) logits of a classification, or (rows, k) predictions of a regression.
+        targets: (rows,) int64 labels, or (rows, k) values.
+
+    Returns:
+        Cross-entropy for a classification; half the squared error, summed over the k outputs, for a
+        regression.
+    """
+    if task == "classification":
+        return F.cross_entropy(outputs, targets, reduction="none")
+    return 0.5 * (outputs - targets).square().sum(dim=1)
+
+
+@torch.no_grad()
+def metrics(task: Task, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    """Metrics as sums over the examples, so that those of batches, clients and hosts add up.
+
+    Args:
+        outputs, targets: as for :func:`loss`.
+
+    Returns:
+        ``loss``; for a classification ``accuracy``, the number of examples that are right; for a regression
+        ``mse``, the squared error averaged over the k outputs. Divided by the number of examples they are
+        means.
+    """
+    total = loss(task, outputs, targets).double().sum().item()
+    if task == "classification":
+        return {"loss": total, "accuracy": float((outputs.argmax(dim=1) == targets).sum().item())}
+    return {"loss": total, "mse": (outputs - targets).double().square().mean(dim=1).sum().item()}
+
+
+def check(task: Task, outputs: Tensor, targets: NDArray[Any] | Tensor) -> None:
+    """Make sure, before training, that a model's outputs fit the targets.
+
+    Args:
+        outputs: what the model gives for any few examples.
+        targets: all targets that will be met, of any number.
+
+    Raises:
+        ValueError: outputs that are no (rows, k) matrix, labels beyond the outputs, or another number of
+            values.
+    """
+    values = torch.as_tensor(targets)
+    if outputs.ndim != 2:
+        raise ValueError(
+            f"the model's outputs have shape {tuple(outputs.shape)}: make them (rows, outputs), e.g. one "
+            "logit a class"
+        )
+    width = outputs.shape[1]
+    if task == "classification":
+        _check_labels(values, width)
+    elif values.ndim != 2 or values.shape[1] != width:
+        raise ValueError(
+            f"the targets have shape {tuple(values.shape)} but the model has {width} outputs: set "
+            f"model.outputs={values.shape[1] if values.ndim == 2 else 1}, and give targets as (N, outputs)"
+        )
+
+
+def _check_labels(labels: Tensor, width: int) -> None:
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise ValueError(
+            f"the targets are {labels.dtype} of shape {tuple(labels.shape)}: a classification has (N,) "
+            "integer labels"
+        )
+    low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+    if low < 0:
+        raise ValueError(f"label {low} is negative: number the classes 0, 1, 2, ...")
+    if high >= width:
+        raise ValueError(
+            f"label {high} but the model has {width} outputs: set model.outputs={high + 1}, or choose fewer "
+            "classes"
+        )

@@ -1,0 +1,107 @@
+"""What an update adds to the output of one layer, for a whole cohort at once.
+
+The input holds the rows of C clients one after another; a factor is either shared (A: (r, n), B: (m, r), the sketch)
+or has a cohort axis (A: (C, r, n), B: (C, m, r), D: (C, m, ...)), the one that is trained. Nothing here forms
+``B A``: the rows go through the narrow factor first. All functions return the update before scaling.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The factors of one block: A and B, or D alone."""
+
+    A: Tensor | None = None
+    B: Tensor | None = None
+    D: Tensor | None = None
+
+    def pair(self) -> tuple[Tensor, Tensor | None]:
+        """(A, B) of a low-rank update; (D as (C, m, n), None) of a full one: B is the identity."""
+        if self.D is not None:
+            return self.D.flatten(2), None
+        assert self.A is not None
+        return self.A, self.B
+
+
+def linear(x: Tensor, factors: Factors, clients: int) -> Tensor:
+    """``x (B A)^T`` for ``nn.Linear``: x (C*b, ..., n) to (C*b, ..., m)."""
+    a, b = factors.pair()
+    hidden = x.reshape(clients, -1, x.shape[-1]) @ a.mT
+    out = hidden if b is None else hidden @ b.mT
+    return out.reshape(*x.shape[:-1], out.shape[-1])
+
+
+def conv2d(layer: nn.Conv2d, x: Tensor, out: Tensor, factors: Factors, clients: int) -> Tensor:
+    """The convolution with ``B A`` reshaped to the kernel, groups included: x (C*b, channels, h, w) to ``out``'s shape.
+
+    Every group of the input meets all rows of A and its own rows of B. (A convolution by A followed by one by B
+    would be wrong for groups > 1.)
+    """
+    a, b = factors.pair()
+    groups, rows = layer.groups, len(x)
+    patches = _patches(layer, x).reshape(clients, rows // clients, groups, -1, out.shape[2] * out.shape[3])
+    if b is None:  # a is D: (C, m, n), rows of a group one after another
+        update = _per_group(a, groups).unsqueeze(-4) @ patches
+    else:
+        hidden = (a if a.ndim == 2 else a[:, None, None]) @ patches
+        update = _per_group(b, groups).unsqueeze(-4) @ hidden
+    return update.reshape(out.shape)
+
+
+def _per_group(matrix: Tensor, groups: int) -> Tensor:
+    return matrix.reshape(*matrix.shape[:-2], groups, -1, matrix.shape[-1])
+
+
+def _patches(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """The columns of im2col: (rows, channels * kh * kw, positions), channels first, so groups are contiguous."""
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    x = F.pad(x, _padding(layer), mode=mode)
+    return F.unfold(x, layer.kernel_size, dilation=layer.dilation, stride=layer.stride)
+
+
+def _padding(layer: nn.Conv2d) -> list[int]:
+    """Padding as ``F.pad`` wants it, last dimension first."""
+    if layer.padding == "valid":
+        return [0, 0, 0, 0]
+    if layer.padding == "same":
+        totals = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        return [side for total in reversed(totals) for side in (total // 2, total - total // 2)]
+    assert not isinstance(layer.padding, str)
+    return [side for size in reversed(layer.padding) for side in (size, size)]
+
+
+def embedding(layer: nn.Embedding, ids: Tensor, factors: Factors, clients: int) -> Tensor:
+    """Row ``ids`` of ``B A``: ids (C*b, ...) to (C*b, ..., d). The padding row gets no gradient."""
+    first, a = (factors.D, None) if factors.D is not None else (factors.B, factors.A)
+    assert first is not None
+    out = _gather(first, ids, clients)
+    if a is not None:
+        out = (out.reshape(clients, -1, out.shape[-1]) @ a).reshape(*ids.shape, a.shape[-1])
+    if layer.padding_idx is not None:
+        out = torch.where((ids == layer.padding_idx).unsqueeze(-1), out.detach(), out)
+    return out
+
+
+def _gather(table: Tensor, ids: Tensor, clients: int) -> Tensor:
+    """Rows of a shared table (V, k), or of each client's own (C, V, k)."""
+    if table.ndim == 2:
+        return F.embedding(ids, table)
+    offset = table.shape[1] * torch.arange(clients, device=ids.device)
+    own = ids.reshape(clients, -1) + offset.unsqueeze(1)
+    return F.embedding(own.reshape(ids.shape), table.flatten(0, 1))
+
+
+def bias(update: Tensor, out: Tensor, rows: int, channel: int) -> Tensor:
+    """Each client's own update of a bias (C, m), once for every one of ``rows`` rows.
+
+    ``channel`` is the dimension of ``out`` that the bias belongs to: 1 for images, -1 otherwise.
+    """
+    clients, m = update.shape
+    shape = [clients, 1] + [1] * (out.ndim - 1)
+    shape[1 + channel % out.ndim] = m
+    return update.reshape(shape).expand(-1, rows // clients, *shape[2:]).reshape(rows, *shape[2:])
