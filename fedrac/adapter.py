@@ -140,9 +140,7 @@ class CohortAdapter:
                 "of every adapted layer's input"
             )
 
-    def _per_client(
-        self, path: str, layer: nn.Module, blocks: Mapping[str, Block], args: tuple[Any, ...]
-    ) -> Tensor:
+    def _per_client(self, path: str, layer: nn.Module, blocks: Mapping[str, Block], args: tuple[Any, ...]) -> Tensor:
         """Any other module (a norm, say) whose parameters are trained in full: called with each client's own."""
         own = {}
         for attribute, block in blocks.items():

@@ -30,7 +30,8 @@ class AdaptSpec:
     Attributes:
         layers: pattern of layer names (shell style, ``*`` matches any) to a rank: an integer, ``full``, or
             ``frozen``. Where several patterns match, the last one counts. Layers that none matches are frozen.
-        full: patterns of the names of other parameters (biases, norms, heads) that are trained in full.
+        full: patterns of the names of parameters (biases, norms, heads) that are trained in full, whatever ``layers``
+            says of them.
         alpha: scale; the update of a layer is ``(alpha / rank) B A``.
     """
 
@@ -75,6 +76,11 @@ class Block:
     def n(self) -> int:
         return math.prod(self.shape[1:])
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name of the parameter in the model's state dict."""
+        return tuple(".".join(filter(None, owner)) for owner in self.owners)
+
     def factor_shape(self, letter: str) -> tuple[int, ...]:
         """Shape of ``A`` (r, n), ``B`` (m, r) or ``D`` (the parameter's own)."""
         if self.rank is None or letter == "D":
@@ -106,7 +112,7 @@ def plan_blocks(model: nn.Module, spec: AdaptSpec, method: Method) -> tuple[Bloc
     blocks = []
     for name, parameter in model.named_parameters():
         rank = next((ranks[m] for m, attribute in owners[name] if attribute == "weight" and m in ranks), "frozen")
-        if rank == "frozen" and any(fnmatchcase(name, pattern) for pattern in spec.full):
+        if any(fnmatchcase(name, pattern) for pattern in spec.full):
             rank = "full"
         if rank != "frozen":
             admitted = _admitted(name, tuple(parameter.shape), rank, method)
@@ -136,9 +142,7 @@ def matrix(weight: Tensor) -> Tensor:
     return weight.reshape(weight.shape[0], -1)
 
 
-def _block(
-    model: nn.Module, name: str, rank: int | None, scale: float, owners: tuple[tuple[str, str], ...]
-) -> Block:
+def _block(model: nn.Module, name: str, rank: int | None, scale: float, owners: tuple[tuple[str, str], ...]) -> Block:
     padding = {getattr(model.get_submodule(path), "padding_idx", None) for path, _ in owners}
     shape = tuple(model.get_parameter(name).shape)
     return Block(name, shape, rank, scale, owners, padding.pop() if len(padding) == 1 else None)

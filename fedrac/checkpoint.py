@@ -30,7 +30,9 @@ def save(folder: Path, state: ServerState, merged: Mapping[str, Tensor]) -> None
     new.mkdir(parents=True)
     _write(new / "weights.safetensors", dict(merged))
     if state.factors:
-        carried = {_WEIGHT + k: v for k, v in state.weights.items()} | {_FACTOR + k: v for k, v in state.factors.items()}
+        carried = {_WEIGHT + k: v for k, v in state.weights.items()} | {
+            _FACTOR + k: v for k, v in state.factors.items()
+        }
         _write(new / "carried.safetensors", carried)
     digests = {path.name: _digest(path) for path in sorted(new.iterdir())}
     (new / "state.json").write_text(json.dumps({"round": state.round, "sha256": digests}, indent=2) + "\n")

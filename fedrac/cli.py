@@ -4,15 +4,18 @@ import logging
 import sys
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from fedrac import config
 
 
 def main() -> None:
     """``fedrac [KEY=VALUE ...]``; with ``-m`` a sweep over all combinations, with ``--help`` every key."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("fedrac").setLevel(logging.INFO)
     try:
         if any(argument.startswith("-") for argument in sys.argv[1:]):
+            sys.argv[1:] = config.extending(sys.argv[1:])
             _hydra()
         else:
             settings = config.load(sys.argv[1:])
@@ -23,12 +26,12 @@ def main() -> None:
         sys.exit(f"error: {error}")
 
 
-def _run(settings: config.DictConfig, output_dir: Path) -> None:
-    import client_app
+def _run(settings: DictConfig, output_dir: Path) -> None:
+    from fedrac import client
     from fedrac.grid import InProcessGrid
     from fedrac.run import run
 
-    run(settings, InProcessGrid(client_app.app, settings.runtime.hosts), client_app.app, output_dir.absolute())
+    run(settings, InProcessGrid(client.app, settings.runtime.hosts), output_dir.absolute())
 
 
 def _hydra() -> None:
@@ -37,7 +40,7 @@ def _hydra() -> None:
     from hydra.core.hydra_config import HydraConfig
 
     @hydra.main(config_path=str(config.config_dir()), config_name="config", version_base="1.3")
-    def application(settings: config.DictConfig) -> None:
+    def application(settings: DictConfig) -> None:
         _run(settings, Path(HydraConfig.get().runtime.output_dir))
 
     application()

@@ -22,8 +22,7 @@ def construct(spec: Mapping[str, Any], group: str) -> Any:
     target = spec.get("_target_")
     if not isinstance(target, str) or target == "???":
         raise ValueError(
-            f"{group}._target_ is {target!r}: set it to the import path of a function, e.g. "
-            "my_module.my_function"
+            f"{group}._target_ is {target!r}: set it to the import path of a function, e.g. my_module.my_function"
         )
     try:
         return instantiate(dict(spec), _convert_="all")
@@ -35,9 +34,10 @@ def construct(spec: Mapping[str, Any], group: str) -> Any:
                 f"{group}._target_={target} was given {given}: {cause}. It takes {_signature(target)}"
             ) from cause
         if cause is None or isinstance(cause, ImportError):
+            reason = " ".join(str(cause or error).split())  # on one line
             raise ValueError(
-                f"{group}._target_={target} cannot be used: {cause or error}. Check the spelling; a module "
-                "of your own must be importable, e.g. PYTHONPATH=its/folder"
+                f"{group}._target_={target} cannot be used ({reason}): check the spelling; a module of your own "
+                "must be importable, e.g. PYTHONPATH=its/folder"
             ) from error
         raise cause from None
 

@@ -21,8 +21,14 @@ from fedrac.optimizer import LocalSpec
 from fedrac.schedule import ScheduleSpec
 from fedrac.server import ServerSpec
 from fedrac.sketch import Law
+from fedrac.strategy import Send
 
 T = TypeVar("T")
+
+_KEYS = {
+    *("seed", "rounds", "rank", "output_dir", "resume", "data", "partition", "model", "method", "adapt", "sketch"),
+    *("local", "server", "cohort", "evaluate", "pretrain", "runtime"),
+}
 
 
 class ConfigError(ValueError):
@@ -54,6 +60,14 @@ class CohortSpec:
     size: int
     min_fraction: float
     timeout: float
+
+
+@dataclass(frozen=True)
+class SketchConfig:
+    """``sketch`` of the configuration: the law, and how the sketch reaches the hosts."""
+
+    law: Law
+    send: Send
 
 
 @dataclass(frozen=True)
@@ -93,7 +107,7 @@ class Experiment:
     method: Method
     adapt: AdaptSpec
     law: Law
-    send_sketch: str
+    send_sketch: Send
     local: LocalSpec
     local_schedule: ScheduleSpec
     server: ServerSpec
@@ -121,12 +135,18 @@ def split_overrides(text: str) -> list[str]:
     return shlex.split(text)
 
 
+def extending(overrides: Sequence[str]) -> list[str]:
+    """A mapping given as a value extends the one that is there: ``adapt.layers={head: full}`` keeps ``*``."""
+    return [f"++{o}" if "={" in o and o[0].isalpha() else o for o in overrides]
+
+
 def load(overrides: Sequence[str]) -> DictConfig:
     """The configuration with these overrides; with ``resume=DIR`` the one that was saved there.
 
     Raises:
         ConfigError: an unknown key or group, or an unreadable value, with the nearest that exist.
     """
+    overrides = extending(overrides)
     resumed = [o.removeprefix("resume=") for o in overrides if o.startswith("resume=") and o != "resume=null"]
     try:
         if resumed:
@@ -165,8 +185,10 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         key = override.split("=")[0].lstrip("+~")
         if key not in keys and "=" in override and not override.startswith("+"):
             near = difflib.get_close_matches(key, keys, 3, 0.5)
-            return f"there is no key {key!r}" + (f"; did you mean {' or '.join(near)}?" if near else "; see fedrac --help")
-    return str(error).strip()
+            return f"there is no key {key!r}" + (
+                f"; did you mean {' or '.join(near)}?" if near else "; see fedrac --help"
+            )
+    return str(error).split("\nConfig search path")[0].strip()
 
 
 def _all_keys(node: Any, prefix: str = "") -> list[str]:
@@ -183,11 +205,14 @@ def parse(config: DictConfig) -> Experiment:
         ConfigError: a value is out of its range or of the wrong type.
     """
     raw: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    if unknown := sorted(set(raw) - _KEYS):
+        raise ConfigError(f"there is no key {unknown[0]!r}; the keys are {', '.join(sorted(_KEYS))}")
     local, server = dict(raw["local"]), dict(raw["server"])
     cohort = _typed(CohortSpec, raw["cohort"], "cohort")
     local_schedule = _typed(ScheduleSpec, local.pop("schedule"), "local.schedule")
     server["schedule"] = _typed(ScheduleSpec, server["schedule"], "server.schedule")
     server |= {"cohort_size": cohort.size, "min_fraction": cohort.min_fraction}
+    sketch = _typed(SketchConfig, raw["sketch"], "sketch")
     evaluate = _typed(EvaluateSpec, raw["evaluate"], "evaluate")
     for name, value in (("rounds", raw["rounds"]), ("evaluate.every", evaluate.every)):
         if not isinstance(value, int) or value < 1:
@@ -202,8 +227,8 @@ def parse(config: DictConfig) -> Experiment:
         model=raw["model"],
         method=_typed(Method, raw["method"], "method"),
         adapt=_typed(AdaptSpec, raw["adapt"], "adapt"),
-        law=raw["sketch"]["law"],
-        send_sketch=raw["sketch"]["send"],
+        law=sketch.law,
+        send_sketch=sketch.send,
         local=_typed(LocalSpec, local, "local"),
         local_schedule=local_schedule,
         server=_typed(ServerSpec, server, "server"),
@@ -234,5 +259,3 @@ def _typed(kind: type[T], values: Mapping[str, Any], section: str) -> T:
 def to_yaml(config: DictConfig) -> str:
     """The resolved configuration as it is saved with a run."""
     return OmegaConf.to_yaml(config, resolve=True)
-
-

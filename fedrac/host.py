@@ -1,7 +1,7 @@
 """A host serves clients: it loads their data once, and trains or tests them when asked."""
 
 import json
-import traceback
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, wraps
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedrac import data, models, partition, task
 from fedrac.blocks import find_blocks
@@ -18,6 +18,8 @@ from fedrac.messages import RoundPlan
 from fedrac.population import Hosted
 from fedrac.replies import Reply
 from fedrac.rounds import draw_sketches, start_of_round
+
+log = logging.getLogger(__name__)
 
 Answer = Callable[[Message, Context], RecordDict]
 
@@ -40,6 +42,7 @@ class Host:
         self.device = pick_device(workload["device"])
         self.dtype: torch.dtype = getattr(torch, workload["dtype"])
         self.model = models.build(workload["model"], self.seed).to(self.device, self.dtype).requires_grad_(False)
+        check_model(self.model, self.data.train, self.data.task, self.device, self.dtype)
 
     def hosted(self) -> Hosted:
         """The clients and how many examples each has."""
@@ -102,13 +105,33 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+@torch.no_grad()
+def check_model(
+    model: nn.Module, examples: data.Examples, kind: data.Task, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Before any training: the model takes an example, and its outputs fit all targets.
+
+    Raises:
+        ValueError: it does not.
+    """
+    one = torch.from_numpy(examples.take(np.arange(1)).inputs).to(device, dtype)
+    model.eval()
+    try:
+        outputs = model(one)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the model does not take an example of shape {tuple(one.shape[1:])}: {error}. Set model.inputs and "
+            "its like, or choose another model"
+        ) from error
+    task.check(kind, outputs, np.array(examples.targets))
+
+
 def _train_all(train: Callable[[Sequence[int]], CohortResult], clients: Sequence[int]) -> tuple[Reply, dict[int, str]]:
     """All clients at once; if that raises, one at a time, so that a bad client costs only itself."""
     try:
         return _reply(clients, [train(clients)]), {}
     except Exception as error:
         if len(clients) == 1:
-            traceback.print_exc()
             return Reply([], [], [], {}), {clients[0]: _reason(error)}
     good, failed, results = [], {}, []
     for client in clients:
@@ -132,6 +155,7 @@ def _reply(clients: Sequence[int], results: Sequence[CohortResult]) -> Reply:
 
 
 def _reason(error: Exception) -> str:
+    log.debug("a client raised", exc_info=True)
     return f"{type(error).__name__}: {error}"
 
 
@@ -162,7 +186,6 @@ def answering(answer: Answer) -> Callable[[Message, Context], Message]:
         try:
             content = answer(message, context)
         except Exception as error:
-            traceback.print_exc()
             content = RecordDict({"error": ConfigRecord({"reason": _reason(error)})})
         return Message(content, reply_to=message)
 

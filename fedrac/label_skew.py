@@ -78,8 +78,8 @@ def pathological(
         owners = _owners(partitioner, labels, least=1)
     except ValueError as error:
         raise ValueError(
-            f"partition.clients={clients} with partition.classes={classes} do not fit the data ({error}): use "
-            "fewer of them, or partition.assignment=deterministic"
+            f"partition.clients={clients} with partition.classes={classes} do not fit the data ({error}): "
+            "use fewer of them, or partition.assignment=deterministic"
         ) from error
     missing = sorted(set(labels[owners < 0].tolist())) if owners is not None else []
     if owners is None or missing:

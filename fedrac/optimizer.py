@@ -66,7 +66,7 @@ class LocalSpec:
             f"l2={self.l2} must not be negative": self.l2 >= 0,
             f"clip={self.clip} must be positive, or null for none": self.clip is None or self.clip > 0,
             f"max_rows={self.max_rows} must be at least 1": self.max_rows >= 1,
-            "precondition=true is the theory step, which is SGD: set optimizer=sgd": not self.precondition
+            "precondition=true is the theory step, which is SGD: set local.optimizer=sgd, or local=theory": not self.precondition
             or self.optimizer == "sgd",
         }
         for message, holds in checks.items():

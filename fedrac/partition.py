@@ -86,6 +86,7 @@ def make(spec: Mapping[str, Any], data: Data, seed: int) -> Partition:
     versions = [np.__version__, version("flwr-datasets")]
     arguments = {**options, "scheme": spec["scheme"], "data": data.key, "seed": seed, "versions": versions}
     arrays = cache.arrays(cache.key("partition", arguments), build)
+    # Copies, small beside the data: torch.from_numpy warns of arrays that cannot be written.
     return Partition(arrays["index"].astype(np.int64), arrays["offsets"].astype(np.int64))
 
 

@@ -89,7 +89,7 @@ class Population:
             try:
                 self.hosts[node] = decode_hosted(answer)
             except (ValueError, KeyError) as error:
-                raise RuntimeError(f"node {node} cannot serve: {error}") from error
+                raise RuntimeError(f"node {node} cannot serve: {str(error).removeprefix('raised ')}") from error
         if silent := [node for node in nodes if node not in self.hosts]:
             raise RuntimeError(f"node {silent[0]} did not say which clients it serves within {self._timeout:.0f} s")
 

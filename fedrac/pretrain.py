@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from flwr.app import ArrayRecord
-from flwr.clientapp import ClientApp
 from torch import Tensor
 
-from fedrac import models
+from fedrac import client, models
 from fedrac.blocks import AdaptSpec
 from fedrac.config import Experiment
 from fedrac.data import cache
@@ -22,7 +21,7 @@ from fedrac.server import ServerSpec
 from fedrac.strategy import FedRacLora
 
 
-def initial_weights(experiment: Experiment, client_app: ClientApp) -> dict[str, Tensor]:
+def initial_weights(experiment: Experiment) -> dict[str, Tensor]:
     """The state dict before round 1, in the master dtype (float64 if the run computes in it, else float32)."""
     spec = experiment.pretrain
     if not spec.enabled:
@@ -38,14 +37,14 @@ def initial_weights(experiment: Experiment, client_app: ClientApp) -> dict[str, 
     arguments = {"workload": workload, "epochs": spec.epochs, "batch_size": spec.batch_size, "lr": spec.lr}
 
     def build() -> dict[str, Any]:
-        trained = _train(workload, LocalSpec("adamw", spec.lr, spec.epochs, spec.batch_size), client_app)
+        trained = _train(workload, LocalSpec("adamw", spec.lr, spec.epochs, spec.batch_size))
         return {name: tensor.numpy() for name, tensor in trained.items()}
 
     arrays = cache.arrays(cache.key("pretrain", {**arguments, "torch": torch.__version__}), build)
     return _master({name: torch.tensor(array) for name, array in arrays.items()}, experiment)
 
 
-def _train(workload: dict[str, Any], local: LocalSpec, client_app: ClientApp) -> dict[str, Tensor]:
+def _train(workload: dict[str, Any], local: LocalSpec) -> dict[str, Tensor]:
     model = models.build(workload["model"], workload["seed"])
     strategy = FedRacLora(
         model,
@@ -56,7 +55,7 @@ def _train(workload: dict[str, Any], local: LocalSpec, client_app: ClientApp) ->
         server=ServerSpec(cohort_size=1),
     )
     start: ArrayRecord = to_record(model.state_dict())
-    strategy.start(InProcessGrid(client_app), start, num_rounds=1)
+    strategy.start(InProcessGrid(client.app), start, num_rounds=1)
     return strategy.effective_weights()
 
 

@@ -55,7 +55,9 @@ class Progress:
 def _metrics(values: Mapping[str, Any]) -> str:
     shown = {name: value for name, value in values.items() if not name.startswith("train/")}
     return "  ".join(
-        f"{name.replace('/', ' ')} {value:.1%}" if name.endswith("accuracy") else f"{name.replace('/', ' ')} {value:.4f}"
+        f"{name.replace('/', ' ')} {value:.1%}"
+        if name.endswith("accuracy")
+        else f"{name.replace('/', ' ')} {value:.4f}"
         for name, value in shown.items()
     )
 

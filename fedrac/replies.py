@@ -92,7 +92,7 @@ def content_of(message: Message) -> RecordDict:
     if message.has_error():
         raise ValueError(f"raised {message.error.reason or 'an error without a reason'}")
     if "error" in message.content.config_records:
-        raise ValueError(f"raised {message.content.config_records['error']['reason']}")
+        raise ValueError(f"raised {message.content.config_records['error']['reason']!s}")
     return message.content
 
 
@@ -114,14 +114,14 @@ def join(replies: Sequence[Reply]) -> Reply:
     return _keep(together, order)
 
 
-def _parse(
-    content: RecordDict, round_: int, shapes: Shapes, dtype: torch.dtype
-) -> tuple[Reply, dict[int, str]]:
+def _parse(content: RecordDict, round_: int, shapes: Shapes, dtype: torch.dtype) -> tuple[Reply, dict[int, str]]:
     meta, metrics = content.config_records["reply"], content.metric_records["metrics"]
     if meta["round"] != round_:
-        raise ValueError(f"field round is {meta['round']}, expected {round_}")
+        raise ValueError(f"field round is {meta['round']!r}, expected {round_}")
     clients = _integers("clients", meta["clients"])
-    failed = dict(zip(_integers("failed", meta.get("failed", [])), map(str, _list(meta.get("reasons", []))), strict=True))
+    failed = dict(
+        zip(_integers("failed", meta.get("failed", [])), map(str, _list(meta.get("reasons", []))), strict=True)
+    )
     examples = _integers("examples", metrics["examples"]) if clients else []
     losses = [float(x) for x in _list(metrics["losses"])] if clients else []
     if any(len(column) != len(clients) for column in (examples, losses)):
@@ -162,6 +162,8 @@ def _check_clients(reply: Reply, failed: Mapping[int, str], asked: Sequence[int]
 def _not_finite(reply: Reply) -> dict[int, str]:
     """Place of every client with a number that is not finite, and the first such field."""
     bad: dict[int, str] = {}
+    if not reply.clients:
+        return bad
     columns = {"losses": torch.tensor(reply.losses, dtype=torch.float64), **reply.factors}
     for field, value in columns.items():
         finite = value.reshape(len(reply.clients), -1).isfinite().all(1)

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, MetricRecord
-from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from omegaconf import DictConfig
 from torch import nn
@@ -20,19 +19,17 @@ from fedrac.messages import from_record, to_record
 from fedrac.pretrain import initial_weights
 from fedrac.progress import Progress
 from fedrac.record import Record
-from fedrac.server import ServerState
 from fedrac.strategy import FedRacLora, RoundReport
 
 log = logging.getLogger(__name__)
 
 
-def run(settings: DictConfig, grid: Grid, client_app: ClientApp, output_dir: Path) -> dict[str, Any]:
+def run(settings: DictConfig, grid: Grid, output_dir: Path) -> dict[str, Any]:
     """Runs the configured experiment and records it.
 
     Args:
         settings: the configuration, as `fedrac.config.load` gives it.
         grid: reaches the hosts.
-        client_app: pre-trains in this process, where that is asked for.
         output_dir: where the results go.
 
     Returns:
@@ -48,9 +45,10 @@ def run(settings: DictConfig, grid: Grid, client_app: ClientApp, output_dir: Pat
     model, examples = models.build(experiment.model, experiment.seed), data.load(experiment.data)
     strategy = build_strategy(experiment, model)
     state = checkpoint.load(Path(settings.resume)) if settings.resume else None
+    strategy.connect(grid)
     test = tester(experiment, model, examples.test, examples.task)
-    start = to_record(state.weights if state else initial_weights(experiment, client_app))
-    initial = test(0, start)
+    start = to_record(state.weights if state else initial_weights(experiment))
+    initial = {name: float(value) for name, value in test(0, start).items()}  # type: ignore[arg-type]
     record = Record(output_dir, config.to_yaml(settings), state.round if state else 0)
     progress = Progress(experiment.rounds, state.round if state else 0)
     progress.begin(strategy, output_dir, initial)
@@ -64,7 +62,7 @@ def run(settings: DictConfig, grid: Grid, client_app: ClientApp, output_dir: Pat
     strategy.start(
         grid, start, experiment.rounds, experiment.cohort.timeout, evaluate_fn=test, state=state, on_round=on_round
     )
-    summary = record.summarise(experiment.method.name, {k: float(v) for k, v in initial.items()})  # type: ignore[arg-type]
+    summary = record.summarise(experiment.method.name, initial)
     progress.end(summary, output_dir)
     return summary
 
@@ -100,7 +98,7 @@ def tester(
         model.load_state_dict(from_record(arrays))
         model.eval()
         sums: dict[str, float] = {}
-        for x, y in zip(inputs.split(size), targets.split(size), strict=True):
+        for x, y in zip(torch.split(inputs, size), torch.split(targets, size), strict=True):
             for name, total in task.metrics(kind, model(x), y).items():
                 sums[name] = sums.get(name, 0.0) + total
         return MetricRecord({f"test/{name}": total / len(targets) for name, total in sums.items()})

@@ -22,7 +22,7 @@ def iid(train: Examples, seed: int, clients: int) -> tuple[Index, int]:
 def size(train: Examples, seed: int, clients: int, law: str, min_size: int = 1) -> tuple[Index, int]:
     """Examples at random; ``min_size`` for everyone, the rest in proportion to c, c^2 or exp(c), c = 1 .. M.
 
-    What rounding down leaves goes to the last client, which is the largest.
+    Each size is within one example of its exact share.
 
     Raises:
         ValueError: the law is none of those.
@@ -32,9 +32,9 @@ def size(train: Examples, seed: int, clients: int, law: str, min_size: int = 1) 
     if law not in laws:
         raise ValueError(f"partition.law={law!r} is unknown: choose one of {', '.join(laws)}")
     rest = len(train) - clients * min_size
-    sizes = min_size + (laws[law] / laws[law].sum() * rest).astype(np.int64)
-    sizes[-1] += len(train) - sizes.sum()
-    return _shuffled(sizes, seed), clients
+    shares = np.cumsum(laws[law])
+    ends = np.rint(shares / shares[-1] * rest).astype(np.int64)  # rounding the ends keeps the sum
+    return _shuffled(min_size + np.diff(ends, prepend=0), seed), clients
 
 
 def natural(train: Examples, seed: int, clients: int | None = None) -> tuple[Index, int]:

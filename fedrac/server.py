@@ -127,7 +127,7 @@ def effective_weights(
         if block.rank is not None:
             w = weights[block.name]
             weights[block.name] = w + block.scale * _pair_product(block, method, sketches, state.factors, w)
-    return weights
+    return _tie(weights, blocks)
 
 
 def step(
@@ -167,7 +167,15 @@ def step(
         elif method.merge:
             merged[block.name] = w + (eta * block.scale) * _pair_product(block, method, sketches, means, w)
         carried.update(after)
-    return ServerState(state.round + 1, merged, carried)
+    return ServerState(state.round + 1, _tie(merged, blocks), carried)
+
+
+def _tie(weights: dict[str, Tensor], blocks: Sequence[Block]) -> dict[str, Tensor]:
+    """A state dict names a tied parameter more than once; all names get the block's value."""
+    for block in blocks:
+        aliases = [name for name in block.names if name in weights and name != block.name]
+        weights.update({name: weights[block.name].clone() for name in aliases})
+    return weights
 
 
 def _pair_product(

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedrac.streams import Stream, Words
@@ -66,14 +67,15 @@ class SketchSpec:
         return self.finish(self.raw(round_, name, m, n, rank))
 
 
-def _entries(law: Law, words: Words) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _entries(law: Law, words: Words) -> NDArray[np.float64]:
     if law == "rademacher":
         return 1.0 - 2.0 * (words >> np.uint64(63)).astype(np.float64)
     if law == "popcount":  # mean 0, variance 64/4/16 = 1, multiples of 1/4: exact in bf16, fp16 and fp32
         return (np.bitwise_count(words).astype(np.float64) - 32.0) / 4.0
     # The middle of each of 2^53 cells, so that neither 0 nor 1 reaches the inverse of the normal distribution.
     uniform = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-    return torch.special.ndtri(torch.from_numpy(uniform)).float().double().numpy()
+    normal: NDArray[np.float64] = torch.special.ndtri(torch.from_numpy(uniform)).float().double().numpy()
+    return normal
 
 
 def _unit_vectors(stream: Stream, rows: int, columns: int, side: Side) -> Tensor:
@@ -100,14 +102,15 @@ def gram_inverse(sketch: Tensor, side: Side) -> Tensor:
     From the pseudo-inverse of the sketch itself: its condition number is not squared, and a sketch that lost rank
     (possible on tiny layers) still gives a projection.
     """
-    pinv = torch.linalg.pinv(sketch.double())
+    pinv: Tensor = torch.linalg.pinv(sketch.double())
     return pinv @ pinv.T if side == "left" else pinv.T @ pinv
 
 
 def projection(sketch: Tensor, side: Side) -> Tensor:
     """The orthogonal projection H of section 4 of the paper, float64: (m, m) left, (n, n) right."""
     sketch = sketch.double()
-    return sketch @ torch.linalg.pinv(sketch) if side == "left" else torch.linalg.pinv(sketch) @ sketch
+    pinv: Tensor = torch.linalg.pinv(sketch)
+    return sketch @ pinv if side == "left" else pinv @ sketch
 
 
 def digest(raws: Mapping[str, Tensor]) -> str:

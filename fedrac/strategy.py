@@ -33,6 +33,8 @@ from fedrac.sketch import Law, SketchSpec
 
 log = logging.getLogger(__name__)
 
+Send = Literal["seed", "matrix"]
+
 
 class CohortFailure(RuntimeError):
     """Fewer clients than ``min_fraction`` of the cohort answered well; the weights are those before the round."""
@@ -105,7 +107,7 @@ class FedRacLora(Strategy):
         local: LocalSpec | None = None,
         local_schedule: ScheduleSpec | None = None,
         server: ServerSpec | None = None,
-        send_sketch: Literal["seed", "matrix"] = "seed",
+        send_sketch: Send = "seed",
         evaluate_every: int = 1,
         evaluate_on_clients: bool = False,
         timeout: float = 600.0,
@@ -140,6 +142,18 @@ class FedRacLora(Strategy):
 
     # --- training -----------------------------------------------------------------------------------------------
 
+    def connect(self, grid: Grid) -> None:
+        """Finds out which clients there are; called before every round, and before a run to fail early.
+
+        Raises:
+            ValueError: the cohort is larger than the population.
+            RuntimeError: no node is connected, or one cannot serve.
+        """
+        self.population.refresh(grid)
+        size, clients = self.server.cohort_size, len(self.population.clients)
+        if size > clients:
+            raise ValueError(f"cohort.size={size} is larger than the population of {clients} clients: lower it")
+
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
@@ -152,7 +166,7 @@ class FedRacLora(Strategy):
         if self.state is None:
             self.state = initial_state(from_record(arrays), self.blocks, self.method, self.sketch)
             self._arrays = arrays
-        self.population.refresh(grid)
+        self.connect(grid)
         cohort = draw_cohort(self.population.clients, self.server.cohort_size, self.sketch.seed, server_round)
         sketches = draw_sketches(self.blocks, self.method, self.sketch, server_round)
         hosts = self.population.by_host(cohort)
@@ -276,7 +290,7 @@ class FedRacLora(Strategy):
     def summary(self) -> None:
         """Logs what will be trained."""
         sizes = [torch.Size(shape).numel() for shape in self.shapes.values()]
-        log.info("%s: %d blocks, %d numbers up per client and round", self.method.name, len(self.blocks), sum(sizes))
+        log.debug("%s: %d blocks, %d numbers up per client and round", self.method.name, len(self.blocks), sum(sizes))
 
     def start(
         self,
@@ -316,9 +330,7 @@ class FedRacLora(Strategy):
         for number in range(1 if state is None else state.round + 1, num_rounds + 1):
             begin = time.perf_counter()
             config = train_config or ConfigRecord()
-            replies = grid.send_and_receive(
-                self.configure_train(number, result.arrays, config, grid), timeout=timeout
-            )
+            replies = grid.send_and_receive(self.configure_train(number, result.arrays, config, grid), timeout=timeout)
             arrays, metrics = self.aggregate_train(number, replies)
             assert arrays is not None and metrics is not None and self._current is not None
             result.arrays, result.train_metrics_clientapp[number] = arrays, metrics

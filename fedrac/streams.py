@@ -67,7 +67,7 @@ class Stream:
 
     def uniform(self, count: int) -> NDArray[np.float64]:
         """``count`` numbers, (count,) float64, uniform over [0, 1) in steps of 2^-53."""
-        return (self.words(count) >> np.uint64(11)) * 2.0**-53
+        return (self.words(count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     def seed63(self) -> int:
         """A seed for a library with a generator of its own: the first word's upper 63 bits."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -55,11 +56,11 @@ def check(task: Task, outputs: Tensor, targets: NDArray[Any] | Tensor) -> None:
         ValueError: outputs that are no (rows, k) matrix, labels beyond the outputs, or another number of
             values.
     """
-    values = torch.as_tensor(targets)
+    # A copy: torch warns of arrays that cannot be written, as memory maps cannot.
+    values = targets if isinstance(targets, Tensor) else torch.from_numpy(np.array(targets))
     if outputs.ndim != 2:
         raise ValueError(
-            f"the model's outputs have shape {tuple(outputs.shape)}: make them (rows, outputs), e.g. one "
-            "logit a class"
+            f"the model's outputs have shape {tuple(outputs.shape)}: make them (rows, outputs), e.g. one logit a class"
         )
     width = outputs.shape[1]
     if task == "classification":
@@ -74,14 +75,12 @@ def check(task: Task, outputs: Tensor, targets: NDArray[Any] | Tensor) -> None:
 def _check_labels(labels: Tensor, width: int) -> None:
     if labels.ndim != 1 or labels.is_floating_point():
         raise ValueError(
-            f"the targets are {labels.dtype} of shape {tuple(labels.shape)}: a classification has (N,) "
-            "integer labels"
+            f"the targets are {labels.dtype} of shape {tuple(labels.shape)}: a classification has (N,) integer labels"
         )
     low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
     if low < 0:
         raise ValueError(f"label {low} is negative: number the classes 0, 1, 2, ...")
     if high >= width:
         raise ValueError(
-            f"label {high} but the model has {width} outputs: set model.outputs={high + 1}, or choose fewer "
-            "classes"
+            f"label {high} but the model has {width} outputs: set model.outputs={high + 1}, or choose fewer classes"
         )

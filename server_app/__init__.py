@@ -11,11 +11,10 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """``preset`` names an experiment of ``conf/experiment``; ``overrides`` are those of the ``fedrac`` command."""
-    import client_app
     from fedrac import config, run
 
     overrides = config.split_overrides(str(context.run_config["overrides"]))
     if preset := context.run_config["preset"]:
         overrides.insert(0, f"experiment={preset}")
     settings = config.load(overrides)
-    run.run(settings, grid, client_app.app, Path(settings.output_dir).absolute())
+    run.run(settings, grid, Path(settings.output_dir).absolute())

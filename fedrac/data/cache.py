@@ -5,6 +5,8 @@ when complete, so that readers see all of it or nothing, and two processes that 
 succeed.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -20,9 +22,7 @@ from numpy.typing import NDArray
 
 Arrays = dict[str, NDArray[Any]]
 
-FORMAT = (
-    1  # raise it when what a loader or a partition scheme computes changes: older entries are then ignored
-)
+FORMAT = 1  # raise it when what a loader or a partition scheme computes changes: older entries are then ignored
 _BLOCK, _BLOCKS = 2**16, 64
 
 
@@ -73,15 +73,12 @@ def _store(entry: Path, built: Mapping[str, NDArray[Any]]) -> Arrays:
         _publish(folder, entry)
     except OSError as error:
         raise OSError(
-            f"the cache folder {entry.parent} cannot be written ({error}): set FEDRAC_CACHE to a folder "
-            "that can"
+            f"the cache folder {entry.parent} cannot be written ({error}): set FEDRAC_CACHE to a folder that can"
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if opened is None:
-        raise OSError(
-            f"what was written to {entry.parent} did not read back: check the disk, or set FEDRAC_CACHE"
-        )
+        raise OSError(f"what was written to {entry.parent} did not read back: check the disk, or set FEDRAC_CACHE")
     return opened
 
 
@@ -98,14 +95,16 @@ def _write(folder: Path, built: Mapping[str, NDArray[Any]]) -> None:
 
 
 def _publish(folder: Path, entry: Path) -> None:
+    if entry.exists() and _open(entry) is None:  # damaged: out of the way in one step
+        damaged = folder.with_suffix(".damaged")
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            entry.rename(damaged)
+        shutil.rmtree(damaged, ignore_errors=True)
     try:
         folder.rename(entry)
-    except OSError:
-        if not entry.exists():
-            raise
-        if _open(entry) is None:  # damaged; a whole one is another process's, and as good as ours
-            shutil.rmtree(entry, ignore_errors=True)
-            folder.rename(entry)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise  # those two: another process's entry is there, and as good as ours
 
 
 def _open(entry: Path) -> Arrays | None:

@@ -42,9 +42,7 @@ def _examples(part: Any, name: str) -> Examples:
     else:
         columns = _columns(part)
     inputs, targets, *groups = columns
-    return Examples(
-        _inputs(inputs, name), _targets(targets, name), np.asarray(groups[0], np.int64) if groups else None
-    )
+    return Examples(_inputs(inputs, name), _targets(targets, name), np.asarray(groups[0], np.int64) if groups else None)
 
 
 def _array(values: Any) -> NDArray[Any]:
@@ -55,11 +53,7 @@ def _array(values: Any) -> NDArray[Any]:
 
 def _columns(dataset: Any) -> list[NDArray[Any]]:
     """The inputs and targets of a map-style dataset, stacked."""
-    if (
-        not hasattr(dataset, "__getitem__")
-        or not hasattr(dataset, "__len__")
-        or isinstance(dataset, _NOT_DATASETS)
-    ):
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or isinstance(dataset, _NOT_DATASETS):
         raise ValueError(f"a part of the data is {_describe(dataset)}: {_FORMS}")
     rows = [dataset[i] for i in range(len(dataset))]
     for i, row in enumerate(rows):
@@ -87,8 +81,7 @@ def _targets(values: NDArray[Any], name: str) -> NDArray[Any]:
         return targets
     if values.dtype.kind not in "biu" or values.size != len(values):
         raise ValueError(
-            f"{name} targets are {values.dtype} of shape {values.shape}: make them (N,) integer labels or "
-            "(N, k) floats"
+            f"{name} targets are {values.dtype} of shape {values.shape}: make them (N,) integer labels or (N, k) floats"
         )
     if values.size and values.min() < 0:
         raise ValueError(f"{name} targets hold the label {values.min()}: number the classes 0, 1, 2, ...")
@@ -98,9 +91,7 @@ def _targets(values: NDArray[Any], name: str) -> NDArray[Any]:
 def _check_finite(values: NDArray[np.float32], what: str) -> None:
     bad = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
     if bad.any():
-        raise ValueError(
-            f"{what} are not finite in row {int(bad.argmax())} (and {int(bad.sum())} in all): clean them"
-        )
+        raise ValueError(f"{what} are not finite in row {int(bad.argmax())} (and {int(bad.sum())} in all): clean them")
 
 
 def _outputs(train: Examples, test: Examples) -> int:

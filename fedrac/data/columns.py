@@ -36,9 +36,7 @@ class Columns:
             ValueError: no columns, one that is not there, or a cell that is no finite number.
         """
         if not columns:
-            raise ValueError(
-                "the table has no feature columns: set data.features to the columns to learn from"
-            )
+            raise ValueError("the table has no feature columns: set data.features to the columns to learn from")
         return np.stack([self._number(column) for column in columns], axis=1)
 
     def labels(self, column: str, train: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
@@ -51,9 +49,7 @@ class Columns:
         classes = np.unique(values[train])
         ids = np.searchsorted(classes, values).clip(max=len(classes) - 1)
         unknown = classes[ids] != values
-        self._check(
-            unknown, column, "a label that no training row has: drop the row, or train on such rows too"
-        )
+        self._check(unknown, column, "a label that no training row has: drop the row, or train on such rows too")
         return ids.astype(np.int64), len(classes)
 
     def plain(self, column: str) -> NDArray[Any]:
@@ -71,9 +67,7 @@ class Columns:
 
         series = self._column(column)
         if series.dtype.kind in "mM":  # dates would become nanoseconds
-            raise ValueError(
-                f"column {column!r} holds dates: make it a number, or leave it out of data.features"
-            )
+            raise ValueError(f"column {column!r} holds dates: make it a number, or leave it out of data.features")
         parsed = pandas.to_numeric(series, errors="coerce")
         values: NDArray[np.float64] = parsed.to_numpy(dtype=np.float64, na_value=np.nan)
         mend = "no number: clean the cell, or leave the column out of data.features"
@@ -83,18 +77,15 @@ class Columns:
     def _column(self, name: str) -> "Series[Any]":
         if name not in self.frame.columns:
             raise ValueError(
-                f"no column {name!r} in {self.files[0]}: its columns are "
-                f"{', '.join(map(str, self.frame.columns))}"
+                f"no column {name!r} in {self.files[0]}: its columns are {', '.join(map(str, self.frame.columns))}"
             )
         return self.frame[name]
 
     def _check(self, bad: NDArray[np.bool_], column: str, what: str) -> None:
         if bad.any():
             row = int(bad.argmax())
-            file, number = (
-                (self.files[0], row + 1) if row < self.first else (self.files[-1], row - self.first + 1)
-            )
-            cell = self.frame[column].iloc[row]
+            file, number = (self.files[0], row + 1) if row < self.first else (self.files[-1], row - self.first + 1)
+            cell = self.frame[column].iloc[[row]].tolist()[0]
             raise ValueError(f"column {column!r} of {file}, data row {number}, holds {cell!r}, {what}")
 
 
@@ -115,9 +106,7 @@ def _frame(file: Path) -> "DataFrame":
     try:
         frame = reader(file)
     except (ValueError, OSError, EOFError) as error:  # pandas' and pyarrow's own errors are ValueErrors
-        raise ValueError(
-            f"{file} cannot be read ({error}): check that its content is what its name says"
-        ) from error
+        raise ValueError(f"{file} cannot be read ({error}): check that its content is what its name says") from error
     if not len(frame):
         raise ValueError(f"{file} has no rows: give a table with at least one")
     return frame
@@ -130,7 +119,7 @@ def _reader(file: Path) -> "Callable[[Path], DataFrame]":
         ".csv": partial(pandas.read_csv, low_memory=False),
         ".tsv": partial(pandas.read_csv, sep="\t", low_memory=False),
         ".parquet": pandas.read_parquet,
-        ".jsonl": partial(pandas.read_json, lines=True, convert_dates=False),
+        ".jsonl": partial(pandas.read_json, lines=True, dtype=False),
     }
     name = file.with_suffix("") if file.suffix in _COMPRESSED else file
     if name.suffix not in readers:

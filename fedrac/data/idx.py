@@ -21,8 +21,7 @@ def find(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"there is no folder {folder}: set data.path to the folder with {', '.join(map(_name, _STEMS))} "
-            "(or .gz)"
+            f"there is no folder {folder}: set data.path to the folder with {', '.join(map(_name, _STEMS))} (or .gz)"
         )
     return [_find(folder, stem) for stem in _STEMS]
 
@@ -53,9 +52,7 @@ def read(path: Path) -> NDArray[Any]:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
     if data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
-        raise ValueError(
-            f"{path} is not an IDX file of bytes: it begins with {data[:4].hex(' ') or 'nothing'}"
-        )
+        raise ValueError(f"{path} is not an IDX file of bytes: it begins with {data[:4].hex(' ') or 'nothing'}")
     shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
     values = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])
     if values.size != np.prod(shape, dtype=np.int64):

@@ -12,9 +12,7 @@ Classes = Sequence[int] | None
 Part = tuple[NDArray[Any], NDArray[Any]]  # images (N, height, width) of 0 .. 255, labels (N,)
 
 
-def prepare(
-    train: Part, test: Part, classes: Classes, mean: float, std: float
-) -> tuple[Examples, Examples, int]:
+def prepare(train: Part, test: Part, classes: Classes, mean: float, std: float) -> tuple[Examples, Examples, int]:
     """The examples of the wanted classes of both parts, and the number of classes.
 
     Args:
@@ -37,15 +35,11 @@ def prepare(
     if not wanted or len(set(wanted)) < len(wanted) or not set(wanted) <= set(there):
         raise ValueError(f"data.classes={wanted}: choose different ones of {there}, or null for all")
     if std <= 0:
-        raise ValueError(
-            f"data.std={std} is not positive: use the standard deviation of the pixels, e.g. 0.3081"
-        )
+        raise ValueError(f"data.std={std} is not positive: use the standard deviation of the pixels, e.g. 0.3081")
     return _select(*train, wanted, mean, std), _select(*test, wanted, mean, std), len(wanted)
 
 
-def _select(
-    images: NDArray[Any], labels: NDArray[Any], wanted: list[int], mean: float, std: float
-) -> Examples:
+def _select(images: NDArray[Any], labels: NDArray[Any], wanted: list[int], mean: float, std: float) -> Examples:
     kept = np.isin(labels, wanted)
     inputs = images[kept, None].astype(np.float32)  # (n, 1, height, width)
     inputs /= 255

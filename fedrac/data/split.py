@@ -24,9 +24,7 @@ def split(strata: NDArray[Any], test_fraction: float, seed: int) -> tuple[Index,
         ValueError: the fraction is not between 0 and 1.
     """
     if not 0 < test_fraction < 1:
-        raise ValueError(
-            f"data.test_fraction={test_fraction} is not between 0 and 1: 0.2 keeps a fifth for testing"
-        )
+        raise ValueError(f"data.test_fraction={test_fraction} is not between 0 and 1: 0.2 keeps a fifth for testing")
     test = np.zeros(len(strata), dtype=bool)
     for stratum in np.unique(strata):
         members = np.flatnonzero(strata == stratum)

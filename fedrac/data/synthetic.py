@@ -92,8 +92,7 @@ def _problem(
 
     def build() -> tuple[Examples, Examples, int]:
         train, test = (
-            _part(f"{kind}/{part}", count, sizes, heterogeneity, seed, targets)
-            for part, count in rows.items()
+            _part(f"{kind}/{part}", count, sizes, heterogeneity, seed, targets) for part, count in rows.items()
         )
         return train, test, sizes["outputs"]
 
@@ -112,16 +111,14 @@ def _check(sizes: dict[str, int], noise: float, heterogeneity: float) -> None:
         )
     for name, value in (("noise", noise), ("heterogeneity", heterogeneity)):
         if not value >= 0:
-            raise ValueError(f"data.{name}={value} is negative: use 0 for none")
+            raise ValueError(f"data.{name}={value} is not a number from 0 up: use 0 for none")
 
 
 def _generator(seed: int, name: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=Stream(seed, "synthetic", name).key))
 
 
-def _part(
-    name: str, count: int, sizes: dict[str, int], heterogeneity: float, seed: int, targets: Targets
-) -> Examples:
+def _part(name: str, count: int, sizes: dict[str, int], heterogeneity: float, seed: int, targets: Targets) -> Examples:
     features, outputs, clients = sizes["features"], sizes["outputs"], sizes["clients"]
     truth = _generator(seed, "truth")  # the same for both parts
     weights = truth.standard_normal((outputs, features)) / np.sqrt(features)

@@ -45,14 +45,11 @@ def table(
     """
     if path is None or target is None:
         raise ValueError(
-            f"data.path={path} data.target={target}: set both, e.g. data.path=/data/table.csv "
-            "data.target=label"
+            f"data.path={path} data.target={target}: set both, e.g. data.path=/data/table.csv data.target=label"
         )
     if task not in ("classification", "regression"):
         raise ValueError(f"data.task={task} is unknown: choose classification or regression")
-    files = [
-        _file(name, value) for name, value in (("path", path), ("test_path", test_path)) if value is not None
-    ]
+    files = [_file(name, value) for name, value in (("path", path), ("test_path", test_path)) if value is not None]
     targets = [target] if isinstance(target, str) else list(target)
 
     def build() -> tuple[Examples, Examples, int]:
@@ -80,9 +77,7 @@ def _file(name: str, value: str) -> Path:
     return file
 
 
-def _rows(
-    columns: Columns, target: str, task: Task, test_fraction: float, split_seed: int
-) -> tuple[Index, Index]:
+def _rows(columns: Columns, target: str, task: Task, test_fraction: float, split_seed: int) -> tuple[Index, Index]:
     count = len(columns.frame)
     if len(columns.files) > 1:
         return np.arange(columns.first), np.arange(columns.first, count)

@@ -1,0 +1,34 @@
+# Each target sets up what it needs in .venv, once; another Python: make PYTHON=python3.12 install.
+# On Linux, PyPI's torch brings CUDA along. Without it, and gigabytes smaller:
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make install
+PYTHON ?= python3
+SUPERNODES ?= 2
+OVERRIDES ?=
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test lint
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: .venv/installed ## install fedrac and its tools into .venv, in the versions of constraints.txt
+
+run: .venv/installed ## run the default experiment on Flower; SUPERNODES=4 OVERRIDES='rounds=5 cohort.size=20'
+	@$(BIN)/python -m fedrac.flower --supernodes $(SUPERNODES) $(OVERRIDES)
+
+test: .venv/installed ## run all tests
+	$(BIN)/pytest
+
+lint: .venv/installed ## check style, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy fedrac server_app client_app
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo 'fedrac runs on Python 3.11 to 3.13: make PYTHON=python3.12 ...'; exit 1; }
+	@echo 'Installing into .venv; the first time takes minutes.'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,101 @@
+"""The library's own parts of Algorithm 2, joined as a run joins them, without network, files or configuration."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from workloads import Workload
+
+from fedrac.blocks import AdaptSpec, Block, Rank, plan_blocks
+from fedrac.local import CohortResult, Problem, Shard, train_cohort
+from fedrac.method import Method
+from fedrac.optimizer import LocalSpec
+from fedrac.rounds import Sketches, Start, draw_sketches, start_of_round
+from fedrac.server import (
+    ServerState,
+    Weighting,
+    draw_cohort,
+    effective_weights,
+    initial_state,
+    shares,
+    step,
+)
+from fedrac.sketch import Law, SketchSpec
+
+
+@dataclass
+class Federation:
+    """A run of rounds.
+
+    Attributes:
+        shards: rows of each client; a client's id is its place.
+        cohort: clients of a round; None: all.
+        eta: eta' of the server.
+    """
+
+    workload: Workload
+    shards: Sequence[Tensor]
+    method: Method = field(default_factory=Method)
+    local: LocalSpec = field(default_factory=LocalSpec)
+    layers: Mapping[str, Rank] = field(default_factory=lambda: {"*": 2})
+    alpha: float = 3.0
+    law: Law = "popcount"
+    cohort: int | None = None
+    eta: float = 1.0
+    weighting: Weighting = "uniform"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        model = self.workload.model
+        self.blocks: tuple[Block, ...] = plan_blocks(
+            model, AdaptSpec(self.layers, self.workload.full, self.alpha), self.method
+        )
+        self.sketch = SketchSpec(self.law, self.method.side, self.seed)
+        start = {name: value.clone() for name, value in model.state_dict().items()}
+        self.state: ServerState = initial_state(start, self.blocks, self.method, self.sketch)
+
+    def sketches(self, round_: int) -> Sketches:
+        return draw_sketches(self.blocks, self.method, self.sketch, round_)
+
+    def start(self, round_: int) -> Start:
+        values, dtype = self.sketches(round_).values, next(self.workload.model.parameters()).dtype
+        return start_of_round(self.blocks, self.method, values, self.state.factors, dtype)
+
+    def train(self, clients: Sequence[int], start: Start | None = None) -> CohortResult:
+        """The clients' part of the next round."""
+        work, round_ = self.workload, self.state.round + 1
+        work.model.load_state_dict(self.state.weights)
+        problem = Problem(work.model, self.blocks, work.loss, lambda i: (work.inputs[i], work.targets[i]))
+        chosen = [Shard(c, self.shards[c]) for c in clients]
+        return train_cohort(problem, start or self.start(round_), chosen, self.local, self.seed, round_)
+
+    def round(self) -> CohortResult:
+        """One round; returns what the clients found."""
+        number = self.state.round + 1
+        clients = draw_cohort(range(len(self.shards)), self.cohort or len(self.shards), self.seed, number)
+        found = self.train(clients)
+        weights = shares(found.examples.tolist(), self.weighting)
+        self.state = step(
+            self.state, self.blocks, self.method, self.sketches(number).values, found.factors, weights, self.eta
+        )
+        return found
+
+    def weights(self) -> dict[str, Tensor]:
+        """The model as it predicts."""
+        sketches = self.sketches(max(self.state.round, 1)).values
+        return effective_weights(self.state, self.blocks, self.method, sketches)
+
+
+def predict(workload: Workload, weights: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+    """Outputs of the dense model; of a tied parameter only the first name counts."""
+    own = {name: weights[name] for name, _ in workload.model.named_parameters()}
+    return torch.func.functional_call(workload.model, own, (workload.inputs[rows],))
+
+
+def gradient(workload: Workload, weights: Mapping[str, Tensor], rows: Tensor, name: str) -> Tensor:
+    """Gradient of the mean loss over ``rows`` with respect to the dense parameter ``name``."""
+    leaf = weights[name].clone().requires_grad_()
+    outputs = predict(workload, {**weights, name: leaf}, rows)
+    (found,) = torch.autograd.grad(workload.loss(outputs, workload.targets[rows]).mean(), [leaf])
+    return found

@@ -1,0 +1,80 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from fedrac import task
+
+LOGITS = torch.tensor([[0.0, math.log(3)], [5.0, 5.0], [2.0, 0.0]])
+LABELS = torch.tensor([1, 0, 1])
+PREDICTED, VALUES = torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 3.0]])
+
+
+def test_cross_entropy_of_each_example():
+    expected = torch.tensor([math.log(4 / 3), math.log(2), math.log(1 + math.exp(2))])
+    torch.testing.assert_close(task.loss("classification", LOGITS, LABELS), expected)
+
+
+def test_half_the_squared_error_of_each_example():
+    torch.testing.assert_close(task.loss("regression", PREDICTED, VALUES), torch.tensor([2.5, 4.5]))
+
+
+def test_the_gradient_of_the_regression_is_the_residual():
+    outputs = PREDICTED.clone().requires_grad_()
+    task.loss("regression", outputs, VALUES).sum().backward()
+    torch.testing.assert_close(outputs.grad, PREDICTED - VALUES)
+
+
+def test_metrics_are_sums():
+    found = task.metrics("classification", LOGITS, LABELS)
+    assert found["accuracy"] == 2.0
+    assert found["loss"] == pytest.approx(float(task.loss("classification", LOGITS, LABELS).sum()))
+    assert task.metrics("regression", PREDICTED, VALUES) == {"loss": 7.0, "mse": 7.0}
+
+
+@pytest.mark.parametrize(
+    "kind, outputs, targets", [("classification", LOGITS, LABELS), ("regression", PREDICTED, VALUES)]
+)
+def test_metrics_of_parts_add_up(kind, outputs, targets):
+    whole = task.metrics(kind, outputs, targets)
+    parts = [task.metrics(kind, outputs[part], targets[part]) for part in (slice(1), slice(1, None))]
+    assert {name: sum(part[name] for part in parts) for name in whole} == pytest.approx(whole)
+
+
+def test_metrics_keep_no_graph():
+    outputs = LOGITS.clone().requires_grad_()
+    assert all(isinstance(value, float) for value in task.metrics("classification", outputs, LABELS).values())
+
+
+def test_what_fits_passes():
+    task.check("classification", LOGITS, LABELS)
+    task.check("classification", LOGITS, np.array([0, 1]))
+    task.check("regression", PREDICTED, VALUES)
+
+
+def test_read_only_targets_are_fine():
+    labels = np.array([0, 1])
+    labels.flags.writeable = False
+    task.check("classification", LOGITS, labels)
+
+
+BAD = {
+    "label": (
+        "classification",
+        torch.zeros(2, 5),
+        np.array([0, 7]),
+        "label 7 but the model has 5 outputs: set model.outputs=8",
+    ),
+    "negative": ("classification", torch.zeros(2, 5), np.array([-1]), "label -1 is negative"),
+    "floats": ("classification", torch.zeros(2, 5), np.zeros(2), "a classification has .* integer labels"),
+    "sequence": ("classification", torch.zeros(2, 4, 5), np.array([0]), r"outputs have shape \(2, 4, 5\)"),
+    "values": ("regression", torch.zeros(2, 5), np.zeros((2, 3)), "the model has 5 outputs: set model.outputs=3"),
+    "flat": ("regression", torch.zeros(2, 5), np.zeros(2), "set model.outputs=1"),
+}
+
+
+@pytest.mark.parametrize("kind, outputs, targets, message", BAD.values(), ids=BAD)
+def test_what_does_not_fit_names_the_mend(kind, outputs, targets, message):
+    with pytest.raises(ValueError, match=message):
+        task.check(kind, outputs, targets)
