@@ -13,6 +13,7 @@ def main() -> None:
     """``fedrac [KEY=VALUE ...]``; with ``-m`` a sweep over all combinations, with ``--help`` every key."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("fedrac").setLevel(logging.INFO)
+    sys.path.insert(0, str(Path.cwd()))  # models and data of one's own, by import path
     try:
         if any(argument.startswith("-") for argument in sys.argv[1:]):
             sys.argv[1:] = config.extending(sys.argv[1:])

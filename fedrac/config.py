@@ -25,10 +25,11 @@ from fedrac.strategy import Send
 
 T = TypeVar("T")
 
-_KEYS = {
-    *("seed", "rounds", "rank", "output_dir", "resume", "data", "partition", "model", "method", "adapt", "sketch"),
-    *("local", "server", "cohort", "evaluate", "pretrain", "runtime"),
-}
+_SECTIONS = (
+    *("data", "partition", "model", "method", "adapt", "sketch", "local", "server", "cohort", "evaluate", "pretrain"),
+    "runtime",
+)
+_KEYS = {"seed", "rounds", "rank", "output_dir", "resume", *_SECTIONS}
 
 
 class ConfigError(ValueError):
@@ -61,6 +62,10 @@ class CohortSpec:
     min_fraction: float
     timeout: float
 
+    def __post_init__(self) -> None:
+        if not self.timeout > 0:
+            raise ValueError(f"cohort.timeout={self.timeout} must be positive")
+
 
 @dataclass(frozen=True)
 class SketchConfig:
@@ -91,8 +96,9 @@ class RuntimeSpec:
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "float64", "bfloat16"):
             raise ValueError(f"runtime.dtype={self.dtype!r} is unknown: choose float32, float64 or bfloat16")
-        if self.hosts < 1:
-            raise ValueError(f"runtime.hosts={self.hosts} must be at least 1")
+        for name, value in (("hosts", self.hosts), ("threads", self.threads)):
+            if value is not None and value < 1:
+                raise ValueError(f"runtime.{name}={value} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -172,7 +178,10 @@ def _load_saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
     assert isinstance(saved, DictConfig)
     OmegaConf.set_struct(saved, True)
     for override in OverridesParser.create().parse_overrides(list(overrides)):
-        OmegaConf.update(saved, str(override.key_or_group), override.value())
+        key, value = str(override.key_or_group), override.value()
+        if OmegaConf.is_dict(OmegaConf.select(saved, key)) and not isinstance(value, dict):
+            raise ConfigError(f"{key}={value}: a resumed run keeps its {key}; only single keys can change")
+        OmegaConf.update(saved, key, value)
     OmegaConf.update(saved, "resume", str(folder))
     OmegaConf.update(saved, "output_dir", str(folder))
     return saved
@@ -207,22 +216,26 @@ def parse(config: DictConfig) -> Experiment:
     raw: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     if unknown := sorted(set(raw) - _KEYS):
         raise ConfigError(f"there is no key {unknown[0]!r}; the keys are {', '.join(sorted(_KEYS))}")
+    for name in _SECTIONS:
+        if not isinstance(raw.get(name), dict):
+            raise ConfigError(f"{name}={raw.get(name)!r} must be a group of keys")
     local, server = dict(raw["local"]), dict(raw["server"])
     cohort = _typed(CohortSpec, raw["cohort"], "cohort")
-    local_schedule = _typed(ScheduleSpec, local.pop("schedule"), "local.schedule")
-    server["schedule"] = _typed(ScheduleSpec, server["schedule"], "server.schedule")
+    local_schedule = _typed(ScheduleSpec, local.pop("schedule", {}), "local.schedule")
+    server["schedule"] = _typed(ScheduleSpec, server.get("schedule", {}), "server.schedule")
     server |= {"cohort_size": cohort.size, "min_fraction": cohort.min_fraction}
     sketch = _typed(SketchConfig, raw["sketch"], "sketch")
     evaluate = _typed(EvaluateSpec, raw["evaluate"], "evaluate")
-    for name, value in (("rounds", raw["rounds"]), ("evaluate.every", evaluate.every)):
-        if not isinstance(value, int) or value < 1:
+    counts = {"rounds": raw.get("rounds"), "evaluate.every": evaluate.every, "evaluate.batch_size": evaluate.batch_size}
+    for name, value in counts.items():
+        if type(value) is not int or value < 1:
             raise ConfigError(f"{name}={value!r} must be a whole number of at least 1")
-    if not isinstance(raw["seed"], int) or raw["seed"] < 0:
-        raise ConfigError(f"seed={raw['seed']!r} must be a whole number, 0 or more")
+    if type(raw.get("seed")) is not int or raw["seed"] < 0:
+        raise ConfigError(f"seed={raw.get('seed')!r} must be a whole number, 0 or more")
     return Experiment(
         seed=raw["seed"],
         rounds=raw["rounds"],
-        data=raw["data"],
+        data=_absolute(raw["data"]),
         partition=raw["partition"],
         model=raw["model"],
         method=_typed(Method, raw["method"], "method"),
@@ -237,6 +250,12 @@ def parse(config: DictConfig) -> Experiment:
         pretrain=_typed(PretrainSpec, raw["pretrain"], "pretrain"),
         runtime=_typed(RuntimeSpec, raw["runtime"], "runtime"),
     )
+
+
+def _absolute(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Paths of files as seen from here: hosts run elsewhere."""
+    paths = {key: data[key] for key in ("path", "test_path") if data.get(key)}
+    return {**data, **{key: str(Path(path).expanduser().absolute()) for key, path in paths.items()}}
 
 
 def _typed(kind: type[T], values: Mapping[str, Any], section: str) -> T:

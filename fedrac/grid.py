@@ -33,7 +33,7 @@ class InProcessGrid(Grid):
         self._run = Run.create_empty(1)
         self._replies: dict[str, Message] = {}
         self._sent = 0
-        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 0, 1
+        _identify()
 
     def set_run(self, run: Run) -> None:
         """Sets the run that messages belong to."""
@@ -78,6 +78,14 @@ class InProcessGrid(Grid):
         _metadata(reply)["_src_node_id"] = message.metadata.dst_node_id
         self._replies[message.metadata.message_id] = reply
         return message.metadata.message_id
+
+
+def _identify() -> None:
+    """Messages name the task that makes them. Where Flower runs this process, that is already known, and stays."""
+    try:
+        _ = TaskIdentity.task_id
+    except RuntimeError:
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 0, 1
 
 
 def _metadata(message: Message) -> dict[str, Any]:

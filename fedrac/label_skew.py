@@ -33,8 +33,7 @@ def dirichlet(
     labels = _labels(train, "dirichlet")
     if not isinstance(alpha, int | float) or not 0 < alpha < float("inf"):
         raise ValueError(
-            f"partition.alpha={alpha!r} is not a positive number: 0.5 gives skewed clients, 100 nearly "
-            "equal ones"
+            f"partition.alpha={alpha!r} is not a positive number: 0.5 gives skewed clients, 100 nearly equal ones"
         )
     from flwr_datasets.partitioner import DirichletPartitioner
 
@@ -114,9 +113,7 @@ def shard(train: Examples, seed: int, clients: int, shards: int) -> tuple[Index,
 
 def _labels(train: Examples, scheme: str) -> Index:
     if train.targets.ndim != 1:
-        raise ValueError(
-            f"partition.scheme={scheme} needs class labels: for a regression use iid, size or natural"
-        )
+        raise ValueError(f"partition.scheme={scheme} needs class labels: for a regression use iid, size or natural")
     return train.targets
 
 

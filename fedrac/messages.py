@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
@@ -68,18 +67,23 @@ def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
 
 def from_record(record: ArrayRecord) -> dict[str, Tensor]:
     """The tensors of a record; raises ValueError if its bytes are not arrays."""
-    return {name: torch.from_numpy(_array(name, array)) for name, array in record.items()}
+    return {name: _tensor(name, array) for name, array in record.items()}
 
 
 def payload_bytes(record: ArrayRecord) -> int:
-    """Bytes of the numbers in a record, headers left out."""
-    return sum(int(np.prod(a.shape, dtype=np.int64)) * np.dtype(a.dtype).itemsize for a in record.values())
+    """Bytes of the numbers in a record, headers left out. What a record says of its arrays' shapes is not believed."""
+    return sum(max(len(a.data) - _header_bytes(a.data), 0) for a in record.values())
 
 
-def _array(name: str, array: Array) -> np.ndarray[Any, Any]:
+def _header_bytes(data: bytes) -> int:
+    """Of NumPy's format 1.0: six bytes of magic, two of version, two of the length of the rest."""
+    return 10 + int.from_bytes(data[8:10], "little")
+
+
+def _tensor(name: str, array: Array) -> Tensor:
     try:
-        return array.numpy()
-    except Exception as error:  # foreign bytes: np.load may raise nearly anything
+        return torch.from_numpy(array.numpy())
+    except Exception as error:  # foreign bytes: np.load may raise nearly anything, or return another kind of object
         raise ValueError(f"array {name!r} cannot be read: {error}") from error
 
 

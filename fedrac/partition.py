@@ -58,9 +58,7 @@ class Partition:
             ValueError: there is no such client.
         """
         if not 0 <= client < self.clients:
-            raise ValueError(
-                f"there is no client {client}: the {self.clients} clients are 0 .. {self.clients - 1}"
-            )
+            raise ValueError(f"there is no client {client}: the {self.clients} clients are 0 .. {self.clients - 1}")
         return self.index[self.offsets[client] : self.offsets[client + 1]]
 
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from fedrac.messages import from_record
 from fedrac.replies import content_of
 from fedrac.streams import Index
 
@@ -41,10 +43,20 @@ def encode_hosted(hosted: Hosted) -> RecordDict:
 
 
 def decode_hosted(message: Message) -> Hosted:
-    """The inverse; raises ValueError with the host's reason if it could not answer."""
+    """The inverse.
+
+    Raises:
+        ValueError: the host could not answer, with its reason, or its answer makes no sense.
+        KeyError: a field is missing.
+    """
     content = content_of(message)
-    arrays = {name: array.numpy() for name, array in content.array_records["hosted"].items()}
-    return Hosted(arrays["clients"], arrays["examples"], str(content.config_records["about"]["partition"]))
+    arrays = from_record(content.array_records["hosted"])
+    clients, examples = arrays["clients"], arrays["examples"]
+    if clients.ndim != 1 or clients.shape != examples.shape or {clients.dtype, examples.dtype} != {torch.int64}:
+        raise ValueError("fields clients and examples are not two lists of integers of one length")
+    if (clients < 0).any() or (examples < 1).any():
+        raise ValueError("a client id is negative, or a client has no examples")
+    return Hosted(clients.numpy(), examples.numpy(), str(content.config_records["about"]["partition"]))
 
 
 class Population:
@@ -68,10 +80,10 @@ class Population:
         present = set(self._wait(grid))
         if present == set(self.hosts):
             return
-        self.hosts = {node: hosted for node, hosted in self.hosts.items() if node in present}
-        if new := sorted(present - set(self.hosts)):
-            self._ask(grid, new)
-        self._index()
+        hosts = {node: hosted for node, hosted in self.hosts.items() if node in present}
+        if new := sorted(present - set(hosts)):
+            hosts |= self._ask(grid, new)
+        self._index(hosts)
 
     def _wait(self, grid: Grid) -> list[int]:
         deadline = time.monotonic() + self._timeout
@@ -81,31 +93,37 @@ class Population:
             time.sleep(0.2)
         return present
 
-    def _ask(self, grid: Grid, nodes: Sequence[int]) -> None:
+    def _ask(self, grid: Grid, nodes: Sequence[int]) -> dict[int, Hosted]:
         content = encode_question(self._workload)
         questions = [Message(content, node, MessageType.QUERY, group_id="population") for node in nodes]
+        hosts: dict[int, Hosted] = {}
         for answer in grid.send_and_receive(questions, timeout=self._timeout):
             node = answer.metadata.src_node_id
             try:
-                self.hosts[node] = decode_hosted(answer)
-            except (ValueError, KeyError) as error:
+                hosts[node] = decode_hosted(answer)
+            except KeyError as missing:
+                raise RuntimeError(f"node {node} cannot serve: field {missing} is missing in its answer") from missing
+            except ValueError as error:
                 raise RuntimeError(f"node {node} cannot serve: {str(error).removeprefix('raised ')}") from error
-        if silent := [node for node in nodes if node not in self.hosts]:
+        if silent := [node for node in nodes if node not in hosts]:
             raise RuntimeError(f"node {silent[0]} did not say which clients it serves within {self._timeout:.0f} s")
+        return hosts
 
-    def _index(self) -> None:
-        ids = np.concatenate([hosted.clients for hosted in self.hosts.values()])
-        nodes = np.concatenate([np.full(len(h.clients), node, dtype=object) for node, h in self.hosts.items()])
+    def _index(self, hosts: dict[int, Hosted]) -> None:
+        """Takes the hosts if they go together; otherwise all stays as it was."""
+        ids = np.concatenate([hosted.clients for hosted in hosts.values()])
+        nodes = np.concatenate([np.full(len(h.clients), node, dtype=object) for node, h in hosts.items()])
         order = np.argsort(ids, kind="stable")
-        self.clients, self._nodes = ids[order], nodes[order]
-        if (double := self.clients[1:] == self.clients[:-1]).any():
+        ids, nodes = ids[order], nodes[order]
+        if (double := ids[1:] == ids[:-1]).any():
             first = int(double.argmax())
             raise RuntimeError(
-                f"client {self.clients[first]} is served by nodes {self._nodes[first]} and {self._nodes[first + 1]}: "
+                f"client {ids[first]} is served by nodes {nodes[first]} and {nodes[first + 1]}: "
                 "give every node a partition-id of its own"
             )
-        if len({hosted.partition for hosted in self.hosts.values()}) > 1:
+        if len({hosted.partition for hosted in hosts.values()}) > 1:
             raise RuntimeError("the nodes split the data differently: give all the same data and package versions")
+        self.hosts, self.clients, self._nodes = hosts, ids, nodes
 
     def by_host(self, cohort: Sequence[int]) -> dict[int, list[int]]:
         """The cohort by node id; nodes in order of their first client, clients ascending."""

@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,12 @@ from fedrac.strategy import RoundReport
 
 def write_atomically(path: Path, text: str) -> None:
     """The whole file or none of it, whenever the machine stops."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    with part.open("w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(file.name, path)
+    part.replace(path)
 
 
 def versions() -> dict[str, str]:

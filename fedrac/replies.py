@@ -78,7 +78,7 @@ def decode_reply(
     try:
         reply, failed = _parse(content_of(message), round_, shapes, dtype)
         _check_clients(reply, failed, asked)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         missing = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
         return empty_reply(shapes, dtype), [Refusal(list(asked), missing)]
     refusals = [Refusal([client], f"raised {reason}") for client, reason in failed.items()]
@@ -116,14 +116,15 @@ def join(replies: Sequence[Reply]) -> Reply:
 
 def _parse(content: RecordDict, round_: int, shapes: Shapes, dtype: torch.dtype) -> tuple[Reply, dict[int, str]]:
     meta, metrics = content.config_records["reply"], content.metric_records["metrics"]
-    if meta["round"] != round_:
+    if type(meta["round"]) is not int or meta["round"] != round_:
         raise ValueError(f"field round is {meta['round']!r}, expected {round_}")
     clients = _integers("clients", meta["clients"])
-    failed = dict(
-        zip(_integers("failed", meta.get("failed", [])), map(str, _list(meta.get("reasons", []))), strict=True)
-    )
+    ids, reasons = _integers("failed", meta.get("failed", [])), _list("reasons", meta.get("reasons", []))
+    if len(set(ids)) != len(reasons) or len(ids) != len(reasons):
+        raise ValueError(f"field failed is {ids}, field reasons has {len(reasons)} entries; expected one a client")
+    failed = dict(zip(ids, map(str, reasons), strict=True))
     examples = _integers("examples", metrics["examples"]) if clients else []
-    losses = [float(x) for x in _list(metrics["losses"])] if clients else []
+    losses = [float(x) for x in _list("losses", metrics["losses"])] if clients else []
     if any(len(column) != len(clients) for column in (examples, losses)):
         raise ValueError(f"{len(clients)} clients, but {len(examples)} examples and {len(losses)} losses")
     if any(count < 1 for count in examples):
@@ -141,14 +142,14 @@ def _parse(content: RecordDict, round_: int, shapes: Shapes, dtype: torch.dtype)
     return Reply(clients, examples, losses, factors), failed
 
 
-def _list(value: Any) -> list[Any]:
+def _list(field: str, value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise TypeError(f"expected a list, got {value!r}")
+        raise TypeError(f"field {field} must be a list, got {value!r}")
     return value
 
 
 def _integers(field: str, value: Any) -> list[int]:
-    if not all(type(x) is int for x in _list(value)):
+    if not all(type(x) is int for x in _list(field, value)):
         raise TypeError(f"field {field} must be a list of integers")
     return list(value)
 

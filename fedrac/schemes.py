@@ -44,9 +44,7 @@ def natural(train: Examples, seed: int, clients: int | None = None) -> tuple[Ind
         ValueError: the data have no groups, or another number of them than ``clients``.
     """
     if train.groups is None:
-        raise ValueError(
-            "partition.scheme=natural needs data with clients of their own: set e.g. data.group=COLUMN"
-        )
+        raise ValueError("partition.scheme=natural needs data with clients of their own: set e.g. data.group=COLUMN")
     groups, owners = np.unique(train.groups, return_inverse=True)
     if clients not in (None, len(groups)):
         raise ValueError(

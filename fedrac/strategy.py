@@ -9,6 +9,7 @@ The nodes run `client_app.app`, or a ClientApp built from the same parts of `fed
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,7 +38,7 @@ Send = Literal["seed", "matrix"]
 
 
 class CohortFailure(RuntimeError):
-    """Fewer clients than ``min_fraction`` of the cohort answered well; the weights are those before the round."""
+    """A round that must not count, e.g. for lack of good replies; the weights are those before it."""
 
 
 @dataclass
@@ -124,7 +125,7 @@ class FedRacLora(Strategy):
         self.blocks = plan_blocks(model, adapt or AdaptSpec(), self.method)
         self.shapes = trained_shapes(self.blocks, self.method)
         self.population = Population(self.workload, timeout)
-        self.rounds = 1
+        self.rounds: int | None = None
         self.state: ServerState | None = None
         self._current: _Round | None = None
         self._arrays = ArrayRecord()
@@ -170,13 +171,21 @@ class FedRacLora(Strategy):
         cohort = draw_cohort(self.population.clients, self.server.cohort_size, self.sketch.seed, server_round)
         sketches = draw_sketches(self.blocks, self.method, self.sketch, server_round)
         hosts = self.population.by_host(cohort)
-        eta = self.server.eta * self.server.schedule.factor(server_round, self.rounds)
+        eta = self.server.eta * self._factor(self.server.schedule, server_round)
         self._current = _Round(RoundReport(server_round, cohort, eta), sketches, hosts)
         return self._messages(self._current, self.state)
 
+    def _factor(self, schedule: ScheduleSpec, server_round: int) -> float:
+        if self.rounds is None and schedule.shape in ("linear", "cosine"):
+            raise ValueError(
+                f"schedule.shape={schedule.shape} needs the number of rounds, which Flower's Strategy.start does not "
+                "tell: call start of FedRacLora, or set the strategy's attribute rounds"
+            )
+        return schedule.factor(server_round, self.rounds or server_round)
+
     def _messages(self, current: _Round, state: ServerState) -> list[Message]:
         """The records are made once and shared by all messages."""
-        lr = self.local.lr * self.local_schedule.factor(current.report.round, self.rounds)
+        lr = self.local.lr * self._factor(self.local_schedule, current.report.round)
         spec = RoundSpec(
             current.report.round,
             self.workload,
@@ -207,7 +216,8 @@ class FedRacLora(Strategy):
         """Checks the replies, averages the factors in order of client id, and makes the server step.
 
         Raises:
-            CohortFailure: fewer clients than ``min_fraction`` of the cohort answered well.
+            CohortFailure: fewer clients than ``min_fraction`` of the cohort answered well, or the new weights would not
+                be finite.
         """
         assert self.state is not None and self._current is not None
         current, report = self._current, self._current.report
@@ -216,10 +226,11 @@ class FedRacLora(Strategy):
             log.warning("round %d: %s", server_round, refusal)
         self._enforce(report, len(reply.clients))
         weights = shares(reply.examples, self.server.weighting)
-        self.state = step(
+        state = step(
             self.state, self.blocks, self.method, current.sketches.values, reply.factors, weights, report.eta
         )
-        self.state = replace(self.state, round=server_round)
+        self._enforce_finite(server_round, state)
+        self.state = replace(state, round=server_round)
         self._arrays = to_record(self.effective_weights())
         report.train_loss = sum(reply.losses) / len(reply.losses)
         return self._arrays, MetricRecord({"train/loss": report.train_loss, "clients": len(reply.clients)})
@@ -242,12 +253,18 @@ class FedRacLora(Strategy):
 
     def _enforce(self, report: RoundReport, good: int) -> None:
         asked = len(report.cohort)
-        if good == 0 or good < self.server.min_fraction * asked:
+        if good == 0 or good / asked < self.server.min_fraction:
             reasons = "; ".join(map(str, report.refused[:5]))
             raise CohortFailure(
                 f"round {report.round}: {good} of {asked} clients answered well, cohort.min_fraction="
                 f"{self.server.min_fraction} wants more. {reasons}. Mend the cause, or lower cohort.min_fraction"
             )
+
+    def _enforce_finite(self, server_round: int, state: ServerState) -> None:
+        """Finite factors can be so large that their product is not."""
+        values = [*(state.weights[block.name] for block in self.blocks), *state.factors.values()]
+        if not all(bool(value.isfinite().all()) for value in values):
+            raise CohortFailure(f"round {server_round}: the update is too large to be finite: lower local.lr")
 
     def effective_weights(self) -> dict[str, torch.Tensor]:
         """The merged model as it stands, by parameter name, in the master dtype."""
@@ -274,16 +291,21 @@ class FedRacLora(Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Mean of every metric over all examples of the clients that answered, named ``clients/...``."""
-        sums: dict[str, float] = {}
-        for message in sorted(replies, key=lambda m: m.metadata.src_node_id):
+        answers: list[dict[str, float]] = []
+        for message in replies:
             try:
                 columns = content_of(message).metric_records["metrics"]
-                for name, values in columns.items():
-                    sums[name] = sums.get(name, 0.0) + sum(values)  # type: ignore[arg-type]
-            except (ValueError, KeyError, TypeError) as error:
+                sums = {name: math.fsum(values) for name, values in columns.items()}  # type: ignore[arg-type]
+                if not (sums["examples"] >= 1 and all(map(math.isfinite, sums.values()))):
+                    raise ValueError(f"metrics of no example, or not finite: {sums}")
+                answers.append(sums)
+            except (ValueError, KeyError, TypeError, OverflowError) as error:
                 log.warning("round %d: node %s: %s", server_round, message.metadata.src_node_id, error)
-        count = sums.pop("examples", 0.0)
-        return MetricRecord({f"clients/{name}": total / count for name, total in sums.items()}) if count else None
+        if not answers:
+            return None
+        examples = math.fsum(sums.pop("examples") for sums in answers)
+        names = sorted(set.intersection(*map(set, answers)))
+        return MetricRecord({f"clients/{n}": math.fsum(sums[n] for sums in answers) / examples for n in names})
 
     # --- the run ------------------------------------------------------------------------------------------------
 
@@ -321,7 +343,7 @@ class FedRacLora(Strategy):
             Flower's `Result` with the merged weights and the metrics by round.
 
         Raises:
-            CohortFailure: a round had too few good replies.
+            CohortFailure: a round had too few good replies, or diverged.
         """
         self.rounds, self.state, result = num_rounds, state, Result(arrays=initial_arrays)
         if state is not None:

@@ -27,8 +27,7 @@ _BLOCK, _BLOCKS = 2**16, 64
 
 
 def root() -> Path:
-    """The folder of all entries: ``$FEDRAC_CACHE``, else ``$XDG_CACHE_HOME/fedrac``, else "
-    "``~/.cache/fedrac``."""
+    """The folder of all entries: ``$FEDRAC_CACHE``, else ``$XDG_CACHE_HOME/fedrac``, else ``~/.cache/fedrac``."""
     if chosen := os.environ.get("FEDRAC_CACHE"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedrac"
@@ -122,8 +121,7 @@ def _map(path: Path, size: int, crc: int) -> NDArray[Any]:
 
 
 def _crc(path: Path) -> int:
-    """Checksum of at most 64 blocks of 64 KiB, evenly spread: files up to 4 MiB whole, larger ones as "
-    "quickly."""
+    """Checksum of at most 64 blocks of 64 KiB, evenly spread: it takes no longer for larger files."""
     size, crc = path.stat().st_size, 0
     last = max(size - _BLOCK, 0)
     steps = min(-(-size // _BLOCK), _BLOCKS) - 1

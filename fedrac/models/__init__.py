@@ -34,7 +34,6 @@ def build(spec: Mapping[str, Any], seed: int) -> nn.Module:
         model = construct(spec, "model")
     if not isinstance(model, nn.Module):
         raise ValueError(
-            f"model._target_={spec['_target_']} returned a {type(model).__name__}: it must return a "
-            "torch.nn.Module"
+            f"model._target_={spec['_target_']} returned a {type(model).__name__}: it must return a torch.nn.Module"
         )
     return model

@@ -19,9 +19,7 @@ class Convolutional(nn.Module):
 
     def __init__(self, channels: Sequence[int], size: int, outputs: int) -> None:
         super().__init__()
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(a, b, kernel_size=3, padding=1) for a, b in pairwise(channels)
-        )
+        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, kernel_size=3, padding=1) for a, b in pairwise(channels))
         side = size >> len(self.convolutions)  # every pooling halves it, rounding down
         self.head = nn.Linear(channels[-1] * side * side, outputs)
         self.image = (channels[0], size, size)

@@ -31,8 +31,7 @@ class Dense(nn.Module):
         x = x.flatten(1)
         if x.shape[1] != self.inputs:
             raise ValueError(
-                f"an example has {x.shape[1]} entries but the model takes {self.inputs}: set "
-                f"model.inputs={x.shape[1]}"
+                f"an example has {x.shape[1]} entries but the model takes {self.inputs}: set model.inputs={x.shape[1]}"
             )
         *hidden, last = self.layers
         for layer in hidden:
@@ -45,9 +44,7 @@ def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Module:
     return Dense([inputs, outputs], bias=bias)
 
 
-def mlp(
-    inputs: int = 784, hidden: Sequence[int] = (64, 64), outputs: int = 5, dropout: float = 0.0
-) -> nn.Module:
+def mlp(inputs: int = 784, hidden: Sequence[int] = (64, 64), outputs: int = 5, dropout: float = 0.0) -> nn.Module:
     """A multi-layer perceptron with hidden layers of the widths ``hidden``.
 
     Raises:
@@ -55,7 +52,5 @@ def mlp(
     """
     for width in (inputs, *hidden, outputs):
         if width < 1:
-            raise ValueError(
-                f"a layer of width {width}: model.inputs, model.hidden and model.outputs must be positive"
-            )
+            raise ValueError(f"a layer of width {width}: model.inputs, model.hidden and model.outputs must be positive")
     return Dense([inputs, *hidden, outputs], dropout)

@@ -21,8 +21,10 @@ def test_linear_and_cosine_fall_from_one_towards_the_final_value():
     for shape in ("linear", "cosine"):
         # One round after the last the final value would be reached; before, the factor is above it.
         assert ScheduleSpec(shape, final=0.3).factor(11, 10) == pytest.approx(0.3)
-        assert all(a > b > 0.3 for a, b in zip(factors(shape=shape, final=0.3), factors(shape=shape, final=0.3)[1:],
-                                               strict=False))
+        assert all(
+            a > b > 0.3
+            for a, b in zip(factors(shape=shape, final=0.3), factors(shape=shape, final=0.3)[1:], strict=False)
+        )
 
 
 def test_inverse_has_an_infinite_sum_and_a_finite_sum_of_squares():

@@ -1,0 +1,84 @@
+"""``nn.Linear`` with each client's own update, as one differentiable operation.
+
+Written out by hand because a cohort's step is a handful of small products: left to autograd, their bookkeeping
+takes longer than the products. The update is added in place to the shared product with W, never to a copy.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class CohortLinear(torch.autograd.Function):
+    """``x W^T + bias + s x (B A)^T`` for the rows of C clients, one after another.
+
+    x is (C*b, ..., n). A is (r, n) or (C, r, n); B is (m, r), (C, m, r), or None for the identity, where A is the whole
+    update (C, m, n). Gradients are computed for x and for the factors that ask for them; W and bias are frozen.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor | None,
+        scale: float,
+        clients: int,
+    ) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        out = F.linear(rows, weight, bias)
+        if b is None:
+            hidden = None
+            out.view(clients, -1, out.shape[-1]).baddbmm_(_split(rows, clients), a.mT, alpha=scale)
+        else:
+            hidden = _times(rows, a.mT, clients)
+            _add_product(out, hidden, b.mT, scale, clients)
+        ctx.save_for_backward(rows, weight, a, b, hidden)
+        ctx.scale, ctx.clients, ctx.shape = scale, clients, x.shape
+        return out.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, a, b, hidden = ctx.saved_tensors
+        scale, clients = ctx.scale, ctx.clients
+        g = gradient.reshape(-1, gradient.shape[-1])
+        inner = g if b is None else _times(g, b, clients)
+        grad_a = _per_client(inner, rows, scale, clients) if ctx.needs_input_grad[3] else None
+        grad_b = _per_client(g, hidden, scale, clients) if b is not None and ctx.needs_input_grad[4] else None
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = g @ weight
+            _add_product(grad_x, inner, a, scale, clients)
+            grad_x = grad_x.view(ctx.shape)
+        return grad_x, None, None, grad_a, grad_b, None, None
+
+
+def _split(rows: Tensor, clients: int) -> Tensor:
+    return rows.view(clients, -1, rows.shape[-1])
+
+
+def _times(rows: Tensor, matrix: Tensor, clients: int) -> Tensor:
+    """Rows times a matrix that all clients share, or each client's rows times its own."""
+    if matrix.ndim == 2:
+        return rows @ matrix
+    return torch.bmm(_split(rows, clients), matrix).view(len(rows), -1)
+
+
+def _add_product(out: Tensor, rows: Tensor, matrix: Tensor, scale: float, clients: int) -> None:
+    """``out += scale * rows @ matrix``, in place."""
+    if matrix.ndim == 2:
+        out.addmm_(rows, matrix, alpha=scale)
+    else:
+        _split(out, clients).baddbmm_(_split(rows, clients), matrix, alpha=scale)
+
+
+def _per_client(left: Tensor, right: Tensor, scale: float, clients: int) -> Tensor:
+    """``scale * left_c^T right_c`` for every client: the gradient of its own factor."""
+    product = torch.bmm(_split(left, clients).mT, _split(right, clients))
+    return product if scale == 1.0 else product.mul_(scale)

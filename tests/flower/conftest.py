@@ -1,0 +1,41 @@
+"""A SuperLink that the tests of this folder share, and an app to run on it."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fedrac.flower import run_app, superlink_environment
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def app_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The app's files alone: `flwr run` walks the whole folder, and a `.venv` there takes it seconds a run."""
+    folder = tmp_path_factory.mktemp("app")
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    for name in ("fedrac", "server_app", "client_app", "conf"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def superlink(_cache: None) -> Iterator[dict[str, str]]:
+    """The environment in which `flwr` finds the SuperLink; it sees the cache folder of the tests."""
+    with superlink_environment() as environment:
+        yield environment
+
+
+@pytest.fixture
+def flower_run(superlink: dict[str, str], app_dir: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Runs the app with overrides on so many SuperNodes; the run must complete. Returns its output folder."""
+
+    def run(overrides: str, supernodes: int = 2) -> Path:
+        output = tmp_path / f"on-{supernodes}"
+        code = run_app(superlink, app_dir, f"{overrides} output_dir={output}", supernodes=supernodes)
+        assert code == 0
+        return output
+
+    return run

@@ -1,0 +1,108 @@
+"""Tiny runs over the in-process grid: a regression that six unequal clients share, and every method of ``conf/``."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, Message, MessageType
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from fedrac import client, config, models
+from fedrac.blocks import AdaptSpec
+from fedrac.grid import InProcessGrid
+from fedrac.messages import from_record, to_record
+from fedrac.method import Method
+from fedrac.optimizer import LocalSpec
+from fedrac.server import ServerSpec
+from fedrac.strategy import FedRacLora, RoundReport
+
+Tamper = Callable[[list[Message]], Iterable[Message]]
+CLIENTS = 6
+
+
+def workload(**changes: Any) -> dict[str, Any]:
+    """Sizes grow with the client's id; layers are rectangular."""
+    target = "fedrac.data.synthetic.linear_regression"
+    return {
+        "data": {"_target_": target, "examples": 60, "test_examples": 8, "features": 4, "outputs": 3, "clients": 2},
+        "partition": {"scheme": "size", "clients": CLIENTS, "law": "linear"},
+        "model": {"_target_": "fedrac.models.mlp", "inputs": 4, "hidden": [5], "outputs": 3},
+        "seed": 1,
+        "dtype": "float64",
+        "device": "cpu",
+        **changes,
+    }
+
+
+def strategy(work: dict[str, Any] | None = None, **changes: Any) -> FedRacLora:
+    """Cohorts of four, rank 2, biases in full."""
+    work = work or workload()
+    settings: dict[str, Any] = {
+        "adapt": AdaptSpec({"*": 2}, ("*.bias",), 3.0),
+        "local": LocalSpec("adamw", 0.05, epochs=2, batch_size=4),
+        "server": ServerSpec(cohort_size=4),
+        **changes,
+    }
+    return FedRacLora(models.build(work["model"], work["seed"]), work, **settings)
+
+
+def start(work: dict[str, Any] | None = None) -> ArrayRecord:
+    """The initial weights of a workload, in its dtype."""
+    work = work or workload()
+    model = models.build(work["model"], work["seed"]).to(getattr(torch, work["dtype"]))
+    return to_record(model.state_dict())
+
+
+class TamperedGrid(InProcessGrid):
+    """Hands the replies to training messages to ``tamper`` before the server sees them."""
+
+    def __init__(self, tamper: Tamper, nodes: int = 3) -> None:
+        super().__init__(client.app, nodes)
+        self.tamper = tamper
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        sent = list(messages)
+        replies = list(super().send_and_receive(sent, timeout=timeout))
+        return list(self.tamper(replies)) if sent and sent[0].metadata.message_type == MessageType.TRAIN else replies
+
+
+def grid(nodes: int = 1) -> InProcessGrid:
+    return InProcessGrid(client.app, nodes)
+
+
+def train(strategy_: FedRacLora, nodes: int = 1, rounds: int = 3, **arguments: Any) -> list[RoundReport]:
+    """A whole run; returns its reports. The weights are in the strategy."""
+    reports: list[RoundReport] = []
+    given = {"on_round": reports.append, **arguments}
+    strategy_.start(grid(nodes), start(strategy_.workload), rounds, **given)
+    return reports
+
+
+def node_of(message: Message) -> int:
+    return message.metadata.src_node_id
+
+
+def clients_of(message: Message) -> Sequence[int]:
+    """The clients that a training reply speaks of."""
+    return list(message.content.config_records["reply"]["clients"])  # type: ignore[arg-type]
+
+
+def equal(actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 0.0) -> None:
+    """Same names and values: bit for bit, or to a tolerance relative to the largest entry of each tensor."""
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        if tolerance:
+            torch.testing.assert_close(actual[name], value, rtol=0, atol=tolerance * float(value.abs().max()))
+        else:
+            assert torch.equal(actual[name], value), name
+
+
+def arrays(record: ArrayRecord) -> dict[str, Tensor]:
+    return from_record(record)
+
+
+def methods() -> dict[str, Method]:
+    """Every file of ``conf/method``."""
+    return {path.stem: Method(**OmegaConf.load(path)) for path in sorted(Path(config.config_dir(), "method").iterdir())}
