@@ -16,7 +16,12 @@ from torch.func import functional_call
 
 from fedrac import updates
 from fedrac.blocks import ADAPTABLE, Block
+from fedrac.lowrank import AddUpdate
 from fedrac.updates import Factors
+
+
+class MixedRows(ValueError):
+    """The model does not keep the rows of its batch apart, so a cohort of several clients cannot share one."""
 
 
 class CohortAdapter:
@@ -97,7 +102,7 @@ class CohortAdapter:
                     )
                 return self._per_client(path, layer, blocks, args)
             for attribute, block in blocks.items():
-                out = out + self._update(path, layer, attribute, block, args, out)
+                out = self._add(path, layer, attribute, block, args, out)
             return out
 
         return hook
@@ -106,24 +111,27 @@ class CohortAdapter:
         factors = {x: self._factors.get(block.key(x)) for x in "ABD"}
         return Factors(**{x: None if f is None else f.to(dtype) for x, f in factors.items()})
 
-    def _update(
+    def _add(
         self, path: str, layer: nn.Module, attribute: str, block: Block, args: tuple[Any, ...], out: Tensor
     ) -> Tensor:
+        """``out`` with the update of one block."""
         factors = self._of(block, out.dtype)
         if attribute == "bias":
             assert factors.D is not None
             self._check_rows(path, out)
             channel = 1 if isinstance(layer, nn.Conv2d) else -1
-            return updates.bias(factors.D, out, max(len(out), self._rows), channel)
+            return out + updates.bias(factors.D, out, max(len(out), self._rows), channel)
         x = self._input(path, args)
         if isinstance(layer, nn.Linear):
-            update = updates.linear(x, factors, self._clients)
-        elif isinstance(layer, nn.Conv2d):
-            update = updates.conv2d(layer, x, out, factors, self._clients)
-        else:
-            assert isinstance(layer, nn.Embedding)
-            update = updates.embedding(layer, x, factors, self._clients)
-        return update if block.scale == 1.0 else block.scale * update
+            out = out if len(out) == len(x) else out.expand(len(x), *out.shape[1:]).clone()
+            added: Tensor = AddUpdate.apply(  # type: ignore[no-untyped-call]
+                out, x, *factors.pair(), block.scale, self._clients
+            )
+            return added
+        if isinstance(layer, nn.Conv2d):
+            return out + block.scale * updates.conv2d(layer, x, out, factors, self._clients)
+        assert isinstance(layer, nn.Embedding)
+        return out + block.scale * updates.embedding(layer, x, factors, self._clients)
 
     def _input(self, path: str, args: tuple[Any, ...]) -> Tensor:
         """The layer's input; one that all rows share (position ids, say) is repeated for every row."""
@@ -135,7 +143,7 @@ class CohortAdapter:
 
     def _check_rows(self, path: str, x: Tensor) -> None:
         if len(x) != 1 and len(x) % self._rows:
-            raise ValueError(
+            raise MixedRows(
                 f"layer {path!r} saw {len(x)} rows for a batch of {self._rows}: the batch must be the first dimension "
                 "of every adapted layer's input"
             )

@@ -36,6 +36,7 @@ def save(folder: Path, state: ServerState, merged: Mapping[str, Tensor]) -> None
         _write(new / "carried.safetensors", carried)
     digests = {path.name: _digest(path) for path in sorted(new.iterdir())}
     (new / "state.json").write_text(json.dumps({"round": state.round, "sha256": digests}, indent=2) + "\n")
+    _to_disk(new / "state.json")
     if place.exists():
         shutil.rmtree(old, ignore_errors=True)
         place.rename(old)
@@ -64,7 +65,7 @@ def _read(path: Path) -> ServerState | None:
         about = json.loads((path / "state.json").read_text())
         if any(_digest(path / name) != digest for name, digest in about["sha256"].items()):
             return None
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # another program's state.json, too
         return None
     if not (path / "carried.safetensors").exists():
         return ServerState(about["round"], load_file(path / "weights.safetensors"), {})
@@ -78,6 +79,10 @@ def _read(path: Path) -> ServerState | None:
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     # Tied weights are one tensor under two names; the format wants each name to have its own memory.
     save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path)
+    _to_disk(path)
+
+
+def _to_disk(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
 

@@ -40,11 +40,19 @@ def _hydra() -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
+    failures = []
+
     @hydra.main(config_path=str(config.config_dir()), config_name="config", version_base="1.3")
     def application(settings: DictConfig) -> None:
-        _run(settings, Path(HydraConfig.get().runtime.output_dir))
+        try:
+            _run(settings, Path(HydraConfig.get().runtime.output_dir))
+        except (ValueError, OSError, RuntimeError) as error:  # the other runs of a sweep go on
+            failures.append(f"error in the run of {' '.join(HydraConfig.get().overrides.task)}: {error}")
+            print(failures[-1], file=sys.stderr)
 
     application()
+    if failures:
+        sys.exit("\n".join([f"{len(failures)} runs failed:", *failures]) if len(failures) > 1 else 1)
 
 
 if __name__ == "__main__":

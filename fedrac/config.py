@@ -30,6 +30,8 @@ _SECTIONS = (
     "runtime",
 )
 _KEYS = {"seed", "rounds", "rank", "output_dir", "resume", *_SECTIONS}
+# What a run's checkpoint follows from.
+_FIXED = ("seed", "rank", "partition", "model", "method", "adapt", "sketch.law", "pretrain")
 
 
 class ConfigError(ValueError):
@@ -52,6 +54,11 @@ class PretrainSpec:
     epochs: int = 20
     batch_size: int = 128
     lr: float = 1e-3
+
+    def __post_init__(self) -> None:
+        for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size), ("lr", self.lr)):
+            if not value > 0:
+                raise ValueError(f"pretrain.{name}={value} must be positive")
 
 
 @dataclass(frozen=True)
@@ -157,8 +164,14 @@ def load(overrides: Sequence[str]) -> DictConfig:
     try:
         if resumed:
             return _load_saved(Path(resumed[-1]), [o for o in overrides if not o.startswith("resume=")])
-        return _compose(overrides)
-    except (HydraException, OmegaConfBaseException) as error:
+        settings = _compose(overrides)
+        if settings.get("output_dir") is None:
+            raise ConfigError("output_dir=null: give a folder")
+        settings.output_dir = str(settings.output_dir)
+        return settings
+    except ConfigError:
+        raise
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_explain(error, overrides)) from error
 
 
@@ -179,6 +192,8 @@ def _load_saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
     OmegaConf.set_struct(saved, True)
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key, value = str(override.key_or_group), override.value()
+        if fixed := [name for name in _FIXED if f"{key}.".startswith(f"{name}.")]:
+            raise ConfigError(f"{key}={value}: a resumed run keeps its {fixed[0]}; start a new run to change it")
         if OmegaConf.is_dict(OmegaConf.select(saved, key)) and not isinstance(value, dict):
             raise ConfigError(f"{key}={value}: a resumed run keeps its {key}; only single keys can change")
         OmegaConf.update(saved, key, value)
@@ -192,7 +207,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
     keys = _all_keys(OmegaConf.to_container(_compose([])))
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
-        if key not in keys and "=" in override and not override.startswith("+"):
+        if key not in keys and "=" in override and not override.startswith("+") and not (config_dir() / key).is_dir():
             near = difflib.get_close_matches(key, keys, 3, 0.5)
             return f"there is no key {key!r}" + (
                 f"; did you mean {' or '.join(near)}?" if near else "; see fedrac --help"

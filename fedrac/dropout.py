@@ -8,6 +8,7 @@ for the whole cohort in a few integer operations, equal on every device.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -39,11 +40,16 @@ class ClientDropout(TorchFunctionMode):
 
     def __init__(self, seed: int, round_: int, clients: Sequence[int], device: torch.device) -> None:
         super().__init__()
-        words = [int(Stream(seed, "dropout", round_, c).words(1)[0]) - 2**63 for c in clients]
-        self._keys = torch.tensor(words, dtype=torch.int64, device=device)
+        self._streams = [(seed, "dropout", round_, c) for c in clients]
+        self._device = device
         self._step = self._calls = 0
         self._clients = self._rows = len(clients)
         self.used = False
+
+    @cached_property
+    def _keys(self) -> Tensor:
+        words = [int(Stream(*name).words(1)[0]) - 2**63 for name in self._streams]
+        return torch.tensor(words, dtype=torch.int64, device=self._device)
 
     def start(self, step: int, clients: int, rows: int) -> None:
         """Before each forward pass: its step, how many clients (the first ones) are in the batch, and its rows."""

@@ -5,25 +5,15 @@ several factors.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedrac.blocks import Block, matrix
+from fedrac.problem import Problem
 
 
-class HasModel(Protocol):
-    """A model and its trained blocks."""
-
-    @property
-    def model(self) -> nn.Module: ...
-
-    @property
-    def blocks(self) -> Iterable[Block]: ...
-
-
-def add_l2(gradients: dict[str, Tensor], factors: Mapping[str, Tensor], problem: HasModel, l2: float) -> None:
+def add_l2(gradients: dict[str, Tensor], factors: Mapping[str, Tensor], problem: Problem, l2: float) -> None:
     """Adds the gradient of ``l2/2 ||W + s B A||^2`` in closed form, without forming ``B A``.
 
     For A it is ``l2 s (B^T W + s B^T B A)``, for B ``l2 s (W A^T + s B A A^T)``, for D ``l2 (W + D)``. Weights only:

@@ -1,5 +1,6 @@
 """A host serves clients: it loads their data once, and trains or tests them when asked."""
 
+import copy
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +13,13 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from torch import Tensor, nn
 
 from fedrac import data, models, partition, task
+from fedrac.adapter import MixedRows
 from fedrac.blocks import find_blocks
-from fedrac.local import CohortResult, Problem, Shard, train_cohort
+from fedrac.local import CohortResult, train_cohort
 from fedrac.messages import RoundPlan
 from fedrac.population import Hosted
-from fedrac.replies import Reply
+from fedrac.problem import Problem, Shard
+from fedrac.replies import Reply, join
 from fedrac.rounds import draw_sketches, start_of_round
 
 log = logging.getLogger(__name__)
@@ -38,11 +41,20 @@ class Host:
         self.seed = int(workload["seed"])
         self.data = data.load(workload["data"])
         self.partition = partition.make(workload["partition"], self.data, self.seed)
-        self.clients = np.arange(partition_id, self.partition.clients, num_partitions, dtype=np.int64)
         self.device = pick_device(workload["device"])
         self.dtype: torch.dtype = getattr(torch, workload["dtype"])
         self.model = models.build(workload["model"], self.seed).to(self.device, self.dtype).requires_grad_(False)
         check_model(self.model, self.data.train, self.data.task, self.device, self.dtype)
+        self._place(partition_id, num_partitions)
+
+    def _place(self, partition_id: int, num_partitions: int) -> None:
+        self.clients = np.arange(partition_id, self.partition.clients, num_partitions, dtype=np.int64)
+
+    def beside(self, partition_id: int, num_partitions: int) -> "Host":
+        """Another host of the same workload in this process; it shares data and model, as one works at a time."""
+        other = copy.copy(self)
+        other._place(partition_id, num_partitions)
+        return other
 
     def hosted(self) -> Hosted:
         """The clients and how many examples each has."""
@@ -127,31 +139,25 @@ def check_model(
 
 
 def _train_all(train: Callable[[Sequence[int]], CohortResult], clients: Sequence[int]) -> tuple[Reply, dict[int, str]]:
-    """All clients at once; if that raises, one at a time, so that a bad client costs only itself."""
+    """All clients at once; if that raises, one at a time, so that a bad client costs only itself.
+
+    Raises:
+        MixedRows: the model is to blame, not a client; alone, each would train without a word.
+    """
     try:
-        return _reply(clients, [train(clients)]), {}
+        return _reply(clients, train(clients)), {}
+    except MixedRows:
+        raise
     except Exception as error:
         if len(clients) == 1:
-            return Reply([], [], [], {}), {clients[0]: _reason(error)}
-    good, failed, results = [], {}, []
-    for client in clients:
-        try:
-            results.append(train([client]))
-            good.append(client)
-        except Exception as error:
-            failed[client] = _reason(error)
-    return _reply(good, results), failed
+            return join([]), {clients[0]: _reason(error)}
+    alone = [_train_all(train, [client]) for client in clients]
+    failed = {client: reason for _, reasons in alone for client, reason in reasons.items()}
+    return join([reply for reply, _ in alone if reply.clients]), failed
 
 
-def _reply(clients: Sequence[int], results: Sequence[CohortResult]) -> Reply:
-    if not results:
-        return Reply([], [], [], {})
-    return Reply(
-        list(clients),
-        [int(n) for r in results for n in r.examples],
-        [float(x) for r in results for x in r.losses],
-        {key: torch.cat([r.factors[key] for r in results]) for key in results[0].factors},
-    )
+def _reply(clients: Sequence[int], result: CohortResult) -> Reply:
+    return Reply(list(clients), result.examples.tolist(), result.losses.tolist(), result.factors)
 
 
 def _reason(error: Exception) -> str:
@@ -160,8 +166,8 @@ def _reason(error: Exception) -> str:
 
 
 @lru_cache(maxsize=2)
-def _cached(workload: str, partition_id: int, num_partitions: int) -> Host:
-    return Host(json.loads(workload), partition_id, num_partitions)
+def _loaded(workload: str) -> Host:
+    return Host(json.loads(workload), 0, 1)
 
 
 def host_of(workload: Mapping[str, Any], context: Context) -> Host:
@@ -175,7 +181,7 @@ def host_of(workload: Mapping[str, Any], context: Context) -> Host:
         ) from None
     if not 0 <= place < count:
         raise ValueError(f"node-config partition-id={place} must lie in 0 .. {count - 1} (num-partitions={count})")
-    return _cached(json.dumps(workload), place, count)
+    return _loaded(json.dumps(workload)).beside(place, count)
 
 
 def answering(answer: Answer) -> Callable[[Message, Context], Message]:

@@ -5,36 +5,20 @@ exactly what it would get alone: its loss is the mean over its own mini-batch, a
 axis. Clients with more steps come first, so that those that have finished leave the batch from its end.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from fedrac.adapter import CohortAdapter
-from fedrac.blocks import Block
+from fedrac.adapter import CohortAdapter, MixedRows
 from fedrac.dropout import ClientDropout, no_global_draws
 from fedrac.gradients import add_l2, clip_per_client, precondition
 from fedrac.optimizer import LocalSpec, StackedOptimizer
-from fedrac.orders import Orders, chunks
+from fedrac.orders import Batch, Orders, chunks
+from fedrac.problem import Problem, Shard
 from fedrac.rounds import Start
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-Take = Callable[[Tensor], tuple[object, Tensor]]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One client's part of the data.
-
-    Attributes:
-        client: its id.
-        index: (examples,) int64, rows of the data that belong to it.
-    """
-
-    client: int
-    index: Tensor
 
 
 @dataclass(frozen=True)
@@ -50,23 +34,6 @@ class CohortResult:
     factors: dict[str, Tensor]
     losses: Tensor
     examples: Tensor
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What one cohort trains on.
-
-    Attributes:
-        model: holds the frozen weights.
-        blocks: the trained parameters.
-        loss: (outputs, targets) to one loss a row.
-        take: (rows,) int64 to the model's inputs and the targets of those examples.
-    """
-
-    model: nn.Module
-    blocks: Sequence[Block]
-    loss: Loss
-    take: Take
 
 
 def train_cohort(
@@ -109,35 +76,46 @@ class _Lockstep:
         self.device = next(problem.model.parameters()).device
         self.factors = {k: v.to(self.device).repeat(len(shards), *[1] * v.ndim) for k, v in start.trained.items()}
         self.optimizer = StackedOptimizer(self.factors, spec)
-        self.loss_sums = torch.zeros(len(shards), dtype=torch.float64, device=self.device)
+        self.loss_sums = torch.zeros(len(shards), dtype=torch.float64)
         self.dropout = ClientDropout(seed, round_, [s.client for s in shards], self.device)
 
     def run(self) -> None:
         with self.adapter.attached():
-            for step in range(self.orders.steps):
-                # Watching every call for dropout costs time: after one step it is known whether there is any.
-                with self.dropout if step == 0 or self.dropout.used else nullcontext():
-                    self._step(step)
+            for batch in self.orders.batches():
+                losses = self._steps(batch)
+                self.loss_sums[: batch.clients] += (losses * batch.real).sum((0, 2))
 
     def mean_losses(self) -> Tensor:
-        return self.loss_sums.cpu() / self.orders.examples_seen
+        return self.loss_sums / self.orders.examples_seen
 
-    def _step(self, step: int) -> None:
-        batch = self.orders.batch(step)
-        parameters = self.optimizer.narrow(batch.clients)
-        self.dropout.start(step, batch.clients, batch.index.numel())
-        self.adapter.use({**self.start.frozen, **parameters}, batch.clients, batch.index.numel())
+    def _steps(self, batch: Batch) -> Tensor:
+        """All steps of a batch; returns every row's loss, (S, k, b) float64."""
         inputs, targets = self.problem.take(batch.index.flatten())
+        parameters = self.optimizer.narrow(batch.clients)
+        factors, rows = {**self.start.frozen, **parameters}, batch.index[0].numel()
+        weight = batch.weight.flatten(1).to(self.device, next(iter(parameters.values())).dtype)
+        losses = []
+        for number, part in enumerate(_split(inputs, targets, rows)):
+            step = batch.first + number
+            self.dropout.start(step, batch.clients, rows)
+            self.adapter.use(factors, batch.clients, rows)
+            # Watching every call for dropout costs time: after one step it is known whether there is any.
+            with self.dropout if step == 0 or self.dropout.used else nullcontext():
+                losses.append(self._step(step, *part, weight[number], parameters))
+        return torch.stack(losses).to("cpu", torch.float64).view(batch.index.shape)
+
+    def _step(
+        self, step: int, inputs: object, targets: Tensor, weight: Tensor, parameters: Mapping[str, Tensor]
+    ) -> Tensor:
         with no_global_draws(self.device) if step == 0 else nullcontext():
-            rows = self.problem.loss(_call(self.problem.model, inputs), targets).reshape(batch.clients, -1)
-        loss = (rows * batch.weight.to(rows)).sum(1)
+            loss = self.problem.loss(_call(self.problem.model, inputs), targets).flatten()
         if step == 0:
             self.adapter.check_all_used()
             if self.first:
                 _check_independent(loss, list(parameters.values()))
-        self.loss_sums[: batch.clients] += loss.detach().double() * batch.counts.to(self.device)
-        gradients = dict(zip(parameters, torch.autograd.grad(loss.sum(), list(parameters.values())), strict=True))
-        self.optimizer.step(self._shape(gradients, parameters))
+        gradients = torch.autograd.grad(torch.dot(loss, weight.to(loss.dtype)), list(parameters.values()))
+        self.optimizer.step(self._shape(dict(zip(parameters, gradients, strict=True)), parameters))
+        return loss.detach()
 
     @torch.no_grad()
     def _shape(self, gradients: dict[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -151,18 +129,27 @@ class _Lockstep:
         return gradients
 
 
+def _split(inputs: object, targets: Tensor, rows: int) -> Iterator[tuple[object, Tensor]]:
+    """The inputs and targets of one step after another: views, nothing is copied."""
+    if isinstance(inputs, Mapping):
+        columns = [value.split(rows) for value in inputs.values()]
+        parts: Iterable[object] = (dict(zip(inputs, step, strict=True)) for step in zip(*columns, strict=True))
+    else:
+        assert isinstance(inputs, Tensor)
+        parts = torch.split(inputs, rows)
+    return zip(parts, torch.split(targets, rows), strict=True)
+
+
 def _call(model: nn.Module, inputs: object) -> Tensor:
     out: Tensor = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
     return out
 
 
 def _check_independent(losses: Tensor, factors: Sequence[Tensor]) -> None:
-    """The first client's loss must not depend on the others' factors. Asked once a run: it costs a backward pass."""
-    if len(losses) == 1:
-        return
+    """The first row's loss must not depend on other clients' factors. Asked once a run: it costs a backward pass."""
     gradients = torch.autograd.grad(losses[0], factors, retain_graph=True, allow_unused=True)
     if any(g is not None and bool(g[1:].any()) for g in gradients):
-        raise ValueError(
+        raise MixedRows(
             "the model mixes the rows of its batch, so that one client's loss depends on another's factors: use no "
             "batch statistics, keep the batch as the first dimension of every adapted layer's input, and give an "
             "input that all rows share (position ids, say) a first dimension of 1"

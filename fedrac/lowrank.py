@@ -1,62 +1,52 @@
-"""``nn.Linear`` with each client's own update, as one differentiable operation.
+"""The update of a linear layer for a whole cohort, as one differentiable operation.
 
-Written out by hand because a cohort's step is a handful of small products: left to autograd, their bookkeeping
-takes longer than the products. The update is added in place to the shared product with W, never to a copy.
+Written out by hand because a cohort's step is a handful of small products: left to autograd, their bookkeeping and a
+badly laid out gradient take longer than the products. The update is added in place to the shared product with W.
 """
 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-class CohortLinear(torch.autograd.Function):
-    """``x W^T + bias + s x (B A)^T`` for the rows of C clients, one after another.
+class AddUpdate(torch.autograd.Function):
+    """``out += s x (B A)^T`` for the rows of C clients, one after another.
 
-    x is (C*b, ..., n). A is (r, n) or (C, r, n); B is (m, r), (C, m, r), or None for the identity, where A is the whole
-    update (C, m, n). Gradients are computed for x and for the factors that ask for them; W and bias are frozen.
+    out is (C*b, ..., m), x is (C*b, ..., n). A is (r, n) or (C, r, n); B is (m, r), (C, m, r), or None for the
+    identity, where A is the whole update (C, m, n). Gradients are computed for x and for the factors that ask for them.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        a: Tensor,
-        b: Tensor | None,
-        scale: float,
-        clients: int,
-    ) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        out = F.linear(rows, weight, bias)
+    def forward(ctx: Any, out: Tensor, x: Tensor, a: Tensor, b: Tensor | None, scale: float, clients: int) -> Tensor:
+        rows, sums = x.reshape(-1, x.shape[-1]), out.view(-1, out.shape[-1])
+        hidden = None
         if b is None:
-            hidden = None
-            out.view(clients, -1, out.shape[-1]).baddbmm_(_split(rows, clients), a.mT, alpha=scale)
+            _add_product(sums, rows, a.mT, scale, clients)
         else:
             hidden = _times(rows, a.mT, clients)
-            _add_product(out, hidden, b.mT, scale, clients)
-        ctx.save_for_backward(rows, weight, a, b, hidden)
+            _add_product(sums, hidden, b.mT, scale, clients)
+        ctx.save_for_backward(rows, a, b, hidden)
         ctx.scale, ctx.clients, ctx.shape = scale, clients, x.shape
-        return out.view(*x.shape[:-1], -1)
+        ctx.mark_dirty(out)
+        return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight, a, b, hidden = ctx.saved_tensors
+        rows, a, b, hidden = ctx.saved_tensors
         scale, clients = ctx.scale, ctx.clients
         g = gradient.reshape(-1, gradient.shape[-1])
         inner = g if b is None else _times(g, b, clients)
-        grad_a = _per_client(inner, rows, scale, clients) if ctx.needs_input_grad[3] else None
-        grad_b = _per_client(g, hidden, scale, clients) if b is not None and ctx.needs_input_grad[4] else None
+        grad_a = _per_client(inner, rows, scale, clients) if ctx.needs_input_grad[2] else None
+        grad_b = _per_client(g, hidden, scale, clients) if b is not None and ctx.needs_input_grad[3] else None
         grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_x = g @ weight
-            _add_product(grad_x, inner, a, scale, clients)
-            grad_x = grad_x.view(ctx.shape)
-        return grad_x, None, None, grad_a, grad_b, None, None
+        if ctx.needs_input_grad[1]:
+            grad_x = _times(inner, a, clients).view(ctx.shape)
+            if scale != 1.0:
+                grad_x.mul_(scale)
+        return gradient, grad_x, grad_a, grad_b, None, None
 
 
 def _split(rows: Tensor, clients: int) -> Tensor:

@@ -54,24 +54,25 @@ class LocalSpec:
     max_rows: int = 16384
 
     def __post_init__(self) -> None:
-        checks = {
-            f"optimizer={self.optimizer!r} is unknown: choose sgd or adamw": self.optimizer in get_args(OptimizerName),
-            f"sampling={self.sampling!r} is unknown: choose rr, replacement or full": self.sampling
-            in get_args(Sampling),
-            f"lr={self.lr} must be positive": self.lr > 0,
-            f"epochs={self.epochs} must be at least 1": self.epochs >= 1,
-            f"batch_size={self.batch_size} must be at least 1": self.batch_size >= 1,
-            f"momentum={self.momentum} must lie in [0, 1)": 0 <= self.momentum < 1,
-            f"weight_decay={self.weight_decay} must not be negative": self.weight_decay >= 0,
-            f"l2={self.l2} must not be negative": self.l2 >= 0,
-            f"clip={self.clip} must be positive, or null for none": self.clip is None or self.clip > 0,
-            f"max_rows={self.max_rows} must be at least 1": self.max_rows >= 1,
-            "precondition=true is the theory step, which is SGD: set local.optimizer=sgd, or local=theory": not self.precondition
-            or self.optimizer == "sgd",
-        }
-        for message, holds in checks.items():
+        checks = (
+            ("optimizer", self.optimizer in get_args(OptimizerName), "is unknown: choose sgd or adamw"),
+            ("sampling", self.sampling in get_args(Sampling), "is unknown: choose rr, replacement or full"),
+            ("lr", self.lr > 0, "must be positive"),
+            ("epochs", self.epochs >= 1, "must be at least 1"),
+            ("batch_size", self.batch_size >= 1, "must be at least 1"),
+            ("momentum", 0 <= self.momentum < 1, "must lie in [0, 1)"),
+            ("weight_decay", self.weight_decay >= 0, "must not be negative"),
+            ("l2", self.l2 >= 0, "must not be negative"),
+            ("clip", self.clip is None or self.clip > 0, "must be positive, or null for none"),
+            ("max_rows", self.max_rows >= 1, "must be at least 1"),
+        )
+        for name, holds, rule in checks:
             if not holds:
-                raise ValueError(f"local.{message}")
+                raise ValueError(f"local.{name}={getattr(self, name)!r} {rule}")
+        if self.precondition and self.optimizer != "sgd":
+            raise ValueError(
+                "local.precondition=true is the theory step, which is SGD: set local.optimizer=sgd, or local=theory"
+            )
 
     def rows_per_step(self, size: int) -> int:
         """Rows that a client with ``size`` examples takes up in one step of a cohort, padding included."""
@@ -93,14 +94,15 @@ class StackedOptimizer:
     def __init__(self, factors: Mapping[str, Tensor], spec: LocalSpec) -> None:
         self._parameters = {key: value.detach().requires_grad_() for key, value in factors.items()}
         values = list(self._parameters.values())
+        fused = values[0].device.type in ("cpu", "cuda")  # one kernel for all factors instead of several each
         self._optimizer: torch.optim.Optimizer
         if spec.optimizer == "sgd":
             self._optimizer = torch.optim.SGD(
-                values, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay
+                values, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=fused
             )
         else:
             self._optimizer = torch.optim.AdamW(
-                values, lr=spec.lr, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay
+                values, lr=spec.lr, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, fused=fused
             )
 
     def narrow(self, clients: int) -> dict[str, Tensor]:
@@ -120,5 +122,5 @@ class StackedOptimizer:
     def step(self, gradients: Mapping[str, Tensor]) -> None:
         """One step of every client that still trains."""
         for key, parameter in self._parameters.items():
-            parameter.grad = gradients[key]
+            parameter.grad = gradients[key].contiguous()  # the fused kernels go through memory, not strides
         self._optimizer.step()

@@ -5,58 +5,53 @@ from the stream ``order/round/client``, so where and with whom a client is train
 masks are made for the whole cohort at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedrac.optimizer import LocalSpec
+from fedrac.problem import Shard
 from fedrac.streams import Index, Stream
-
-
-class HasIndex(Protocol):
-    """Anything with a client's id and the (examples,) int64 rows of its data."""
-
-    @property
-    def client(self) -> int: ...
-
-    @property
-    def index(self) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The mini-batches of one step.
+    """The mini-batches of S steps in a row in which the same clients train.
 
     Attributes:
-        clients: how many clients still train, k: the first k of the chunk.
-        index: (k, b) int64, rows of the data. A short mini-batch repeats its last row, with weight 0.
-        weight: (k, b) float64: 1 / size of the client's mini-batch, or 0.
-        counts: (k,) int64, sizes of the mini-batches.
+        first: number of the first step, from 0.
+        index: (S, k, b) int64, rows of the data, of the first k clients. A short mini-batch repeats its last row.
+        real: (S, k, b) bool, False for such a repetition.
+        weight: (S, k, b) float64: 1 / size of the client's mini-batch, or 0.
     """
 
-    clients: int
+    first: int
     index: Tensor
+    real: Tensor
     weight: Tensor
-    counts: Tensor
+
+    @property
+    def clients(self) -> int:
+        """How many clients still train, k: the first k of the chunk."""
+        return self.index.shape[1]
 
 
 class Orders:
     """The mini-batches of a chunk of clients, which are in order of falling number of steps."""
 
-    def __init__(self, shards: Sequence[HasIndex], spec: LocalSpec, seed: int, round_: int) -> None:
+    def __init__(self, shards: Sequence[Shard], spec: LocalSpec, seed: int, round_: int) -> None:
         self._spec = spec
         self._sizes = np.array([len(s.index) for s in shards], dtype=np.int64)
         self._batch = np.minimum(self._sizes, spec.rows_per_step(int(self._sizes.max())))
         self._per_epoch = -(-self._sizes // self._batch)
         self._steps = spec.epochs * self._per_epoch
         rows = [s.index.numpy()[self._order(s, seed, round_)] for s in shards]
-        self._rows = torch.from_numpy(np.concatenate(rows))
+        self._rows = np.concatenate(rows)
         self._start = np.concatenate([[0], np.cumsum([len(r) for r in rows])[:-1]])
-        self.steps = int(self._steps.max())
 
     @property
     def examples_seen(self) -> Tensor:
@@ -64,23 +59,31 @@ class Orders:
         seen = self._steps * self._batch if self._spec.sampling == "replacement" else self._sizes * self._spec.epochs
         return torch.from_numpy(seen)
 
-    def batch(self, step: int) -> Batch:
-        """The mini-batches of ``step`` (from 0) of all clients that have such a step."""
-        clients = int((self._steps > step).sum())
-        size, batch, per_epoch = self._sizes[:clients], self._batch[:clients], self._per_epoch[:clients]
+    def batches(self) -> Iterator[Batch]:
+        """All mini-batches, in order, as many steps at once as have the same clients and fit ``max_rows``."""
+        step = np.arange(int(self._steps.max()))[:, None]
         if self._spec.sampling == "replacement":
-            first, counts = step * batch, batch
+            first, counts = step * self._batch, np.broadcast_to(self._batch, (len(step), len(self._batch)))
         else:
-            within = step % per_epoch * batch
-            first, counts = step // per_epoch * size + within, np.minimum(batch, size - within)
-        place = np.arange(counts.max())
-        position = (self._start[:clients] + first)[:, None] + np.minimum(place, counts[:, None] - 1)
-        weight = (place < counts[:, None]) / counts[:, None]
-        return Batch(
-            clients, self._rows[torch.from_numpy(position)], torch.from_numpy(weight), torch.from_numpy(counts)
-        )
+            within = step % self._per_epoch * self._batch
+            first = step // self._per_epoch * self._sizes + within
+            counts = np.minimum(self._batch, self._sizes - within)
+        counts = np.where(step < self._steps, counts, 0)
+        clients, width = (counts > 0).sum(1), counts.max(1)
+        changes = np.flatnonzero((np.diff(clients) != 0) | (np.diff(width) != 0)) + 1
+        for begin, end in pairwise([0, *changes.tolist(), len(step)]):
+            k, b = int(clients[begin]), int(width[begin])
+            most = max(self._spec.max_rows // (k * b), 1)
+            for start in range(begin, end, most):
+                part = slice(start, min(start + most, end))
+                yield self._batches(start, first[part, :k, None], counts[part, :k, None], np.arange(b))
 
-    def _order(self, shard: HasIndex, seed: int, round_: int) -> Index:
+    def _batches(self, begin: int, first: Index, counts: Index, place: Index) -> Batch:
+        position = self._start[: first.shape[1], None] + first + np.minimum(place, counts - 1)
+        real = place < counts
+        return Batch(begin, *map(torch.from_numpy, (self._rows[position], real, real / counts)))
+
+    def _order(self, shard: Shard, seed: int, round_: int) -> Index:
         size, spec = len(shard.index), self._spec
         if spec.sampling == "full":
             return np.tile(np.arange(size), spec.epochs)

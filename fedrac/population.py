@@ -96,18 +96,18 @@ class Population:
     def _ask(self, grid: Grid, nodes: Sequence[int]) -> dict[int, Hosted]:
         content = encode_question(self._workload)
         questions = [Message(content, node, MessageType.QUERY, group_id="population") for node in nodes]
-        hosts: dict[int, Hosted] = {}
+        answers: dict[int, Hosted] = {}
         for answer in grid.send_and_receive(questions, timeout=self._timeout):
             node = answer.metadata.src_node_id
             try:
-                hosts[node] = decode_hosted(answer)
+                answers[node] = decode_hosted(answer)
             except KeyError as missing:
                 raise RuntimeError(f"node {node} cannot serve: field {missing} is missing in its answer") from missing
             except ValueError as error:
                 raise RuntimeError(f"node {node} cannot serve: {str(error).removeprefix('raised ')}") from error
-        if silent := [node for node in nodes if node not in hosts]:
+        if silent := [node for node in nodes if node not in answers]:
             raise RuntimeError(f"node {silent[0]} did not say which clients it serves within {self._timeout:.0f} s")
-        return hosts
+        return {node: answers[node] for node in nodes}
 
     def _index(self, hosts: dict[int, Hosted]) -> None:
         """Takes the hosts if they go together; otherwise all stays as it was."""

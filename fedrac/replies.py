@@ -103,6 +103,8 @@ def empty_reply(shapes: Shapes, dtype: torch.dtype) -> Reply:
 
 def join(replies: Sequence[Reply]) -> Reply:
     """All clients of several replies, in order of client id: the order in which they came cannot matter."""
+    if not replies:
+        return Reply([], [], [], {})
     clients = [c for r in replies for c in r.clients]
     order = sorted(range(len(clients)), key=clients.__getitem__)
     together = Reply(

@@ -47,11 +47,14 @@ def run(settings: DictConfig, grid: Grid, output_dir: Path) -> dict[str, Any]:
     state = checkpoint.load(Path(settings.resume)) if settings.resume else None
     strategy.connect(grid)
     test = tester(experiment, model, examples.test, examples.task)
-    start = to_record(state.weights if state else initial_weights(experiment))
-    initial = {name: float(value) for name, value in test(0, start).items()}  # type: ignore[arg-type]
+    start = to_record(initial_weights(experiment))
+    initial = now = _floats(test(0, start))
+    if state is not None:
+        strategy.state = state
+        now = _floats(test(0, to_record(strategy.effective_weights())))
     record = Record(output_dir, config.to_yaml(settings), state.round if state else 0)
     progress = Progress(experiment.rounds, state.round if state else 0)
-    progress.begin(strategy, output_dir, initial)
+    progress.begin(strategy, output_dir, now)
 
     def on_round(report: RoundReport) -> None:
         assert strategy.state is not None
@@ -65,6 +68,10 @@ def run(settings: DictConfig, grid: Grid, output_dir: Path) -> dict[str, Any]:
     summary = record.summarise(experiment.method.name, initial)
     progress.end(summary, output_dir)
     return summary
+
+
+def _floats(metrics: MetricRecord) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items()}  # type: ignore[arg-type]
 
 
 def build_strategy(experiment: Experiment, model: nn.Module) -> FedRacLora:

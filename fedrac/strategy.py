@@ -226,9 +226,7 @@ class FedRacLora(Strategy):
             log.warning("round %d: %s", server_round, refusal)
         self._enforce(report, len(reply.clients))
         weights = shares(reply.examples, self.server.weighting)
-        state = step(
-            self.state, self.blocks, self.method, current.sketches.values, reply.factors, weights, report.eta
-        )
+        state = step(self.state, self.blocks, self.method, current.sketches.values, reply.factors, weights, report.eta)
         self._enforce_finite(server_round, state)
         self.state = replace(state, round=server_round)
         self._arrays = to_record(self.effective_weights())
@@ -249,7 +247,7 @@ class FedRacLora(Strategy):
             good.append(reply)
             refused += bad
         refused += [Refusal(clients, "no reply in time") for clients in awaited.values()]
-        return join(good) if good else Reply([], [], [], {}), refused
+        return join(good), refused
 
     def _enforce(self, report: RoundReport, good: int) -> None:
         asked = len(report.cohort)

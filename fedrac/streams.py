@@ -15,6 +15,11 @@ Words = NDArray[np.uint64]
 Index = NDArray[np.int64]
 
 
+# One generator that is set to a stream's place before every draw: setting takes a tenth of the time of making one.
+_PHILOX = np.random.Philox(key=0)
+_STATE = _PHILOX.state
+
+
 class Stream:
     """The words of one named stream, in order.
 
@@ -28,11 +33,15 @@ class Stream:
     def __init__(self, seed: int, purpose: str, *parts: int | str) -> None:
         name = "|".join([f"fed-rac-lora/{purpose}/v1", str(seed), *map(str, parts)])
         self.key = np.frombuffer(hashlib.sha256(name.encode()).digest()[:16], dtype="<u8").astype(np.uint64)
-        self._philox = np.random.Philox(key=self.key)
+        self._drawn = 0
 
     def words(self, count: int) -> Words:
         """The next ``count`` words, (count,) uint64."""
-        return np.asarray(self._philox.random_raw(count), dtype=np.uint64)
+        block, used = divmod(self._drawn, 4)  # Philox makes four words from one value of its counter
+        self._drawn += count
+        with _PHILOX.lock:
+            _PHILOX.state = {**_STATE, "state": {"key": self.key, "counter": np.array([block, 0, 0, 0], np.uint64)}}
+            return np.asarray(_PHILOX.random_raw(used + count), dtype=np.uint64)[used:]
 
     def below(self, bound: int) -> int:
         """One integer, uniform over ``0 .. bound - 1`` exactly: words beyond a multiple of it are rejected."""
@@ -64,10 +73,6 @@ class Stream:
             drawn.append(moved.get(other, other))
             moved[other] = moved.get(place, place)
         return np.array(drawn, dtype=np.int64)
-
-    def uniform(self, count: int) -> NDArray[np.float64]:
-        """``count`` numbers, (count,) float64, uniform over [0, 1) in steps of 2^-53."""
-        return (self.words(count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     def seed63(self) -> int:
         """A seed for a library with a generator of its own: the first word's upper 63 bits."""

@@ -28,14 +28,6 @@ class Factors:
         return self.A, self.B
 
 
-def linear(x: Tensor, factors: Factors, clients: int) -> Tensor:
-    """``x (B A)^T`` for ``nn.Linear``: x (C*b, ..., n) to (C*b, ..., m)."""
-    a, b = factors.pair()
-    hidden = x.reshape(clients, -1, x.shape[-1]) @ a.mT
-    out = hidden if b is None else hidden @ b.mT
-    return out.reshape(*x.shape[:-1], out.shape[-1])
-
-
 def conv2d(layer: nn.Conv2d, x: Tensor, out: Tensor, factors: Factors, clients: int) -> Tensor:
     """The convolution with ``B A`` reshaped to the kernel, groups included: x (C*b, channels, h, w) to ``out``'s shape.
 

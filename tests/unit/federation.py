@@ -8,9 +8,10 @@ from torch import Tensor
 from workloads import Workload
 
 from fedrac.blocks import AdaptSpec, Block, Rank, plan_blocks
-from fedrac.local import CohortResult, Problem, Shard, train_cohort
+from fedrac.local import CohortResult, train_cohort
 from fedrac.method import Method
 from fedrac.optimizer import LocalSpec
+from fedrac.problem import Problem, Shard
 from fedrac.rounds import Sketches, Start, draw_sketches, start_of_round
 from fedrac.server import (
     ServerState,

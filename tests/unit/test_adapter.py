@@ -8,9 +8,10 @@ from workloads import EXAMPLES, Workload, make, mlp, positions, shards, squared
 
 from fedrac.adapter import CohortAdapter
 from fedrac.blocks import AdaptSpec, plan_blocks
-from fedrac.local import Problem, Shard, train_cohort
+from fedrac.local import train_cohort
 from fedrac.method import Method
 from fedrac.optimizer import LocalSpec
+from fedrac.problem import Problem, Shard
 from fedrac.rounds import draw_sketches, start_of_round
 from fedrac.sketch import SketchSpec
 

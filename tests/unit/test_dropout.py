@@ -6,9 +6,10 @@ from torch import nn
 from workloads import EXAMPLES, Workload, shards, squared
 
 from fedrac.dropout import ClientDropout, no_global_draws
-from fedrac.local import Problem, Shard, train_cohort
+from fedrac.local import train_cohort
 from fedrac.method import Method
 from fedrac.optimizer import LocalSpec
+from fedrac.problem import Problem, Shard
 
 CPU = torch.device("cpu")
 

@@ -1,6 +1,6 @@
 """The mathematical invariants of Fed-RAC-LoRA, by number, on rectangular layers and for both sketches.
 
-The numbers are those of the list in docs/; every tolerance is for float64 unless a test says otherwise.
+Tolerances are for float64 unless a test says otherwise. 13 and 14 are in test_convergence.py.
 """
 
 import subprocess
@@ -301,9 +301,6 @@ def test_12_vanishing_local_step_is_gradient_descent(side):
         f.round()
         close(f.state.weights["weight"], expected, 1e-6)
         assert (expected - w).norm() > 1e-3
-
-
-# 13 and 14, the laws and bounds of convergence, are in test_convergence.py.
 
 
 @both_sides

@@ -25,6 +25,7 @@ from fedrac.messages import (
 )
 from fedrac.method import Method
 from fedrac.optimizer import LocalSpec
+from fedrac.schedule import ScheduleSpec
 from fedrac.server import ServerSpec
 from fedrac.sketch import SketchSpec
 from fedrac.strategy import FedRacLora
@@ -174,7 +175,7 @@ def test_seed_or_matrix_gives_the_same_run(name: str) -> None:
 
 
 def test_the_rate_of_the_round_is_sent() -> None:
-    found = strategy()
-    sent = decode_plan(plans(found)[0].content).spec
-    assert sent.local == replace(found.local, lr=found.local.lr)
-    assert sent.round == 1
+    found = strategy(local_schedule=ScheduleSpec(warmup=3))
+    for round_, share in ((1, 0.25), (2, 0.5), (4, 1.0)):
+        sent = decode_plan(plans(found, round_=round_)[0].content).spec
+        assert (sent.round, sent.local) == (round_, replace(found.local, lr=share * found.local.lr))

@@ -3,9 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrac.local import Shard
 from fedrac.optimizer import LocalSpec
 from fedrac.orders import Orders, chunks
+from fedrac.problem import Shard
 from fedrac.streams import Stream
 
 
@@ -19,15 +19,19 @@ def per_client(shards, spec, seed=0, round_=1):
     """What each client sees: by id, the list of its mini-batches."""
     orders = Orders(shards, spec, seed, round_)
     seen = {s.client: [] for s in shards}
-    for step in range(orders.steps):
-        batch = orders.batch(step)
-        assert batch.index.shape == batch.weight.shape
-        for c in range(batch.clients):
-            count = int(batch.counts[c])
-            assert batch.weight[c, :count].tolist() == [1 / count] * count
-            assert not batch.weight[c, count:].any()
-            assert batch.index[c, count:].tolist() == [int(batch.index[c, count - 1])] * (len(batch.index[c]) - count)
-            seen[shards[c].client].append(batch.index[c, :count].tolist())
+    step = 0
+    for batch in orders.batches():
+        assert batch.first == step
+        assert batch.index.shape == batch.weight.shape == batch.real.shape
+        for index, weight, real in zip(batch.index, batch.weight, batch.real, strict=True):
+            step += 1
+            for c in range(batch.clients):
+                count = int(real[c].sum())
+                assert real[c].tolist() == [True] * count + [False] * (len(index[c]) - count)
+                assert weight[c, :count].tolist() == [1 / count] * count
+                assert not weight[c, count:].any()
+                assert index[c, count:].tolist() == [int(index[c, count - 1])] * (len(index[c]) - count)
+                seen[shards[c].client].append(index[c, :count].tolist())
     return orders, seen
 
 
@@ -100,7 +104,7 @@ def test_chunks_keep_within_max_rows(sizes, batch_size, sampling, max_rows):
     steps = [spec.steps(sizes[place]) for chunk in cut for place in chunk]
     assert steps == sorted(steps, reverse=True)
     for chunk in cut:
-        batch = Orders([Shard(p, torch.arange(sizes[p])) for p in chunk], spec, 0, 1).batch(0)
-        assert batch.index.numel() <= max_rows or len(chunk) == 1
+        for batch in Orders([Shard(p, torch.arange(sizes[p])) for p in chunk], spec, 0, 1).batches():
+            assert batch.index.numel() <= max_rows or (len(chunk) == 1 and len(batch.index) == 1)
     if max_rows >= len(sizes) * max(spec.rows_per_step(s) for s in sizes):
         assert len(cut) == 1

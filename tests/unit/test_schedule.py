@@ -27,7 +27,7 @@ def test_linear_and_cosine_fall_from_one_towards_the_final_value():
         )
 
 
-def test_inverse_has_an_infinite_sum_and_a_finite_sum_of_squares():
+def test_inverse_decreases_like_one_over_the_round():
     assert factors(shape="inverse", decay=0.5) == pytest.approx([1 / (1 + 0.5 * t) for t in range(10)])
 
 

@@ -77,12 +77,5 @@ def test_too_many_distinct_numbers():
         Stream(0, "t").distinct(3, 4)
 
 
-def test_uniform_is_the_upper_53_bits():
-    words = Stream(0, "t").words(1000)
-    values = Stream(0, "t").uniform(1000)
-    assert [float(v) for v in values] == [(int(w) >> 11) / 2**53 for w in words]
-    assert stats.kstest(values, "uniform").pvalue > 0.001
-
-
 def test_seed_has_63_bits():
     assert Stream(0, "t").seed63() == int(Stream(0, "t").words(1)[0]) // 2

@@ -1,0 +1,41 @@
+"""What a cohort trains on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from fedrac.blocks import Block
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Take = Callable[[Tensor], tuple[object, Tensor]]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One client's part of the data.
+
+    Attributes:
+        client: its id.
+        index: (examples,) int64, rows of the data that belong to it.
+    """
+
+    client: int
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What one cohort trains on.
+
+    Attributes:
+        model: holds the frozen weights.
+        blocks: the trained parameters.
+        loss: (outputs, targets) to one loss a row.
+        take: (rows,) int64 to the model's inputs and the targets of those examples.
+    """
+
+    model: nn.Module
+    blocks: Sequence[Block]
+    loss: Loss
+    take: Take

@@ -1,0 +1,170 @@
+"""Checkpoints: whole or not there, whenever the machine stops; and the run's state comes back bit for bit."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import equal
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fedrac import checkpoint, models
+from fedrac.server import ServerState
+
+
+def state(round_: int, carried: bool = False) -> ServerState:
+    generator = torch.Generator().manual_seed(round_)
+    weights = {"a.weight": torch.rand(3, 4, generator=generator), "count": torch.tensor(round_)}
+    factors = {"a.weight:A": torch.rand(2, 4, generator=generator, dtype=torch.float64)} if carried else {}
+    return ServerState(round_, weights, factors)
+
+
+def merged(of: ServerState) -> dict[str, Tensor]:
+    return {name: value + 1 for name, value in of.weights.items()} if of.factors else dict(of.weights)
+
+
+def save(folder: Path, of: ServerState) -> None:
+    checkpoint.save(folder, of, merged(of))
+
+
+def same(actual: ServerState, expected: ServerState) -> None:
+    assert actual.round == expected.round
+    equal(dict(actual.weights), dict(expected.weights))
+    equal(dict(actual.factors), dict(expected.factors))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("carried", [False, True])
+def test_a_state_comes_back_as_it_was(tmp_path: Path, carried: bool) -> None:
+    for round_ in (1, 2):
+        save(tmp_path, state(round_, carried))
+    same(checkpoint.load(tmp_path), state(2, carried))
+    equal(load_file(tmp_path / "checkpoint" / "weights.safetensors"), merged(state(2, carried)))
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_a_method_that_carries_nothing_leaves_no_old_factors(tmp_path: Path) -> None:
+    save(tmp_path, state(1, carried=True))
+    save(tmp_path, state(2))
+    same(checkpoint.load(tmp_path), state(2))
+
+
+def test_weights_are_a_plain_state_dict(tmp_path: Path) -> None:
+    spec = {"_target_": "fedrac.models.mlp", "inputs": 4, "hidden": [5], "outputs": 3}
+    model, other = models.build(spec, 1), models.build(spec, 2)
+    checkpoint.save(tmp_path, ServerState(1, model.state_dict(), {}), model.state_dict())
+    other.load_state_dict(load_file(tmp_path / "checkpoint" / "weights.safetensors"))
+    equal(dict(other.state_dict()), dict(model.state_dict()))
+
+
+def test_tied_and_transposed_weights(tmp_path: Path) -> None:
+    tied = nn.Parameter(torch.rand(4, 3).T)
+    weights = {"embed.weight": tied.data, "head.weight": tied.data}
+    save(tmp_path, ServerState(1, weights, {}))
+    equal(dict(checkpoint.load(tmp_path).weights), weights)
+
+
+class Crash(BaseException):
+    """The machine stops."""
+
+
+def crash_at(patch: pytest.MonkeyPatch, name: str, call: int) -> None:
+    """The ``call``-th use of ``name`` on a path is the last thing that does not happen."""
+    original: Callable[..., Any] = getattr(Path, name)
+    left = [call]
+
+    def stop(self: Path, *args: Any, **kwargs: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            raise Crash
+        return original(self, *args, **kwargs)
+
+    patch.setattr(Path, name, stop)
+
+
+@pytest.mark.parametrize("carried", [False, True])
+@pytest.mark.parametrize(("name", "call"), [("mkdir", 1), ("write_text", 1), ("rename", 1), ("rename", 2)])
+@pytest.mark.parametrize("crashes", [1, 2])
+def test_one_whole_checkpoint_is_there_whenever_the_machine_stops(
+    tmp_path: Path, name: str, call: int, carried: bool, crashes: int
+) -> None:
+    """Also if it stops again in the same place; and the next attempt succeeds."""
+    save(tmp_path, state(1, carried))
+    for _ in range(crashes):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Crash):
+            crash_at(patch, name, call)
+            save(tmp_path, state(2, carried))
+        found = checkpoint.load(tmp_path)
+        same(found, state(found.round, carried))
+        if (name, call) == ("rename", 2) and not (tmp_path / "checkpoint").exists():
+            call = 1  # nothing is in the way now: the next attempt has one rename
+    save(tmp_path, state(3, carried))
+    same(checkpoint.load(tmp_path), state(3, carried))
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_between_the_two_renames(tmp_path: Path) -> None:
+    save(tmp_path, state(1))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Crash):
+        crash_at(patch, "rename", 2)
+        save(tmp_path, state(2))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.new", "checkpoint.old"]
+    same(checkpoint.load(tmp_path), state(1))
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "damage", [_cut, _flip, Path.unlink, lambda p: p.write_bytes(b"")], ids=["cut", "flip", "no", "empty"]
+)
+@pytest.mark.parametrize("name", ["weights.safetensors", "carried.safetensors"])
+def test_a_damaged_file_is_recognised(tmp_path: Path, damage: Callable[[Path], None], name: str) -> None:
+    save(tmp_path, state(1, carried=True))
+    damage(tmp_path / "checkpoint" / name)
+    with pytest.raises(ValueError, match="is damaged; start the run anew"):
+        checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", "null", '{"round": 1}', '{"round": 1, "sha256": []}'])
+def test_a_damaged_state_is_recognised(tmp_path: Path, text: str) -> None:
+    save(tmp_path, state(1))
+    (tmp_path / "checkpoint" / "state.json").write_text(text)
+    with pytest.raises(ValueError, match="is damaged"):
+        checkpoint.load(tmp_path)
+
+
+def test_the_older_checkpoint_stands_in_for_a_damaged_one(tmp_path: Path) -> None:
+    save(tmp_path, state(1))
+    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
+    save(tmp_path / "other", state(2))
+    (tmp_path / "other" / "checkpoint").rename(tmp_path / "checkpoint")
+    same(checkpoint.load(tmp_path), state(2))
+    _cut(tmp_path / "checkpoint" / "weights.safetensors")
+    same(checkpoint.load(tmp_path), state(1))
+
+
+def test_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="give the output_dir of a run that finished a round"):
+        checkpoint.load(tmp_path)
+
+
+def test_state_says_what_there_is(tmp_path: Path) -> None:
+    save(tmp_path, state(4, carried=True))
+    about = json.loads((tmp_path / "checkpoint" / "state.json").read_text())
+    assert about["round"] == 4
+    assert set(about["sha256"]) == {"weights.safetensors", "carried.safetensors"}
+    assert len(files(tmp_path)) == 3
