@@ -53,6 +53,7 @@ class CohortAdapter:
                     f"another trained layer, {inside[0]!r}: move it to a module of its own, or freeze it"
                 )
         self._factors: Mapping[str, Tensor] = {}
+        self._of_block: dict[str, Factors] = {}
         self._clients = self._rows = 1
         self._seen: set[str] = set()
         self._inside = False
@@ -60,6 +61,7 @@ class CohortAdapter:
     def use(self, factors: Mapping[str, Tensor], clients: int, rows: int) -> None:
         """Sets the factors, by `Block.key`, of the next forward passes; ``rows`` is that of the whole cohort."""
         self._factors, self._clients, self._rows = factors, clients, rows
+        self._of_block.clear()
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -108,8 +110,10 @@ class CohortAdapter:
         return hook
 
     def _of(self, block: Block, dtype: torch.dtype) -> Factors:
-        factors = {x: self._factors.get(block.key(x)) for x in "ABD"}
-        return Factors(**{x: None if f is None else f.to(dtype) for x, f in factors.items()})
+        if (found := self._of_block.get(block.name)) is None:
+            found = Factors(*(self._factors.get(block.key(x)) for x in "ABD"))
+            self._of_block[block.name] = found
+        return found.to(dtype)
 
     def _add(
         self, path: str, layer: nn.Module, attribute: str, block: Block, args: tuple[Any, ...], out: Tensor
@@ -142,7 +146,7 @@ class CohortAdapter:
         return x.expand(self._rows, *x.shape[1:]) if len(x) == 1 else x
 
     def _check_rows(self, path: str, x: Tensor) -> None:
-        if len(x) != 1 and len(x) % self._rows:
+        if x.shape[0] != 1 and x.shape[0] % self._rows:
             raise MixedRows(
                 f"layer {path!r} saw {len(x)} rows for a batch of {self._rows}: the batch must be the first dimension "
                 "of every adapted layer's input"

@@ -203,11 +203,15 @@ def _load_saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
 
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
-    """The first line of Hydra's message, and the nearest key where a key is unknown."""
-    keys = _all_keys(OmegaConf.to_container(_compose([])))
+    """Hydra's message, or the nearest keys where the key that it names is unknown."""
+    groups = [o for o in overrides if o[:1].isalpha() and (config_dir() / o.split("=")[0]).is_dir()]
+    try:
+        keys = _all_keys(OmegaConf.to_container(_compose(groups)))
+    except (HydraException, OmegaConfBaseException, ValueError):  # an unknown option of a group
+        return str(error).split("\nConfig search path")[0].strip()
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
-        if key not in keys and "=" in override and not override.startswith("+") and not (config_dir() / key).is_dir():
+        if key in str(error) and key not in keys and "=" in override and not override.startswith("+"):
             near = difflib.get_close_matches(key, keys, 3, 0.5)
             return f"there is no key {key!r}" + (
                 f"; did you mean {' or '.join(near)}?" if near else "; see fedrac --help"

@@ -55,13 +55,13 @@ def train_cohort(
     factors = {k: torch.empty(len(shards), *v.shape, dtype=v.dtype) for k, v in start.trained.items()}
     losses = torch.empty(len(shards), dtype=torch.float64)
     with _local_mode(problem.model):
-        for places in chunks([len(s.index) for s in shards], spec):
+        for places in chunks([len(s) for s in shards], spec):
             chunk = _Lockstep(problem, start, [shards[p] for p in places], spec, seed, round_)
             chunk.run()
             for key, value in chunk.factors.items():
                 factors[key][places] = value.to("cpu")
             losses[places] = chunk.mean_losses()
-    return CohortResult(factors, losses, torch.tensor([len(s.index) for s in shards]))
+    return CohortResult(factors, losses, torch.tensor([len(s) for s in shards]))
 
 
 class _Lockstep:
@@ -94,11 +94,11 @@ class _Lockstep:
         parameters = self.optimizer.narrow(batch.clients)
         factors, rows = {**self.start.frozen, **parameters}, batch.index[0].numel()
         weight = batch.weight.flatten(1).to(self.device, next(iter(parameters.values())).dtype)
+        self.adapter.use(factors, batch.clients, rows)
         losses = []
         for number, part in enumerate(_split(inputs, targets, rows)):
             step = batch.first + number
             self.dropout.start(step, batch.clients, rows)
-            self.adapter.use(factors, batch.clients, rows)
             # Watching every call for dropout costs time: after one step it is known whether there is any.
             with self.dropout if step == 0 or self.dropout.used else nullcontext():
                 losses.append(self._step(step, *part, weight[number], parameters))

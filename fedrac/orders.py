@@ -45,13 +45,13 @@ class Orders:
 
     def __init__(self, shards: Sequence[Shard], spec: LocalSpec, seed: int, round_: int) -> None:
         self._spec = spec
-        self._sizes = np.array([len(s.index) for s in shards], dtype=np.int64)
+        self._sizes = np.array([len(s) for s in shards], dtype=np.int64)
         self._batch = np.minimum(self._sizes, spec.rows_per_step(int(self._sizes.max())))
         self._per_epoch = -(-self._sizes // self._batch)
         self._steps = spec.epochs * self._per_epoch
         rows = [s.index.numpy()[self._order(s, seed, round_)] for s in shards]
         self._rows = np.concatenate(rows)
-        self._start = np.concatenate([[0], np.cumsum([len(r) for r in rows])[:-1]])
+        self._start = np.cumsum([0, *map(len, rows[:-1])])
 
     @property
     def examples_seen(self) -> Tensor:
@@ -84,14 +84,15 @@ class Orders:
         return Batch(begin, *map(torch.from_numpy, (self._rows[position], real, real / counts)))
 
     def _order(self, shard: Shard, seed: int, round_: int) -> Index:
-        size, spec = len(shard.index), self._spec
+        size, spec = len(shard), self._spec
         if spec.sampling == "full":
             return np.tile(np.arange(size), spec.epochs)
         stream = Stream(seed, "order", round_, shard.client)
         if spec.sampling == "replacement":
             batch = min(size, spec.batch_size)
             return stream.integers(size, spec.epochs * -(-size // batch) * batch)
-        return np.concatenate([stream.permutation(size) for _ in range(spec.epochs)])
+        epochs = [stream.permutation(size) for _ in range(spec.epochs)]
+        return epochs[0] if spec.epochs == 1 else np.concatenate(epochs)
 
 
 def chunks(sizes: Sequence[int], spec: LocalSpec) -> list[list[int]]:

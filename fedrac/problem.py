@@ -23,6 +23,9 @@ class Shard:
     client: int
     index: Tensor
 
+    def __len__(self) -> int:
+        return self.index.shape[0]
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -60,8 +60,9 @@ def start_of_round(
     sketches: Mapping[str, Tensor],
     carried: Mapping[str, Tensor],
     dtype: torch.dtype,
+    precondition: bool = True,
 ) -> Start:
-    """Frozen factors, starting values of the trained ones, and Gram inverses, all in ``dtype``.
+    """Frozen factors, starting values of the trained ones, and (if ``precondition``) Gram inverses, in ``dtype``.
 
     A trained factor starts at zero, so that the round starts exactly at W; at its random draw, if both factors are
     trained; or where the last round left it, if the method carries factors (``carried``).
@@ -75,5 +76,6 @@ def start_of_round(
     if method.train == "both":
         return Start({}, trained, {})
     frozen = {b.key(drawn): sketches[b.name].to(dtype) for b in blocks if b.rank is not None}
-    inverses = {name: gram_inverse(value, method.side).to(dtype) for name, value in sketches.items()}
+    inverted = sketches if precondition else {}
+    inverses = {name: gram_inverse(value, method.side).to(dtype) for name, value in inverted.items()}
     return Start(frozen, trained, inverses)

@@ -20,6 +20,12 @@ class Factors:
     B: Tensor | None = None
     D: Tensor | None = None
 
+    def to(self, dtype: torch.dtype) -> "Factors":
+        """The same in another dtype."""
+        if all(f is None or f.dtype == dtype for f in (self.A, self.B, self.D)):
+            return self
+        return Factors(*(None if f is None else f.to(dtype) for f in (self.A, self.B, self.D)))
+
     def pair(self) -> tuple[Tensor, Tensor | None]:
         """(A, B) of a low-rank update; (D as (C, m, n), None) of a full one: B is the identity."""
         if self.D is not None:

@@ -41,7 +41,7 @@ def strategy(work: dict[str, Any] | None = None, **changes: Any) -> FedRacLora:
     work = work or workload()
     settings: dict[str, Any] = {
         "adapt": AdaptSpec({"*": 2}, ("*.bias",), 3.0),
-        "local": LocalSpec("adamw", 0.05, epochs=2, batch_size=4),
+        "local": LocalSpec("adamw", 0.05, batch_size=4),
         "server": ServerSpec(cohort_size=4),
         **changes,
     }

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import fields
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,13 @@ def test_the_defaults_are_an_experiment() -> None:
     assert found.server.min_fraction == found.cohort.min_fraction
 
 
-@pytest.mark.parametrize("group", ["partition", "model", "method", "local", "pretrain", "data", "experiment"])
-def test_every_option_of_a_group_is_valid(group: str) -> None:
-    for option in options(group):
-        given = [f"{group}={option}"] + ([f"{group}._target_=my.function"] if option == "custom" else [])
-        parse(load(given))
+def test_every_option_of_every_group_is_valid() -> None:
+    groups = ("partition", "model", "method", "local", "pretrain", "data")
+    for chosen in zip_longest(*map(options, groups)):
+        given = [f"{group}={option}" for group, option in zip(groups, chosen, strict=True) if option is not None]
+        parse(load(given + [f"{o.split('=')[0]}._target_=my.function" for o in given if o.endswith("=custom")]))
+    for experiment in options("experiment"):
+        parse(load([f"experiment={experiment}"]))
 
 
 @pytest.mark.parametrize(
@@ -56,6 +59,14 @@ def test_every_option_of_a_group_is_valid(group: str) -> None:
 def test_a_misspelt_key(override: str, near: str) -> None:
     message = wrong(override)
     assert "there is no key" in message and near in message and "did you mean" in message
+
+
+def test_a_misspelt_key_among_others() -> None:
+    """Keys of the options that were chosen are known."""
+    chosen = ("data=linear_regression", "data.examples=40", "partition=size", "partition.law=square")
+    assert "there is no key 'cohort.sise'; did you mean cohort.size" in wrong(*chosen, "cohort.sise=3")
+    assert "there is no key 'data.exampels'; did you mean data.examples" in wrong(*chosen, "data.exampels=3")
+    assert "there is no key 'data.examples'" in wrong("data.examples=40")
 
 
 def test_a_key_like_no_other() -> None:
@@ -171,12 +182,11 @@ def test_what_hosts_are_told() -> None:
 # --- a resumed run ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    (tmp_path / "config.yaml").write_text(
-        to_yaml(load(["rounds=7", "method=flora", "local=sgd", "adapt.layers={a: 2}"]))
-    )
-    return tmp_path
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    (folder / "config.yaml").write_text(to_yaml(load(["rounds=7", "method=flora", "local=sgd", "adapt.layers={a: 2}"])))
+    return folder
 
 
 def test_what_is_saved_is_the_same_experiment() -> None:

@@ -2,17 +2,16 @@
 
 import copy
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pytest
 import runs
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
-from runs import TamperedGrid, arrays, clients_of, equal, grid, node_of, start, strategy, workload
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from runs import TamperedGrid, arrays, clients_of, equal, grid, node_of, start, strategy
 
-from fedrac import client, data, partition
 from fedrac.blocks import AdaptSpec
 from fedrac.messages import decode_plan, to_record
 from fedrac.optimizer import LocalSpec
@@ -119,12 +118,11 @@ def test_the_order_of_replies_does_not_matter(name: str) -> None:
 
     def shuffled(seed: int) -> FedRacLora:
         found, generator = strategy(method=runs.methods()[name], server=spec(weighting="examples")), random.Random(seed)
-        run(lambda replies: generator.sample(replies, len(replies)), found, rounds=3)
+        run(lambda replies: generator.sample(replies, len(replies)), found, rounds=2)
         return found
 
     first = shuffled(0).effective_weights()
-    for seed in (1, 2):
-        equal(shuffled(seed).effective_weights(), first)
+    equal(shuffled(1).effective_weights(), first)
 
 
 def test_the_second_answer_of_a_node_does_not_count() -> None:
@@ -226,48 +224,6 @@ def test_schedules_move_the_step_and_the_rate(shape: Any) -> None:
     assert [r.eta for r in reports] == [0.5 * schedule.factor(t, 4) for t in (1, 2, 3, 4)]
     message, *_ = found.configure_train(3, start(), ConfigRecord(), grid())
     assert decode_plan(message.content).spec.local.lr == found.local.lr * schedule.factor(3, 4)
-
-
-def evaluation(of: FedRacLora, tamper: Callable[[list[Message]], list[Message]]) -> MetricRecord | None:
-    list(of.configure_train(1, start(), ConfigRecord(), grid(HOSTS)))
-    of.rounds = 1
-    sent = list(of.configure_evaluate(1, start(), ConfigRecord(), grid(HOSTS)))
-    assert {message.metadata.message_type for message in sent} == {MessageType.EVALUATE}
-    return of.aggregate_evaluate(1, tamper(list(grid(HOSTS).send_and_receive(sent))))
-
-
-def test_evaluation_on_clients_is_the_mean_over_their_examples() -> None:
-    found = strategy(evaluate_on_clients=True, server=spec())
-    metrics = evaluation(found, lambda replies: replies)
-    held = data.load(workload()["data"])
-    rows = partition.make(workload()["partition"], held, 1).index
-    model = client.host_of(workload(), runs.grid(1)._contexts[1]).model
-    model.load_state_dict(arrays(start()))
-    with torch.no_grad():
-        errors = model(torch.tensor(held.train.inputs[rows]).double()) - torch.tensor(held.train.targets[rows])
-    assert metrics is not None and set(metrics) == {"clients/loss", "clients/mse"}
-    assert metrics["clients/mse"] == pytest.approx(errors.square().mean().item(), rel=1e-12)
-
-
-BAD_METRICS = [
-    {"examples": 5.0, "loss": [1.0], "mse": [1.0]},
-    {"examples": [0.0], "loss": [1.0], "mse": [1.0]},
-    {"examples": [5.0], "loss": [float("nan")], "mse": [1.0]},
-    {"loss": [1.0], "mse": [1.0]},
-    {"examples": [5.0], "loss": 1.0, "mse": [1.0]},
-]
-
-
-@pytest.mark.parametrize("bad", BAD_METRICS, ids=str)
-def test_bad_metrics_of_a_host_are_left_out(bad: dict[str, Any]) -> None:
-    found = strategy(evaluate_on_clients=True, server=spec())
-
-    def spoil(replies: list[Message]) -> list[Message]:
-        replies[0].content = RecordDict({"metrics": MetricRecord(bad)})
-        return replies
-
-    assert evaluation(found, spoil) == evaluation(found, without(1)) != evaluation(found, lambda replies: replies)
-    assert evaluation(found, lambda replies: []) is None
 
 
 def test_settings_that_contradict_one_another() -> None:
