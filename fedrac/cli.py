@@ -1,18 +1,17 @@
 """The ``fedrac`` command: one run in this process, or a sweep."""
 
-import logging
 import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from fedrac import config
+from fedrac.progress import show_log
 
 
 def main() -> None:
     """``fedrac [KEY=VALUE ...]``; with ``-m`` a sweep over all combinations, with ``--help`` every key."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    logging.getLogger("fedrac").setLevel(logging.INFO)
+    show_log()
     sys.path.insert(0, str(Path.cwd()))  # models and data of one's own, by import path
     try:
         if any(argument.startswith("-") for argument in sys.argv[1:]):

@@ -77,9 +77,9 @@ class Host:
         values = plan.sketches or sketches.values
         # Factors stay in float32 where the rest computes in bfloat16: their updates are too small for it.
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
-        start = start_of_round(
-            blocks, plan.spec.method, values, plan.factors, dtype, plan.spec.local.precondition
-        ).to(self.device)
+        start = start_of_round(blocks, plan.spec.method, values, plan.factors, dtype, plan.spec.local.precondition).to(
+            self.device
+        )
         problem = Problem(self.model, blocks, self._loss, self._take)
 
         def train(clients: Sequence[int]) -> CohortResult:

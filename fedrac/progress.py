@@ -1,5 +1,6 @@
 """What a person sees of a run: one live line in a terminal, a line for every evaluated round elsewhere."""
 
+import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -7,6 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from fedrac.strategy import FedRacLora, RoundReport
+
+
+def show_log() -> None:
+    """Shows what the package has to say (a rank that was lowered, say) beside the progress."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("fedrac").setLevel(logging.INFO)
 
 
 class Progress:

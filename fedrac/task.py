@@ -20,8 +20,9 @@ def loss(task: Task, outputs: Tensor, targets: Tensor) -> Tensor:
 
     Returns:
         Cross-entropy for a classification; half the squared error, summed over the k outputs, for a
-        regression.
+        regression. Computed in float32 where the model computes in less.
     """
+    outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
     if task == "classification":
         return F.cross_entropy(outputs, targets, reduction="none")
     return 0.5 * (outputs - targets).square().sum(dim=1)

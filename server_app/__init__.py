@@ -12,6 +12,9 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """``preset`` names an experiment of ``conf/experiment``; ``overrides`` are those of the ``fedrac`` command."""
     from fedrac import config, run
+    from fedrac.progress import show_log
+
+    show_log()
 
     overrides = config.split_overrides(str(context.run_config["overrides"]))
     if preset := context.run_config["preset"]:
