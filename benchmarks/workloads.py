@@ -32,6 +32,7 @@ class Workload:
     """One piece of work.
 
     Attributes:
+        name: of the workload.
         clients, examples: how many, of all clients together.
         cohort: clients a round.
         alpha: of the Dirichlet distribution that divides each class among clients; None: equal clients.
@@ -41,6 +42,7 @@ class Workload:
         local: the clients' optimizer.
     """
 
+    name: str
     clients: int = 1000
     examples: int = 60_000
     cohort: int = 50
@@ -49,7 +51,7 @@ class Workload:
     layers: Mapping[str, int | str] = field(default_factory=lambda: {"*": 1})
     tokens: int = 0
     vocabulary: int = 0
-    local: LocalSpec = field(default_factory=lambda: LocalSpec("sgd", lr=0.05, batch_size=10))
+    local: LocalSpec = field(default_factory=lambda: LocalSpec("sgd", lr=0.002, batch_size=10))
 
     @property
     def adapt(self) -> AdaptSpec:
@@ -128,21 +130,23 @@ def _skewed(rng: np.random.Generator, targets: Index, clients: int, alpha: float
 
 
 _ADAMW = LocalSpec("adamw", lr=1e-3, batch_size=8)
-_MINILM = {"kind": "encoder", "vocabulary": 30522, "tokens": 32, "width": 384, "heads": 12, "blocks": 6}
-_TINY = {"kind": "encoder", "vocabulary": 50, "tokens": 8, "width": 16, "heads": 2, "blocks": 2}
+_ENCODER = {"kind": "encoder", "outputs": CLASSES}
+_MINILM = {**_ENCODER, "vocabulary": 30522, "tokens": 32, "width": 384, "heads": 12, "blocks": 6}
+_TINY = {**_ENCODER, "vocabulary": 50, "tokens": 8, "width": 16, "heads": 2, "blocks": 2}
 _TEXT = {"layers": {"*": "frozen", "*.query": 4, "*.value": 4}, "local": _ADAMW}
 
-WORKLOADS = {
-    "W1": Workload(),
-    "W2": Workload(alpha=0.1),
+_ALL = (
+    Workload("W1"),
+    Workload("W2", alpha=0.1),
     # 6 examples a client: 600,000 rows, 1.9 GB that stay in the file and are mapped.
-    "W3": Workload(clients=100_000, examples=600_000, cohort=1000),
-    "W3-1000": Workload(clients=1000, examples=6000, cohort=1000),
-    "W4": Workload(cohort=500),
-    "W5": Workload(16, 16 * 16, 16, model={**_MINILM, "outputs": CLASSES}, tokens=32, vocabulary=30522, **_TEXT),
-    "check-mlp": Workload(8, 8 * 23, 8, alpha=1.0),
-    "check-encoder": Workload(3, 3 * 21, 3, model={**_TINY, "outputs": CLASSES}, tokens=8, vocabulary=50, **_TEXT),
-}
+    Workload("W3", clients=100_000, examples=600_000, cohort=1000),
+    Workload("W3-1000", clients=1000, examples=6000, cohort=1000),
+    Workload("W4", cohort=500),
+    Workload("W5", 16, 16 * 16, 16, model=_MINILM, tokens=32, vocabulary=30522, **_TEXT),
+    Workload("check-mlp", 8, 8 * 23, 8, alpha=1.0),
+    Workload("check-encoder", 3, 3 * 21, 3, model=_TINY, tokens=8, vocabulary=50, **_TEXT),
+)
+WORKLOADS = {workload.name: workload for workload in _ALL}
 
 
 def main() -> None:

@@ -12,8 +12,12 @@ from fedrac.strategy import FedRacLora, RoundReport
 
 def show_log() -> None:
     """Shows what the package has to say (a rank that was lowered, say) beside the progress."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    logging.getLogger("fedrac").setLevel(logging.INFO)
+    logger = logging.getLogger("fedrac")  # not the root logger: Flower's own messages would come twice
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
 
 
 class Progress:

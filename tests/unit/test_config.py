@@ -185,7 +185,8 @@ def test_what_hosts_are_told() -> None:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved")
-    (folder / "config.yaml").write_text(to_yaml(load(["rounds=7", "method=flora", "local=sgd", "adapt.layers={a: 2}"])))
+    given = ["rounds=7", "method=flora", "local=sgd", "data=linear_regression"]
+    (folder / "config.yaml").write_text(to_yaml(load([*given, "adapt.layers={a: 2}"])))
     return folder
 
 
@@ -212,7 +213,7 @@ def test_what_a_resumed_run_keeps(saved: Path, key: str) -> None:
 
 def test_faults_of_a_resumed_run(saved: Path) -> None:
     assert "a resumed run keeps its local" in wrong(f"resume={saved}", "local=adamw")
-    assert "did you mean cohort.size" in wrong(f"resume={saved}", "cohort.sise=3")
+    assert "did you mean cohort.size" in wrong(f"resume={saved}", "data.noise=1", "cohort.sise=3")
     assert "rounds='x'" in wrong(f"resume={saved}", "rounds=x")
     nowhere = saved / "nowhere"
     assert f"there is no {nowhere / 'config.yaml'}" in wrong(f"resume={nowhere}")

@@ -5,12 +5,15 @@ from typing import Any
 import pytest
 import runs
 import torch
+from federation import Federation
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp.strategy import Strategy
 from runs import arrays, equal, grid, methods, start, strategy, workload
+from workloads import Workload, squared
 
-from fedrac import checkpoint
+from fedrac import checkpoint, data, models, partition
 from fedrac.blocks import AdaptSpec
+from fedrac.optimizer import LocalSpec
 from fedrac.schedule import ScheduleSpec
 from fedrac.server import ServerSpec
 from fedrac.strategy import FedRacLora, RoundReport
@@ -55,6 +58,31 @@ def test_a_resumed_run_is_the_uninterrupted_one(name: str, tmp_path: Any) -> Non
 def stop_at(report: RoundReport, round_: int) -> None:
     if report.round == round_:
         raise KeyboardInterrupt
+
+
+@every_method
+def test_messages_change_nothing(name: str) -> None:
+    """A run over the grid is, bit for bit, that of the library's parts joined by hand."""
+    work = workload()
+    held, model = data.load(work["data"]), models.build(work["model"], work["seed"]).double()
+    made = partition.make(work["partition"], held, work["seed"])
+    inputs, targets = (torch.tensor(part).double() for part in (held.train.inputs, held.train.targets))
+    federation = Federation(
+        Workload(model, inputs, targets, squared, ("*.bias",)),
+        [torch.from_numpy(made.of(client)) for client in range(made.clients)],
+        methods()[name],
+        LocalSpec("adamw", 0.05, batch_size=4),
+        cohort=4,
+        eta=0.8,
+        weighting="examples",
+        seed=work["seed"],
+    )
+    found = strategy(method=methods()[name], server=ServerSpec(4, weighting="examples", eta=0.8))
+    runs.train(found, rounds=3)
+    for _ in range(3):
+        federation.round()
+    equal(found.effective_weights(), federation.weights())
+    assert moved(found) > 0.01
 
 
 @every_method
