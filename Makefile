@@ -18,7 +18,7 @@ run: .venv/installed ## run the default experiment on Flower; SUPERNODES=4 OVERR
 	@$(BIN)/python -m fedrac.flower --supernodes $(SUPERNODES) $(OVERRIDES)
 
 test: .venv/installed ## run all tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 lint: .venv/installed ## check style, format and types
 	$(BIN)/ruff check

@@ -77,7 +77,7 @@ class Worker:
 
     def __init__(self, side: str, workload: str, device: str) -> None:
         self.side, self.workload, self.device, self.threads = side, workload, device, 1
-        self.begin, self.log = time.monotonic(), TemporaryFile()
+        self.begin, self.log = time.monotonic(), TemporaryFile()  # noqa: SIM115
         python = str(PFL_PYTHON) if side == "pfl" else sys.executable
         self.process = subprocess.Popen(
             [python, "-m", "benchmarks.worker", side, workload, device],

@@ -2,16 +2,15 @@
 
 import os
 import statistics
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import ExitStack
 from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
 from benchmarks.driver import PFL_PYTHON, Worker
+from benchmarks.series import Series
 from benchmarks.workloads import WORKLOADS
 
 GROUPS = {
@@ -22,40 +21,13 @@ GROUPS = {
     "W5": ("W5 ours", "W5 loop"),
 }
 THREADS = sorted({1, 2, os.cpu_count() or 1})
-TURN_SECONDS, MOST_ROUNDS = 1.5, 50  # of one side in one repetition
+TRIAL_SECONDS, TURN_SECONDS, MOST_ROUNDS = 0.5, 1.5, 50  # of one side, for each number of threads, in a repetition
 FLOWER_ROUNDS = {"W1 flower": 12, "W1 flower-peer": 5, "W4 flower": 8, "W4 flower-peer": 2}
 FLOWER_REPETITIONS = 3
 TOLERANCE = 1e-3
+_chosen: dict[str, int] = {}
 
 Say = Callable[[str], None]
-
-
-@dataclass
-class Series:
-    """What was measured of one side.
-
-    Attributes:
-        threads: of torch (with Flower: of each client process), the fastest of those in ``trial`` (seconds a round).
-        first: seconds from the start of the processes to the end of the first round.
-        seconds, examples: of every steady round, a list for each repetition.
-        resident, private: the largest memory in bytes, all of it and without mapped files.
-    """
-
-    group: str
-    name: str
-    threads: int = 1
-    trial: dict[int, float] = field(default_factory=dict)
-    first: list[float] = field(default_factory=list)
-    seconds: list[list[float]] = field(default_factory=list)
-    examples: list[list[int]] = field(default_factory=list)
-    resident: int = 0
-    private: int = 0
-
-    def per_repetition(self, per_example: bool = False) -> list[float]:
-        """Median seconds of a round, or the seconds for one example, in each repetition."""
-        if per_example:
-            return [sum(s) / sum(n) for s, n in zip(self.seconds, self.examples, strict=True)]
-        return [statistics.median(rounds) for rounds in self.seconds]
 
 
 def measure(group: str, device: str, repetitions: int, quick: bool, say: Say) -> tuple[list[Series], dict[str, float]]:
@@ -64,41 +36,44 @@ def measure(group: str, device: str, repetitions: int, quick: bool, say: Say) ->
     Raises:
         RuntimeError: a side failed, or does other work than ours.
     """
-    with opened(GROUPS[group], device, quick, say) as workers:
-        series = [Series(group, f"{w.workload} {w.side}") for w in workers]
+    names = [name for name in GROUPS[group] if can_run(name, device, quick, say)]
+    series = [Series(group, name) for name in names]
+    with ExitStack() as stack:
+        workers = [opened(one, device, stack) for one in series]
+        differences = agreement(workers, say)
         for one, worker in zip(series, workers, strict=True):
-            if not worker.is_flower:
-                one.first.append(worker.run(1)["end"] - worker.begin)
-        differences = agreement(workers, quick, say)
-        for one, worker in zip(series, workers, strict=True):
-            choose_threads(one, worker, quick, say)
+            choose_threads(one, worker, say)
         for number in range(repetitions):
             for one, worker in zip(series, workers, strict=True):
                 take_turn(one, worker, number, say)
     return series, differences
 
 
-@contextmanager
-def opened(names: Iterable[str], device: str, quick: bool, say: Say) -> Iterator[list[Worker]]:
-    """Starts a worker for every side that can run here."""
-    with ExitStack() as stack:
-        workers = []
-        for name in names:
-            workload, side = name.split(" ")
-            if device != "cpu" and (side == "pfl" or side.startswith("flower")):
-                continue
-            if side == "pfl" and not PFL_PYTHON.exists():
-                say(f"{name}: left out, {PFL_PYTHON} is not there (pfl could not be installed)")
-                continue
-            workers.append(Worker(side, workload, device))
-            stack.callback(workers[-1].close)
-        yield workers
+def can_run(name: str, device: str, quick: bool, say: Say) -> bool:
+    """Whether the side can, and should, run here."""
+    side = name.split()[1]
+    if side == "pfl" and not PFL_PYTHON.exists():
+        say(f"{name}: left out, pfl could not be installed ({PFL_PYTHON} is not there)")
+        return False
+    if side.startswith("flower") and quick:
+        return False
+    return device == "cpu" or side in ("ours", "loop", "floor")
 
 
-def agreement(workers: list[Worker], quick: bool, say: Say) -> dict[str, float]:
+def opened(series: Series, device: str, stack: ExitStack) -> Worker:
+    """Starts a side; after one round it is warm."""
+    workload, side = series.name.split()
+    worker = Worker(side, workload, device)
+    stack.callback(worker.close)
+    if not worker.is_flower:
+        series.first.append(worker.run(1)["end"] - worker.begin)
+    return worker
+
+
+def agreement(workers: list[Worker], say: Say) -> dict[str, float]:
     """By side, how far two rounds' change of the weights is from ours, in relation to its size."""
     case = "check-encoder" if workers[0].workload == "W5" else "check-mlp"
-    sides = {w.side: w for w in workers if w.side not in ("floor", "flower") and not (quick and w.is_flower)}
+    sides = {w.side: w for w in workers if w.side not in ("floor", "flower")}
     with TemporaryDirectory() as folder:
         for side, worker in sides.items():
             worker.ask(check=case, path=f"{folder}/{side}")
@@ -119,37 +94,39 @@ def _difference(one: dict[str, Tensor], other: dict[str, Tensor], initial: dict[
 
 
 def choose_threads(series: Series, worker: Worker, say: Say) -> None:
-    """The number of threads with which a short trial is fastest. W4 takes what was found for W1."""
+    """The number of threads with which a short trial is fastest; with Flower, W4 takes what was found for W1."""
     if worker.device != "cpu":
         return
-    name = f"W1 {worker.side}" if worker.workload == "W4" else series.name
+    name = f"W1 {worker.side}" if worker.is_flower else series.name
     if name not in _chosen:
+        rounds = 3 if worker.is_flower else rounds_in(TRIAL_SECONDS, worker.run(1)["seconds"]) + 1
         for threads in THREADS:
-            seconds = worker.run(TRIAL_ROUNDS + 1, threads)["seconds"][1:]
-            series.trial[threads] = statistics.median(seconds)
+            series.trial[threads] = statistics.median(worker.run(rounds, threads)["seconds"][1:])
         _chosen[name] = min(series.trial, key=series.trial.__getitem__)
-        say(f"{series.name}: {_chosen[name]} threads of " + ", ".join(f"{n}: {_ms(s)}" for n, s in series.trial.items()))
+        tried = ", ".join(f"{_ms(seconds)} with {threads}" for threads, seconds in series.trial.items())
+        say(f"{series.name}: trial of threads: {tried}")
     worker.threads = series.threads = _chosen[name]
 
 
 def take_turn(series: Series, worker: Worker, number: int, say: Say) -> None:
     """One repetition."""
     if worker.is_flower:
-        if number < FLOWER_REPETITIONS:
-            done = worker.run(FLOWER_ROUNDS[series.name] + 1)
-            series.first.append(done["seconds"][0])
-            _add(series, done["seconds"][1:], done["examples"][1:])
+        if number >= FLOWER_REPETITIONS:
+            return
+        done = worker.run(FLOWER_ROUNDS[series.name] + 1)
+        series.first.append(done["seconds"][0])
+        series.add(done["seconds"][1:], done["examples"][1:])
     else:
-        rounds = int(TURN_SECONDS / statistics.median(series.seconds[0])) if series.seconds else 2
-        done = worker.run(min(max(rounds, 1), MOST_ROUNDS))
-        _add(series, done["seconds"], done["examples"])
+        before = [*series.trial.values(), *(series.seconds or [[]])[-1]] or worker.run(1)["seconds"]
+        done = worker.run(rounds_in(TURN_SECONDS, before))
+        series.add(done["seconds"], done["examples"])
     series.resident, series.private = worker.memory.resident, worker.memory.private
     say(f"{series.name}: {_ms(series.per_repetition()[-1])} a round, repetition {number + 1}")
 
 
-def _add(series: Series, seconds: list[float], examples: list[int]) -> None:
-    series.seconds.append(seconds)
-    series.examples.append(examples)
+def rounds_in(turn: float, seconds: list[float]) -> int:
+    """How many rounds such a time is good for, by earlier ones."""
+    return min(max(int(turn / min(seconds)), 1), MOST_ROUNDS)
 
 
 def _ms(seconds: float) -> str:

@@ -4,6 +4,7 @@ SGD and AdamW work element by element, so on factors with a cohort axis they do 
 for it alone. Their state is new every round: the old moments belong to another random basis.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -57,7 +58,7 @@ class LocalSpec:
         checks = (
             ("optimizer", self.optimizer in get_args(OptimizerName), "is unknown: choose sgd or adamw"),
             ("sampling", self.sampling in get_args(Sampling), "is unknown: choose rr, replacement or full"),
-            ("lr", self.lr > 0, "must be positive"),
+            ("lr", 0 < self.lr < math.inf, "must be positive"),
             ("epochs", self.epochs >= 1, "must be at least 1"),
             ("batch_size", self.batch_size >= 1, "must be at least 1"),
             ("momentum", 0 <= self.momentum < 1, "must lie in [0, 1)"),

@@ -9,7 +9,7 @@ import torch
 from flwr.app import ArrayRecord
 from torch import Tensor
 
-from fedrac import client, models
+from fedrac import client, data, models
 from fedrac.blocks import AdaptSpec
 from fedrac.config import Experiment
 from fedrac.data import cache
@@ -22,11 +22,15 @@ from fedrac.strategy import FedRacLora
 
 
 def initial_weights(experiment: Experiment) -> dict[str, Tensor]:
-    """The state dict before round 1, in the master dtype (float64 if the run computes in it, else float32)."""
+    """The state dict before round 1, in the master dtype (float64 if the run computes in it, else float32).
+
+    Raises:
+        ValueError: the data cannot be had in the form that ``pretrain.data`` wants.
+    """
     spec = experiment.pretrain
     if not spec.enabled:
         return _master(models.build(experiment.model, experiment.seed).state_dict(), experiment)
-    workload = {
+    workload: dict[str, Any] = {
         "data": {**experiment.data, **(spec.data or {})},
         "partition": {"scheme": "iid", "clients": 1},
         "model": dict(experiment.model),
@@ -34,6 +38,12 @@ def initial_weights(experiment: Experiment) -> dict[str, Tensor]:
         "dtype": "float32",
         "device": "cpu",
     }
+    try:
+        data.load(workload["data"])
+    except ValueError as error:
+        raise ValueError(
+            f"pre-training: {error}. Set pretrain=none, or pretrain.data to what these data take"
+        ) from error
     arguments = {"workload": workload, "epochs": spec.epochs, "batch_size": spec.batch_size, "lr": spec.lr}
 
     def build() -> dict[str, Any]:

@@ -5,6 +5,7 @@
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 from pathlib import Path
@@ -46,26 +47,27 @@ class Record:
         finished: the last round that counts; lines of later rounds (of a run that was cut off) are dropped.
 
     Raises:
-        FileExistsError: the folder holds another run, which is not overwritten.
+        FileExistsError: the folder holds rounds of another run, which are not overwritten.
     """
 
     def __init__(self, folder: Path, config: str, finished: int = 0) -> None:
         self.folder = folder
         self._metrics = folder / "metrics.jsonl"
-        if finished == 0 and self._metrics.exists():
+        found = read_metrics(self._metrics)
+        if finished == 0 and found:
             raise FileExistsError(
                 f"output_dir={folder} holds the results of another run: choose another, or go on with it by "
                 f"resume={folder}"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        self.lines = [line for line in read_metrics(self._metrics) if line["round"] <= finished]
+        self.lines = [line for line in found if line["round"] <= finished]
         write_atomically(self._metrics, "".join(json.dumps(line) + "\n" for line in self.lines))
         write_atomically(folder / "config.yaml", config)
         write_atomically(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
 
     def add(self, report: RoundReport) -> None:
         """One line of ``metrics.jsonl``."""
-        line = {
+        line: dict[str, Any] = {
             "round": report.round,
             "seconds": report.seconds,
             "cohort": list(report.cohort),
@@ -73,7 +75,8 @@ class Record:
             "train/loss": report.train_loss,
             "upload_bytes": report.upload_bytes,
             "download_bytes": report.download_bytes,
-            **report.metrics,
+            # JSON has no NaN or infinity; a model that diverged has both.
+            **{name: value if math.isfinite(value) else None for name, value in report.metrics.items()},
         }
         if report.refused:
             line["refused"] = [str(refusal) for refusal in report.refused]
@@ -84,13 +87,13 @@ class Record:
     def summarise(self, method: str, initial: dict[str, float]) -> dict[str, Any]:
         """Writes ``summary.json``: last and best values, totals; returns it."""
         names = sorted({name for line in self.lines for name in line if "/" in name})
-        columns = {name: [line[name] for line in self.lines if name in line] for name in names}
+        columns = {name: [v for line in self.lines if (v := line.get(name)) is not None] for name in names}
         summary = {
             "method": method,
             "rounds": self.lines[-1]["round"] if self.lines else 0,
             "initial": initial,
-            "last": {name: values[-1] for name, values in columns.items()},
-            "best": {name: (min if name.endswith(("loss", "mse")) else max)(v) for name, v in columns.items()},
+            "last": {name: values[-1] for name, values in columns.items() if values},
+            "best": {name: (min if name.endswith(("loss", "mse")) else max)(v) for name, v in columns.items() if v},
             "upload_bytes": sum(line["upload_bytes"] for line in self.lines),
             "download_bytes": sum(line["download_bytes"] for line in self.lines),
             "seconds": sum(line["seconds"] for line in self.lines),

@@ -11,6 +11,13 @@ from fedrac.flower import run_app, superlink_environment
 ROOT = Path(__file__).parents[2]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of this folder in one process: they share a SuperLink, and each uses all cores."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("flower"))
+
+
 @pytest.fixture(scope="session")
 def app_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The app's files alone: `flwr run` walks the whole folder, and a `.venv` there takes it seconds a run."""
