@@ -22,6 +22,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from torch import nn
 
 from fedrac.blocks import AdaptSpec, plan_blocks, trained_shapes
+from fedrac.delivery import deliver
 from fedrac.messages import RoundSpec, encode_evaluation, encode_plan, from_record, payload_bytes, to_record
 from fedrac.method import Method
 from fedrac.optimizer import LocalSpec
@@ -350,7 +351,7 @@ class FedRacLora(Strategy):
         for number in range(1 if state is None else state.round + 1, num_rounds + 1):
             begin = time.perf_counter()
             config = train_config or ConfigRecord()
-            replies = grid.send_and_receive(self.configure_train(number, result.arrays, config, grid), timeout=timeout)
+            replies = deliver(grid, self.configure_train(number, result.arrays, config, grid), timeout)
             arrays, metrics = self.aggregate_train(number, replies)
             assert arrays is not None and metrics is not None and self._current is not None
             result.arrays, result.train_metrics_clientapp[number] = arrays, metrics
@@ -373,7 +374,7 @@ class FedRacLora(Strategy):
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None,
     ) -> None:
         if messages := list(self.configure_evaluate(number, result.arrays, config or ConfigRecord(), grid)):
-            found = self.aggregate_evaluate(number, grid.send_and_receive(messages, timeout=timeout))
+            found = self.aggregate_evaluate(number, deliver(grid, messages, timeout))
             if found is not None:
                 result.evaluate_metrics_clientapp[number] = found
         if evaluate_fn is not None and self.is_evaluated(number):
