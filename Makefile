@@ -4,10 +4,11 @@
 PYTHON ?= python3
 SUPERNODES ?= 2
 OVERRIDES ?=
+BENCH ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint
+.PHONY: help install run test lint bench
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,10 +26,22 @@ lint: .venv/installed ## check style, format and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy fedrac server_app client_app
 
+bench: .venv/installed .venv-pfl/installed ## compare speed and memory with others, 10 minutes; BENCH='W1 W5', BENCH=--quick
+	@$(BIN)/python -m benchmarks $(BENCH)
+
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	  || { echo 'fedrac runs on Python 3.11 to 3.13: make PYTHON=python3.12 ...'; exit 1; }
 	@echo 'Installing into .venv; the first time takes minutes.'
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# pfl, which the benchmarks compare with, wants older versions of what fedrac uses.
+.venv-pfl/installed: constraints.txt
+	@rm -rf .venv-pfl; $(PYTHON) -m venv .venv-pfl
+	@echo 'Installing pfl into .venv-pfl; the first time takes a minute.'
+	@.venv-pfl/bin/pip install --quiet --disable-pip-version-check \
+	  pfl==0.6.0 $$(grep -E '^(numpy|torch)==' constraints.txt) \
+	  || { echo 'pfl cannot be installed here: the comparison goes without it.'; rm -rf .venv-pfl/bin; }
 	@touch $@

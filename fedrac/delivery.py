@@ -41,7 +41,7 @@ def deliver(grid: Grid, messages: Iterable[Message], timeout: float) -> list[Mes
         fruitless = fruitless + 1 if len(lost) == len(waiting) else 0
         if not lost or fruitless == TRIES or time.monotonic() + _PAUSE > deadline:
             return replies + list(lost.values())
-        _tell(lost, len(waiting))
+        log.warning("%d of %d messages were lost and are sent again", len(lost), len(waiting))
         if fruitless:
             _stir(grid)
         waiting = {node: _again(waiting[node]) for node in lost}
@@ -61,8 +61,3 @@ def _stir(grid: Grid) -> None:
     """Puts living actors on top of the pile: all are asked nothing, the dead ones are still failing or have failed."""
     grid.push_messages([Message(RecordDict(), node, MessageType.QUERY) for node in grid.get_node_ids()])
     time.sleep(_PAUSE)
-
-
-def _tell(lost: dict[int, Message], sent: int) -> None:
-    reason = " ".join(str(next(iter(lost.values())).error.reason).split())
-    log.warning("%d of %d messages were lost and are sent again: %s", len(lost), sent, reason)

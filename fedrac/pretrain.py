@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fedrac import client, data, models
 from fedrac.blocks import AdaptSpec
-from fedrac.config import Experiment
 from fedrac.data import cache
+from fedrac.experiment import Experiment
 from fedrac.grid import InProcessGrid
 from fedrac.messages import to_record
 from fedrac.method import Method

@@ -12,8 +12,8 @@ from omegaconf import DictConfig
 from torch import nn
 
 from fedrac import checkpoint, config, data, models, task
-from fedrac.config import Experiment
 from fedrac.data import Examples
+from fedrac.experiment import Experiment, parse
 from fedrac.host import pick_device
 from fedrac.messages import from_record, to_record
 from fedrac.pretrain import initial_weights
@@ -39,7 +39,7 @@ def run(settings: DictConfig, grid: Grid, output_dir: Path) -> dict[str, Any]:
         ValueError: a setting is wrong; nothing has been written then.
         CohortFailure: a round failed; all finished rounds are on disk.
     """
-    experiment = config.parse(settings)
+    experiment = parse(settings)
     if experiment.runtime.threads is not None:
         torch.set_num_threads(experiment.runtime.threads)
     model, examples = models.build(experiment.model, experiment.seed), data.load(experiment.data)

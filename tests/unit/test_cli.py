@@ -12,6 +12,7 @@ from runs import equal
 from safetensors.torch import load_file
 
 from fedrac import cli, config, data, host, models
+from fedrac.experiment import parse
 from fedrac.strategy import CohortFailure
 
 TINY = [
@@ -91,7 +92,7 @@ def test_what_a_run_writes(fedrac: Command) -> None:
 def test_weights_load_into_the_plain_model(fedrac: Command, method: str) -> None:
     """And predict as the last line says."""
     fedrac(*TINY, "output_dir=out", f"method={method}")
-    experiment = config.parse(config.load([*TINY]))
+    experiment = parse(config.load([*TINY]))
     model = models.build(experiment.model, seed=99)
     model.load_state_dict(weights("out"))
     test = data.load(experiment.data).test

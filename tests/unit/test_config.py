@@ -10,7 +10,8 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from fedrac import config
-from fedrac.config import ConfigError, load, parse, split_overrides, to_yaml
+from fedrac.config import load, split_overrides, to_yaml
+from fedrac.experiment import ConfigError, parse
 
 
 def wrong(*overrides: str) -> str:
