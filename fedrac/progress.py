@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedrac.strategy import FedRacLora, RoundReport
+from fedrac.round_report import RoundReport
+from fedrac.strategy import FedRacLora
 
 
 def show_log() -> None:

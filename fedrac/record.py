@@ -11,7 +11,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from fedrac.strategy import RoundReport
+from fedrac.round_report import RoundReport
 
 
 def write_atomically(path: Path, text: str) -> None:

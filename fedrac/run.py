@@ -19,7 +19,8 @@ from fedrac.messages import from_record, to_record
 from fedrac.pretrain import initial_weights
 from fedrac.progress import Progress
 from fedrac.record import Record
-from fedrac.strategy import FedRacLora, RoundReport
+from fedrac.round_report import RoundReport
+from fedrac.strategy import FedRacLora
 
 log = logging.getLogger(__name__)
 

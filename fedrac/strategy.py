@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -28,6 +28,7 @@ from fedrac.method import Method
 from fedrac.optimizer import LocalSpec
 from fedrac.population import Population
 from fedrac.replies import Refusal, Reply, content_of, decode_reply, join
+from fedrac.round_report import CohortFailure, RoundReport
 from fedrac.rounds import Sketches, draw_sketches
 from fedrac.schedule import ScheduleSpec
 from fedrac.server import ServerSpec, ServerState, draw_cohort, effective_weights, initial_state, shares, step
@@ -36,36 +37,6 @@ from fedrac.sketch import Law, SketchSpec
 log = logging.getLogger(__name__)
 
 Send = Literal["seed", "matrix"]
-
-
-class CohortFailure(RuntimeError):
-    """A round that must not count, e.g. for lack of good replies; the weights are those before it."""
-
-
-@dataclass
-class RoundReport:
-    """What happened in one round; `FedRacLora.start` hands it to ``on_round``.
-
-    Attributes:
-        round: from 1.
-        cohort: ids of the clients that were asked, ascending.
-        eta: the server's step of this round.
-        train_loss: mean over the clients that answered, of each one's mean training loss.
-        upload_bytes, download_bytes: payload of the arrays that crossed, summed over clients.
-        refused: clients that did not count, with reasons.
-        seconds: wall time of the round.
-        metrics: ``test/...`` (server) and ``clients/...`` metrics, on rounds with an evaluation.
-    """
-
-    round: int
-    cohort: Sequence[int]
-    eta: float
-    train_loss: float = float("nan")
-    upload_bytes: int = 0
-    download_bytes: int = 0
-    refused: Sequence[Refusal] = ()
-    seconds: float = 0.0
-    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from fedrac.grid import InProcessGrid
 from fedrac.messages import from_record, to_record
 from fedrac.method import Method
 from fedrac.optimizer import LocalSpec
+from fedrac.round_report import RoundReport
 from fedrac.server import ServerSpec
-from fedrac.strategy import FedRacLora, RoundReport
+from fedrac.strategy import FedRacLora
 
 Tamper = Callable[[list[Message]], Iterable[Message]]
 CLIENTS = 6

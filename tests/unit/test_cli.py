@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from fedrac import cli, config, data, host, models
 from fedrac.experiment import parse
-from fedrac.strategy import CohortFailure
+from fedrac.round_report import CohortFailure
 
 TINY = [
     *("data=linear_regression", "data.examples=40", "data.test_examples=10", "data.features=4", "data.outputs=3"),

@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedrac.replies import Refusal, Reply, decode_reply
+from fedrac.round_report import CohortFailure
 from fedrac.server import ServerSpec
-from fedrac.strategy import CohortFailure, FedRacLora
+from fedrac.strategy import FedRacLora
 
 ROUND = 1
 KEY = "layers.0.weight:A"

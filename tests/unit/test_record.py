@@ -11,7 +11,7 @@ import pytest
 
 from fedrac.record import Record, read_metrics, versions, write_atomically
 from fedrac.replies import Refusal
-from fedrac.strategy import RoundReport
+from fedrac.round_report import RoundReport
 
 DESIGN = {"round", "seconds", "cohort", "eta", "train/loss", "upload_bytes", "download_bytes"}
 

@@ -15,10 +15,11 @@ from runs import TamperedGrid, arrays, clients_of, equal, grid, node_of, start, 
 from fedrac.blocks import AdaptSpec
 from fedrac.messages import decode_plan, to_record
 from fedrac.optimizer import LocalSpec
+from fedrac.round_report import CohortFailure, RoundReport
 from fedrac.rounds import draw_sketches
 from fedrac.schedule import ScheduleSpec
 from fedrac.server import ServerSpec, Weighting
-from fedrac.strategy import CohortFailure, FedRacLora, RoundReport
+from fedrac.strategy import FedRacLora
 
 HOSTS = 3  # of six clients; a cohort of all asks two of each
 

@@ -14,9 +14,10 @@ from workloads import Workload, squared
 from fedrac import checkpoint, data, models, partition
 from fedrac.blocks import AdaptSpec
 from fedrac.optimizer import LocalSpec
+from fedrac.round_report import RoundReport
 from fedrac.schedule import ScheduleSpec
 from fedrac.server import ServerSpec
-from fedrac.strategy import FedRacLora, RoundReport
+from fedrac.strategy import FedRacLora
 
 every_method = pytest.mark.parametrize("name", methods())
 
