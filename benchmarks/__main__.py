@@ -85,4 +85,9 @@ def write(path: Path, given: argparse.Namespace, series: object, **parts: object
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RuntimeError as error:  # a side failed: its log says why
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -105,13 +105,20 @@ def choose_threads(series: Series, worker: Worker, say: Say) -> None:
         return
     name = f"W1 {worker.side}" if worker.is_flower else series.name
     if name not in _chosen:
-        rounds = 3 if worker.is_flower else rounds_in(TRIAL_SECONDS, worker.run(1)["seconds"]) + 1
         for threads in THREADS:
-            series.trial[threads] = statistics.median(worker.run(rounds, threads)["seconds"][1:])
+            series.trial[threads] = trial(worker, threads)
         _chosen[name] = min(series.trial, key=series.trial.__getitem__)
         tried = ", ".join(f"{_ms(seconds)} with {threads}" for threads, seconds in series.trial.items())
         say(f"{series.name}: trial of threads: {tried}")
     worker.threads = series.threads = _chosen[name]
+
+
+def trial(worker: Worker, threads: int) -> float:
+    """Median seconds of a few rounds after the first one."""
+    if worker.is_flower:
+        return statistics.median(worker.run(3, threads)["seconds"][1:])
+    first = worker.run(2, threads)["seconds"][1:]
+    return statistics.median(worker.run(rounds_in(TRIAL_SECONDS, first), threads)["seconds"])
 
 
 def take_turn(series: Series, worker: Worker, number: int, say: Say) -> None:

@@ -28,6 +28,8 @@ SETTINGS = {
     "FLWR_TELEMETRY_ENABLED": "0",
     # How often, in seconds, a run that waits to start is looked for: 1 unless told.
     "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+    # Not whatever cluster `ray start` has left on this machine; set RAY_ADDRESS to join one.
+    "RAY_ADDRESS": "local",
     "RAY_USAGE_STATS_ENABLED": "0",
     # What later versions of Ray do, and what this one warns of: leave the list of visible GPUs as it is.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -63,7 +65,12 @@ def superlink_environment(extra: Mapping[str, str] | None = None) -> Iterator[di
 
 
 def run_app(
-    environment: Mapping[str, str], app_dir: Path, overrides: str = "", preset: str = "", supernodes: int = 2
+    environment: Mapping[str, str],
+    app_dir: Path,
+    overrides: str = "",
+    preset: str = "",
+    supernodes: int = 2,
+    gpus: float = 0.0,
 ) -> int:
     """Run an app in Flower's simulation, show its log meanwhile, and return its exit code, 0 if it completed.
 
@@ -72,9 +79,10 @@ def run_app(
         app_dir: the folder of the app's `pyproject.toml`.
         overrides, preset: the two strings of the app's run configuration.
         supernodes: how many nodes are simulated, each by a process with one core, as far as there are cores.
+        gpus: how many GPUs such a process has for itself; with 0 it sees all of its machine.
     """
-    federation = f"num-supernodes={supernodes} client-resources-num-cpus=1"
-    if "RAY_ADDRESS" not in environment:  # a Ray cluster that is there already has its own count
+    federation = f"num-supernodes={supernodes} client-resources-num-cpus=1 client-resources-num-gpus={gpus}"
+    if environment.get("RAY_ADDRESS", "local") == "local":  # a Ray cluster has its own count
         federation += f" init-args-num-cpus={min(supernodes, os.cpu_count() or 1)}"
     config = f"preset={toml_string(preset)} overrides={toml_string(overrides)}"
     command = ["flwr", "run", str(app_dir), "--stream"]
@@ -140,13 +148,15 @@ def main() -> int:
     """Run the app of the current folder with the overrides of the command line."""
     parser = argparse.ArgumentParser(prog="python -m fedrac.flower", description="Run Flower's simulation.")
     parser.add_argument("--supernodes", type=int, default=2, help="nodes that share the clients (default: 2)")
+    parser.add_argument("--gpus", type=float, default=0.0, help="GPUs for each of their processes (default: 0)")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="configuration overrides")
     given = parser.parse_args()
     # As for Ctrl-C, so that the SuperLink is ended then, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with superlink_environment() as environment:
-            return run_app(environment, Path.cwd(), shlex.join(given.overrides), supernodes=given.supernodes)
+            overrides = shlex.join(given.overrides)
+            return run_app(environment, Path.cwd(), overrides, supernodes=given.supernodes, gpus=given.gpus)
     except KeyboardInterrupt:
         return 130
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, wraps
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from torch import Tensor, nn
 
-from fedrac import data, models, partition, task
+from fedrac import data, models, partition, source, task
 from fedrac.adapter import MixedRows
 from fedrac.blocks import find_blocks
 from fedrac.local import CohortResult, train_cohort
@@ -32,12 +33,13 @@ class Host:
 
     Args:
         workload: ``data``, ``partition`` and ``model`` (each with what its loader takes), ``seed``, ``dtype`` of the
-            computation, ``device`` (``auto``, ``cpu``, ``cuda``, ...).
+            computation, ``device`` (``auto``, ``cpu``, ``cuda``, ...); `FedRacLora` adds ``code``, which fedrac it is.
         partition_id: which of the hosts this is, from 0.
         num_partitions: how many hosts there are.
     """
 
     def __init__(self, workload: Mapping[str, Any], partition_id: int, num_partitions: int) -> None:
+        source.check(workload.get("code", source.digest()))
         self.seed = int(workload["seed"])
         self.data = data.load(workload["data"])
         self.partition = partition.make(workload["partition"], self.data, self.seed)
@@ -164,7 +166,8 @@ def _reply(clients: Sequence[int], result: CohortResult) -> Reply:
 
 def _reason(error: Exception) -> str:
     log.debug("a client raised", exc_info=True)
-    return f"{type(error).__name__}: {error}"
+    where = f" (on {platform.node()})" if isinstance(error, OSError) else ""  # files are there on some machines only
+    return f"{type(error).__name__}: {error}{where}"
 
 
 @lru_cache(maxsize=2)

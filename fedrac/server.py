@@ -91,8 +91,7 @@ def draw_cohort(clients: Sequence[int] | Index, size: int, seed: int, round_: in
     if size > len(clients):
         raise ValueError(f"cohort.size={size} is larger than the population of {len(clients)} clients: lower it")
     ordered = np.sort(np.asarray(clients, dtype=np.int64))
-    chosen = Stream(seed, "cohort", round_).permutation(len(ordered))[:size]
-    return [int(c) for c in np.sort(ordered[chosen])]
+    return [int(c) for c in ordered[Stream(seed, "cohort", round_).subset(len(ordered), size)]]
 
 
 def shares(examples: Sequence[int], weighting: Weighting) -> Shares:

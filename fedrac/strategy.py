@@ -21,6 +21,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from torch import nn
 
+from fedrac import source
 from fedrac.blocks import AdaptSpec, plan_blocks, trained_shapes
 from fedrac.delivery import deliver
 from fedrac.messages import RoundSpec, encode_evaluation, encode_plan, from_record, payload_bytes, to_record
@@ -85,7 +86,7 @@ class FedRacLora(Strategy):
         evaluate_on_clients: bool = False,
         timeout: float = 600.0,
     ) -> None:
-        self.workload = dict(workload)
+        self.workload = {"code": source.digest(), **workload}
         self.method = method or Method()
         self.local = local or LocalSpec()
         self.local_schedule = local_schedule or ScheduleSpec()

@@ -62,6 +62,10 @@ class Stream:
         """A uniform order of ``0 .. count - 1``, (count,) int64: the ranks of ``count`` words."""
         return np.argsort(self.words(count), kind="stable").astype(np.int64)
 
+    def subset(self, count: int, size: int) -> Index:
+        """``size`` of ``0 .. count - 1``, uniform without replacement, ascending: those with the smallest words."""
+        return np.sort(np.argpartition(self.words(count), min(size, count - 1))[:size]).astype(np.int64)
+
     def distinct(self, bound: int, count: int) -> Index:
         """``count`` distinct integers of ``0 .. bound - 1``, (count,) int64, by a partial Fisher-Yates shuffle."""
         if count > bound:

@@ -21,13 +21,15 @@ def rounds_of(command: Sequence[str], environment: dict[str, str], lines: Path, 
     """Runs until the file ``lines`` has that many lines, one a round, and returns when each came."""
     times: list[float] = []
     with subprocess.Popen(command, env=environment) as process:
-        while len(times) < count:
-            if process.poll() is not None:
-                raise RuntimeError(f"{' '.join(command)}: only {len(times)} of {count} rounds")
-            seen = lines.read_bytes().count(b"\n") if lines.exists() else 0
-            times += [time.monotonic()] * (seen - len(times))
-            time.sleep(0.002)
-        process.terminate()
+        try:
+            while len(times) < count:
+                if process.poll() is not None:
+                    raise RuntimeError(f"{' '.join(command)}: only {len(times)} of {count} rounds")
+                seen = lines.read_bytes().count(b"\n") if lines.exists() else 0
+                times += [time.monotonic()] * (seen - len(times))
+                time.sleep(0.002)
+        finally:
+            process.terminate()
     return times
 
 

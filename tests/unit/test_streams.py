@@ -79,3 +79,10 @@ def test_too_many_distinct_numbers():
 
 def test_seed_has_63_bits():
     assert Stream(0, "t").seed63() == int(Stream(0, "t").words(1)[0]) // 2
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (7, 7), (7, 3), (1000, 10), (1000, 999)])
+def test_a_subset_is_the_start_of_the_permutation(count, size):
+    """Both take the smallest words; one needs no order of the rest."""
+    permuted = Stream(0, "t", count).permutation(count)[:size]
+    assert Stream(0, "t", count).subset(count, size).tolist() == sorted(permuted.tolist())
