@@ -96,7 +96,7 @@ class CohortAdapter:
             if self._inside:
                 return None
             self._seen.add(path)
-            if not isinstance(layer, nn.Linear | nn.Conv2d | nn.Embedding):
+            if not isinstance(layer, ADAPTABLE):
                 if kwargs:
                     raise ValueError(
                         f"module {path!r} has parameters that are trained in full and is called with the keyword "

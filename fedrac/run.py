@@ -1,6 +1,5 @@
 """One run, the same in every runtime: configuration and Grid in, recorded results out."""
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,6 @@ from fedrac.progress import Progress
 from fedrac.record import Record
 from fedrac.round_report import RoundReport
 from fedrac.strategy import FedRacLora
-
-log = logging.getLogger(__name__)
 
 
 def run(settings: DictConfig, grid: Grid, output_dir: Path) -> dict[str, Any]:

@@ -240,6 +240,8 @@ class FedRacLora(Strategy):
     def effective_weights(self) -> dict[str, torch.Tensor]:
         """The merged model as it stands, by parameter name, in the master dtype."""
         assert self.state is not None
+        if not self.state.factors:  # everything is merged already; no sketch is needed
+            return effective_weights(self.state, self.blocks, self.method, {})
         sketches = draw_sketches(self.blocks, self.method, self.sketch, max(self.state.round, 1))
         return effective_weights(self.state, self.blocks, self.method, sketches.values)
 
