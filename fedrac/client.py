@@ -3,8 +3,9 @@
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedrac.client_evaluation import decode_evaluation
 from fedrac.host import answering, host_of
-from fedrac.messages import decode_evaluation, decode_plan
+from fedrac.messages import decode_plan
 from fedrac.population import decode_question, encode_hosted
 from fedrac.replies import encode_reply
 

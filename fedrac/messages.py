@@ -107,25 +107,3 @@ def decode_plan(content: RecordDict) -> RoundPlan:
     }
     records = {f.name: from_record(content.array_records[f.name]) for f in fields(RoundPlan)[2:]}
     return RoundPlan(RoundSpec(**raw, **typed), list(plan["clients"]), **records)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What one host is asked to test: the merged weights, on the data of these clients."""
-
-    workload: Mapping[str, Any]
-    clients: Sequence[int]
-    weights: Mapping[str, Tensor]
-
-
-def encode_evaluation(workload: Mapping[str, Any], clients: Sequence[int], weights: ArrayRecord) -> RecordDict:
-    """The content of one host's message."""
-    asked = ConfigRecord({"clients": list(clients), "workload": json.dumps(dict(workload))})
-    return RecordDict({"evaluation": asked, "weights": weights})
-
-
-def decode_evaluation(content: RecordDict) -> Evaluation:
-    """The inverse of `encode_evaluation`, on the host."""
-    asked = content.config_records["evaluation"]
-    weights = from_record(content.array_records["weights"])
-    return Evaluation(json.loads(str(asked["workload"])), list(asked["clients"]), weights)  # type: ignore[arg-type]

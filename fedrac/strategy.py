@@ -9,7 +9,6 @@ The nodes run `client_app.app`, or a ClientApp built from the same parts of `fed
 """
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,13 +22,14 @@ from torch import nn
 
 from fedrac import source
 from fedrac.blocks import AdaptSpec, plan_blocks, trained_shapes
+from fedrac.client_evaluation import encode_evaluation, mean_metrics
+from fedrac.collection import collect, enforce, enforce_finite
 from fedrac.delivery import deliver
-from fedrac.messages import RoundSpec, encode_evaluation, encode_plan, from_record, payload_bytes, to_record
+from fedrac.messages import RoundSpec, encode_plan, from_record, payload_bytes, to_record
 from fedrac.method import Method
 from fedrac.optimizer import LocalSpec
 from fedrac.population import Population
-from fedrac.replies import Refusal, Reply, content_of, decode_reply, join
-from fedrac.round_report import CohortFailure, RoundReport
+from fedrac.round_report import RoundReport
 from fedrac.rounds import Sketches, draw_sketches
 from fedrac.schedule import ScheduleSpec
 from fedrac.server import ServerSpec, ServerState, draw_cohort, effective_weights, initial_state, shares, step
@@ -194,48 +194,16 @@ class FedRacLora(Strategy):
         """
         assert self.state is not None and self._current is not None
         current, report = self._current, self._current.report
-        reply, report.refused = self._collect(current, replies)
-        for refusal in report.refused:
-            log.warning("round %d: %s", server_round, refusal)
-        self._enforce(report, len(reply.clients))
+        factor_dtype = torch.float64 if self.workload["dtype"] == "float64" else torch.float32
+        reply = collect(report, current.hosts, replies, self.shapes, factor_dtype)
+        enforce(report, len(reply.clients), self.server.min_fraction)
         weights = shares(reply.examples, self.server.weighting)
         state = step(self.state, self.blocks, self.method, current.sketches.values, reply.factors, weights, report.eta)
-        self._enforce_finite(server_round, state)
+        enforce_finite(server_round, [*(state.weights[b.name] for b in self.blocks), *state.factors.values()])
         self.state = replace(state, round=server_round)
         self._arrays = to_record(self.effective_weights())
         report.train_loss = sum(reply.losses) / len(reply.losses)
         return self._arrays, MetricRecord({"train/loss": report.train_loss, "clients": len(reply.clients)})
-
-    def _collect(self, current: _Round, messages: Iterable[Message]) -> tuple[Reply, list[Refusal]]:
-        factor_dtype = torch.float64 if self.workload["dtype"] == "float64" else torch.float32
-        awaited, good, refused = dict(current.hosts), [], []
-        for message in messages:
-            asked = awaited.pop(message.metadata.src_node_id, None)
-            if asked is None:
-                log.warning("round %d: node %s answered unasked", current.report.round, message.metadata.src_node_id)
-                continue
-            if message.has_content() and (factors := message.content.array_records.get("factors")) is not None:
-                current.report.upload_bytes += payload_bytes(factors)
-            reply, bad = decode_reply(message, current.report.round, asked, self.shapes, factor_dtype)
-            good.append(reply)
-            refused += bad
-        refused += [Refusal(clients, "no reply in time") for clients in awaited.values()]
-        return join(good), refused
-
-    def _enforce(self, report: RoundReport, good: int) -> None:
-        asked = len(report.cohort)
-        if good == 0 or good / asked < self.server.min_fraction:
-            reasons = "; ".join(map(str, report.refused[:5]))
-            raise CohortFailure(
-                f"round {report.round}: {good} of {asked} clients answered well, cohort.min_fraction="
-                f"{self.server.min_fraction} wants more. {reasons}. Mend the cause, or lower cohort.min_fraction"
-            )
-
-    def _enforce_finite(self, server_round: int, state: ServerState) -> None:
-        """Finite factors can be so large that their product is not."""
-        values = [*(state.weights[block.name] for block in self.blocks), *state.factors.values()]
-        if not all(bool(value.isfinite().all()) for value in values):
-            raise CohortFailure(f"round {server_round}: the update is too large to be finite: lower local.lr")
 
     def effective_weights(self) -> dict[str, torch.Tensor]:
         """The merged model as it stands, by parameter name, in the master dtype."""
@@ -264,21 +232,7 @@ class FedRacLora(Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Mean of every metric over all examples of the clients that answered, named ``clients/...``."""
-        answers: list[dict[str, float]] = []
-        for message in replies:
-            try:
-                columns = content_of(message).metric_records["metrics"]
-                sums = {name: math.fsum(values) for name, values in columns.items()}  # type: ignore[arg-type]
-                if not (sums["examples"] >= 1 and all(map(math.isfinite, sums.values()))):
-                    raise ValueError(f"metrics of no example, or not finite: {sums}")
-                answers.append(sums)
-            except (ValueError, KeyError, TypeError, OverflowError) as error:
-                log.warning("round %d: node %s: %s", server_round, message.metadata.src_node_id, error)
-        if not answers:
-            return None
-        examples = math.fsum(sums.pop("examples") for sums in answers)
-        names = sorted(set.intersection(*map(set, answers)))
-        return MetricRecord({f"clients/{n}": math.fsum(sums[n] for sums in answers) / examples for n in names})
+        return mean_metrics(server_round, replies)
 
     # --- the run ------------------------------------------------------------------------------------------------
 

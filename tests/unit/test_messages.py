@@ -13,11 +13,10 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from runs import arrays, equal, grid, methods, start, strategy, workload
 
 from fedrac.blocks import AdaptSpec
+from fedrac.client_evaluation import decode_evaluation, encode_evaluation
 from fedrac.messages import (
     RoundSpec,
-    decode_evaluation,
     decode_plan,
-    encode_evaluation,
     encode_plan,
     from_record,
     payload_bytes,

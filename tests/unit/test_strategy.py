@@ -13,6 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from runs import TamperedGrid, arrays, clients_of, equal, grid, node_of, start, strategy
 
 from fedrac.blocks import AdaptSpec
+from fedrac.collection import enforce
 from fedrac.messages import decode_plan, to_record
 from fedrac.optimizer import LocalSpec
 from fedrac.round_report import CohortFailure, RoundReport
@@ -88,13 +89,10 @@ def test_the_least_share_of_a_cohort(lost: int, min_fraction: float, goes_on: bo
 def test_a_share_that_is_just_reached(asked: int) -> None:
     """``min_fraction`` as a person writes it: 11 of 20 are a share of 0.55, although 0.55 * 20 > 11."""
     for good in range(1, asked + 1):
-        report, found = (
-            RoundReport(1, range(asked), 1.0),
-            strategy(server=ServerSpec(asked, float(f"{good / asked:.3f}"))),
-        )
-        found._enforce(report, good)
+        report, least = RoundReport(1, range(asked), 1.0), float(f"{good / asked:.3f}")
+        enforce(report, good, least)
         with pytest.raises(CohortFailure):
-            found._enforce(report, good - 1)
+            enforce(report, good - 1, least)
 
 
 def test_a_failure_in_a_later_round_leaves_the_round_before() -> None:
