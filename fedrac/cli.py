@@ -1,20 +1,25 @@
-"""The ``fedrac`` command: one run in this process, or a sweep."""
+"""The ``fedrac`` command: one run in this process, a sweep, or a sub-command."""
 
 import sys
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from fedrac import config
+from fedrac import commands, config
 from fedrac.progress import show_log
 
 
 def main() -> None:
-    """``fedrac [KEY=VALUE ...]``; with ``-m`` a sweep over all combinations, with ``--help`` every key."""
+    """``fedrac [KEY=VALUE ...]``; with ``-m`` a sweep over all combinations, with ``--help`` every key.
+
+    A first word that is no option and has no ``=`` is a sub-command: see `fedrac.commands`.
+    """
     show_log()
     sys.path.insert(0, str(Path.cwd()))  # models and data of one's own, by import path
     try:
-        if any(argument.startswith("-") for argument in sys.argv[1:]):
+        if len(sys.argv) > 1 and sys.argv[1][:1] not in ("-", "+", "~") and "=" not in sys.argv[1]:
+            sys.exit(commands.run(sys.argv[1], sys.argv[2:]))
+        elif any(argument.startswith("-") for argument in sys.argv[1:]):
             sys.argv[1:] = config.extending(sys.argv[1:])
             _hydra()
         else:
@@ -40,6 +45,7 @@ def _hydra() -> None:
     from hydra.core.hydra_config import HydraConfig
 
     failures = []
+    OmegaConf.register_new_resolver("fedrac.commands", commands.listing, replace=True)  # for the help text
 
     @hydra.main(config_path=str(config.config_dir()), config_name="config", version_base="1.3")
     def application(settings: DictConfig) -> None:

@@ -11,7 +11,7 @@ import torch
 from runs import equal
 from safetensors.torch import load_file
 
-from fedrac import cli, config, data, host, models
+from fedrac import cli, commands, config, data, host, models
 from fedrac.experiment import parse
 from fedrac.round_report import CohortFailure
 
@@ -230,6 +230,22 @@ def test_help(fedrac: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert caught.value.code == 0
     printed = capsys.readouterr().out
     assert "fedrac [KEY=VALUE ...]" in printed and "method: asymm_lora, " in printed and "min_fraction" in printed
+    for name, purpose in commands.COMMANDS.items():
+        assert f"fedrac {name} " in printed and purpose in printed
+
+
+def test_every_command_has_help(fedrac: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in commands.COMMANDS:
+        with pytest.raises(SystemExit) as caught:
+            fedrac(name, "--help")
+        assert caught.value.code == 0
+        assert capsys.readouterr().out.startswith(f"usage: fedrac {name} ")
+
+
+def test_a_misspelt_command(fedrac: Command) -> None:
+    said = stopped(fedrac, "statsu", "out")
+    assert said.startswith("error: there is no command 'statsu'; did you mean fedrac status?")
+    assert "the commands are status" in stopped(fedrac, "cohort.size")
 
 
 def test_a_sweep(fedrac: Command) -> None:
