@@ -149,22 +149,71 @@ def step(
     Returns:
         The state after the round.
     """
+    return advance(state, blocks, method, sketches, round_means(state, blocks, method, stacked, weights), eta)
+
+
+def round_means(
+    state: ServerState, blocks: Sequence[Block], method: Method, stacked: Mapping[str, Tensor], weights: Shares
+) -> dict[str, Tensor]:
+    """All that the next state needs of the clients' factors, in the master dtype; see `mean_shapes`.
+
+    Args:
+        stacked, weights: as `step` takes them.
+    """
+    found = {}
+    for block in blocks:
+        for letters in mean_letters(block, method):
+            mean = (
+                _mean_of_products(stacked, block, weights)
+                if letters == "BA"
+                else average(stacked[block.key(letters)], weights)
+            )
+            found[block.key(letters)] = mean.to(state.weights[block.name].dtype)
+    return found
+
+
+def mean_letters(block: Block, method: Method) -> tuple[str, ...]:
+    """Of what a round takes the mean: each trained factor; the product ``BA``, if products are averaged."""
+    letters = method.trained_letters(block.rank is None)
+    if method.average == "factors" or block.rank is None:
+        return letters
+    return ("BA",) if method.merge else (*letters, "BA")
+
+
+def mean_shapes(blocks: Sequence[Block], method: Method) -> dict[str, tuple[int, ...]]:
+    """Key and shape of every mean that makes up a round: what a host needs to make the server's step itself."""
+    return {b.key(x): (b.m, b.n) if x == "BA" else b.factor_shape(x) for b in blocks for x in mean_letters(b, method)}
+
+
+def advance(
+    state: ServerState,
+    blocks: Sequence[Block],
+    method: Method,
+    sketches: Mapping[str, Tensor],
+    means: Mapping[str, Tensor],
+    eta: float,
+) -> ServerState:
+    """The step from the means of a round: the same bits wherever it is made.
+
+    Args:
+        sketches, eta: as `step` takes them.
+        means: as `round_means` gives them.
+    """
     merged, carried = dict(state.weights), dict(state.factors)
     for block in blocks:
         w = merged[block.name]
-        letters = method.trained_letters(block.rank is None)
-        means = {block.key(x): average(stacked[block.key(x)], weights).to(w.dtype) for x in letters}
+        mine = {block.key(letters): means[block.key(letters)] for letters in mean_letters(block, method)}
         if block.rank is None:
-            merged[block.name] = w + eta * means[block.key("D")]
+            merged[block.name] = w + eta * mine[block.key("D")]
             continue
-        after = {k: state.factors[k] + eta * (mean - state.factors[k]) for k, mean in means.items() if k in carried}
+        after = {k: state.factors[k] + eta * (mean - state.factors[k]) for k, mean in mine.items() if k in carried}
         if method.average == "products":
             before = _pair_product(block, method, sketches, state.factors, w) if after else 0.0
             carry = _pair_product(block, method, sketches, after, w) - before if after else 0.0
-            target = _mean_of_products(stacked, block, weights).to(w.dtype).reshape(w.shape)
+            target = mine[block.key("BA")].reshape(w.shape)
             merged[block.name] = w + block.scale * (eta * (target - before) - carry)
         elif method.merge:
-            merged[block.name] = w + (eta * block.scale) * _pair_product(block, method, sketches, means, w)
+            merged[block.name] = w + (eta * block.scale) * _pair_product(block, method, sketches, mine, w)
         carried.update(after)
     return ServerState(state.round + 1, _tie(merged, blocks), carried)
 
