@@ -13,9 +13,11 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from torch import Tensor, nn
 
-from fedrac import data, models, partition, source, task
+from fedrac import data, evaluation, models, partition, source, task
 from fedrac.adapter import MixedRows
+from fedrac.batch import Batch, batch, batches
 from fedrac.blocks import find_blocks
+from fedrac.data.tokens import Tokens
 from fedrac.local import CohortResult, train_cohort
 from fedrac.messages import RoundPlan
 from fedrac.population import Hosted
@@ -82,7 +84,7 @@ class Host:
         start = start_of_round(blocks, plan.spec.method, values, plan.factors, dtype, plan.spec.local.precondition).to(
             self.device
         )
-        problem = Problem(self.model, blocks, self._loss, self._take)
+        problem = Problem(self.model, blocks, self._loss, self._take, isinstance(self.data.train.inputs, Tokens))
 
         def train(clients: Sequence[int]) -> CohortResult:
             shards = [Shard(c, torch.from_numpy(self.partition.of(c))) for c in clients]
@@ -90,15 +92,14 @@ class Host:
 
         return _train_all(train, plan.clients)
 
-    @torch.no_grad()
     def evaluate(self, weights: Mapping[str, Tensor], clients: Sequence[int]) -> dict[str, list[float]]:
         """Sums of every metric over each client's own training examples, and their number (``examples``)."""
         self._load(weights)
-        self.model.eval()
-        columns: dict[str, list[float]] = {"examples": [float(self.partition.sizes[c]) for c in clients]}
+        columns: dict[str, list[float]] = {}
         for client in clients:
-            inputs, targets = self._take(torch.from_numpy(self.partition.of(client)))
-            for name, total in task.metrics(self.data.task, self.model(inputs), targets).items():
+            own = self.data.train.take(self.partition.of(client))
+            parts = batches(own, len(own), self.device, self.dtype)
+            for name, total in evaluation.sums(self.model, self.data.task, parts).items():
                 columns.setdefault(name, []).append(total)
         return columns
 
@@ -108,10 +109,8 @@ class Host:
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return task.loss(self.data.task, outputs, targets)
 
-    def _take(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        examples = self.data.train.take(index.numpy())
-        inputs = torch.from_numpy(examples.inputs).to(self.device, self.dtype)
-        return inputs, torch.from_numpy(examples.targets).to(self.device)
+    def _take(self, index: Tensor) -> Batch:
+        return batch(self.data.train.take(index.numpy()), self.device, self.dtype)
 
 
 def pick_device(name: str) -> torch.device:
@@ -130,16 +129,28 @@ def check_model(
     Raises:
         ValueError: it does not.
     """
-    one = torch.from_numpy(examples.take(np.arange(1)).inputs).to(device, dtype)
+    tokens = examples.inputs if isinstance(examples.inputs, Tokens) else None
+    rows = [0] if tokens is None else [int(tokens.lengths.argmax()), tokens.text_of(int(tokens.ids.argmax()))]
+    inputs, _ = batch(examples.take(np.array(rows)), device, dtype)
     model.eval()
     try:
-        outputs = model(one)
-    except RuntimeError as error:
-        raise ValueError(
-            f"the model does not take an example of shape {tuple(one.shape[1:])}: {error}. Set model.inputs and "
+        outputs = evaluation.call(model, inputs)
+    except (RuntimeError, IndexError, TypeError) as error:
+        raise ValueError(_not_taken(tokens, examples, error)) from error
+    task.check(kind, outputs, np.array(tokens.ids if examples.targets is None and tokens else examples.targets))
+
+
+def _not_taken(tokens: Tokens | None, examples: data.Examples, error: Exception) -> str:
+    if tokens is None:
+        return (
+            f"the model does not take an example of shape {examples.inputs.shape[1:]}: {error}. Set model.inputs and "  # type: ignore[union-attr]
             "its like, or choose another model"
-        ) from error
-    task.check(kind, outputs, np.array(examples.targets))
+        )
+    return (
+        f"the model does not take these texts, of up to {tokens.lengths.max()} tokens and token ids of up to "
+        f"{tokens.ids.max()}: {error}. Set data.tokenizer to the model's own and data.max_length to what it can read, "
+        "or choose a model for texts"
+    )
 
 
 def _train_all(train: Callable[[Sequence[int]], CohortResult], clients: Sequence[int]) -> tuple[Reply, dict[int, str]]:

@@ -112,8 +112,8 @@ def shard(train: Examples, seed: int, clients: int, shards: int) -> tuple[Index,
 
 
 def _labels(train: Examples, scheme: str) -> Index:
-    if train.targets.ndim != 1:
-        raise ValueError(f"partition.scheme={scheme} needs class labels: for a regression use iid, size or natural")
+    if train.targets is None or train.targets.ndim != 1:
+        raise ValueError(f"partition.scheme={scheme} needs class labels: without them use iid, size or natural")
     return train.targets
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fedrac.adapter import CohortAdapter, MixedRows
 from fedrac.dropout import ClientDropout, no_global_draws
+from fedrac.evaluation import call
 from fedrac.gradients import add_l2, clip_per_client, precondition
 from fedrac.optimizer import LocalSpec, StackedOptimizer
 from fedrac.orders import Batch, Orders, chunks
@@ -90,13 +91,12 @@ class _Lockstep:
 
     def _steps(self, batch: Batch) -> Tensor:
         """All steps of a batch; returns every row's loss, (S, k, b) float64."""
-        inputs, targets = self.problem.take(batch.index.flatten())
         parameters = self.optimizer.narrow(batch.clients)
         factors, rows = {**self.start.frozen, **parameters}, batch.index[0].numel()
         weight = batch.weight.flatten(1).to(self.device, next(iter(parameters.values())).dtype)
         self.adapter.use(factors, batch.clients, rows)
         losses = []
-        for number, part in enumerate(_split(inputs, targets, rows)):
+        for number, part in enumerate(self._gather(batch.index.flatten(1))):
             step = batch.first + number
             self.dropout.start(step, batch.clients, rows)
             # Watching every call for dropout costs time: after one step it is known whether there is any.
@@ -104,11 +104,17 @@ class _Lockstep:
                 losses.append(self._step(step, *part, weight[number], parameters))
         return torch.stack(losses).to("cpu", torch.float64).view(batch.index.shape)
 
+    def _gather(self, index: Tensor) -> Iterator[tuple[object, Tensor]]:
+        """Inputs and targets of one step after another, from rows (S, k * b) of the data."""
+        if self.problem.ragged:
+            return map(self.problem.take, index)
+        return _split(*self.problem.take(index.flatten()), index.shape[1])
+
     def _step(
         self, step: int, inputs: object, targets: Tensor, weight: Tensor, parameters: Mapping[str, Tensor]
     ) -> Tensor:
         with no_global_draws(self.device) if step == 0 else nullcontext():
-            loss = self.problem.loss(_call(self.problem.model, inputs), targets).flatten()
+            loss = self.problem.loss(call(self.problem.model, inputs), targets).flatten()
         if step == 0:
             self.adapter.check_all_used()
             if self.first:
@@ -138,11 +144,6 @@ def _split(inputs: object, targets: Tensor, rows: int) -> Iterator[tuple[object,
         assert isinstance(inputs, Tensor)
         parts = torch.split(inputs, rows)
     return zip(parts, torch.split(targets, rows), strict=True)
-
-
-def _call(model: nn.Module, inputs: object) -> Tensor:
-    out: Tensor = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
-    return out
 
 
 def _check_independent(losses: Tensor, factors: Sequence[Tensor]) -> None:

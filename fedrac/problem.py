@@ -36,9 +36,11 @@ class Problem:
         blocks: the trained parameters.
         loss: (outputs, targets) to one loss a row.
         take: (rows,) int64 to the model's inputs and the targets of those examples.
+        ragged: examples differ in size, so that every step is gathered on its own, padded to its own longest row.
     """
 
     model: nn.Module
     blocks: Sequence[Block]
     loss: Loss
     take: Take
+    ragged: bool = False

@@ -10,8 +10,8 @@ from flwr.serverapp import Grid
 from omegaconf import DictConfig
 from torch import nn
 
-from fedrac import checkpoint, config, data, models, task
-from fedrac.data import Examples
+from fedrac import checkpoint, config, data, evaluation, models
+from fedrac.batch import batches
 from fedrac.experiment import Experiment, parse
 from fedrac.host import pick_device
 from fedrac.messages import from_record, to_record
@@ -44,7 +44,7 @@ def run(settings: DictConfig, grid: Grid, output_dir: Path) -> dict[str, Any]:
     strategy = build_strategy(experiment, model)
     state = checkpoint.load(Path(settings.resume)) if settings.resume else None
     strategy.connect(grid)
-    test = tester(experiment, model, examples.test, examples.task)
+    test = tester(experiment, model, examples)
     start = to_record(initial_weights(experiment))
     initial = now = _floats(test(0, start))
     if state is not None:
@@ -89,23 +89,15 @@ def build_strategy(experiment: Experiment, model: nn.Module) -> FedRacLora:
     )
 
 
-def tester(
-    experiment: Experiment, model: nn.Module, test: Examples, kind: data.Task
-) -> Callable[[int, ArrayRecord], MetricRecord]:
+def tester(experiment: Experiment, model: nn.Module, examples: data.Data) -> Callable[[int, ArrayRecord], MetricRecord]:
     """A function that tests merged weights on the server's test examples: ``test/loss`` and the task's metrics."""
-    device, size = pick_device(experiment.runtime.device), experiment.evaluate.batch_size
-    dtype = getattr(torch, experiment.runtime.dtype)
+    device, dtype = pick_device(experiment.runtime.device), getattr(torch, experiment.runtime.dtype)
     model = model.to(device, dtype)
-    inputs, targets = torch.tensor(test.inputs).to(device, dtype), torch.tensor(test.targets).to(device)
+    parts = list(batches(examples.test, experiment.evaluate.batch_size, device, dtype))
 
-    @torch.no_grad()
     def evaluate(round_: int, arrays: ArrayRecord) -> MetricRecord:
         model.load_state_dict(from_record(arrays))
-        model.eval()
-        sums: dict[str, float] = {}
-        for x, y in zip(torch.split(inputs, size), torch.split(targets, size), strict=True):
-            for name, total in task.metrics(kind, model(x), y).items():
-                sums[name] = sums.get(name, 0.0) + total
-        return MetricRecord({f"test/{name}": total / len(targets) for name, total in sums.items()})
+        found = evaluation.measure(model, examples.task, examples.metrics, parts)
+        return MetricRecord({f"test/{name}": value for name, value in found.items()})
 
     return evaluate

@@ -14,6 +14,7 @@ _FORMS = (
     "groups), names the natural client of each example), or a pair (train, test) of map-style datasets of "
     "(x, y)"
 )
+Arrays = tuple[NDArray[np.float32], NDArray[Any], NDArray[np.int64] | None]  # inputs, targets, groups
 _NOT_DATASETS = (Mapping, str, np.ndarray)
 
 
@@ -31,18 +32,18 @@ def coerce(result: Any) -> Data:
         return result
     if not isinstance(result, tuple | list) or len(result) != 2:
         raise ValueError(f"the data function returned {_describe(result)}: {_FORMS}")
-    train, test = (_examples(part, name) for part, name in zip(result, ("train", "test"), strict=True))
-    task: Task = "classification" if train.targets.ndim == 1 else "regression"
-    return Data(train, test, task, _outputs(train, test), _digest(train, test))
+    train, test = (_arrays(part, name) for part, name in zip(result, ("train", "test"), strict=True))
+    task: Task = "classification" if train[1].ndim == 1 else "regression"
+    return Data(Examples(*train), Examples(*test), task, _outputs(train[1], test[1]), _digest(*train, *test))
 
 
-def _examples(part: Any, name: str) -> Examples:
+def _arrays(part: Any, name: str) -> Arrays:
     if isinstance(part, tuple | list) and len(part) in (2, 3):
         columns = [_array(column) for column in part]
     else:
         columns = _columns(part)
     inputs, targets, *groups = columns
-    return Examples(_inputs(inputs, name), _targets(targets, name), np.asarray(groups[0], np.int64) if groups else None)
+    return _inputs(inputs, name), _targets(targets, name), np.asarray(groups[0], np.int64) if groups else None
 
 
 def _array(values: Any) -> NDArray[Any]:
@@ -94,18 +95,17 @@ def _check_finite(values: NDArray[np.float32], what: str) -> None:
         raise ValueError(f"{what} are not finite in row {int(bad.argmax())} (and {int(bad.sum())} in all): clean them")
 
 
-def _outputs(train: Examples, test: Examples) -> int:
-    if train.targets.ndim == 2:
-        return int(train.targets.shape[1])
-    return int(max(train.targets.max(initial=0), test.targets.max(initial=0))) + 1
+def _outputs(train: NDArray[Any], test: NDArray[Any]) -> int:
+    if train.ndim == 2:
+        return int(train.shape[1])
+    return int(max(train.max(initial=0), test.max(initial=0))) + 1
 
 
-def _digest(*parts: Examples) -> str:
+def _digest(*arrays: NDArray[Any] | None) -> str:
     sha = hashlib.sha256()
-    for part in parts:
-        for array in (part.inputs, part.targets, part.groups):
-            if array is not None:
-                sha.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    for array in arrays:
+        if array is not None:
+            sha.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
     return sha.hexdigest()
 
 

@@ -1,12 +1,15 @@
 """What a loader returns: examples in arrays, normally maps of files on disk."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-Task = Literal["classification", "regression"]
+from fedrac.data.tokens import Tokens
+
+Task = Literal["classification", "regression", "causal_lm"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -14,23 +17,26 @@ class Examples:
     """Examples, one a row.
 
     Attributes:
-        inputs: (N, ...) float32, C-contiguous; normally a read-only memory map.
-        targets: (N,) int64 labels, or (N, k) float32 values of a regression.
+        inputs: (N, ...) float32, C-contiguous, normally a read-only memory map; or N tokenized texts.
+        targets: (N,) int64 labels, or (N, k) float32 values of a regression; None where the inputs are their own
+            targets (``causal_lm``: the next token).
         groups: (N,) int64, the natural client of each example, where the data have one.
 
     Raises:
         ValueError: another dtype or layout, or lengths that differ.
     """
 
-    inputs: NDArray[np.float32]
-    targets: NDArray[Any]
+    inputs: NDArray[np.float32] | Tokens
+    targets: NDArray[Any] | None
     groups: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
-        if self.inputs.dtype != np.float32 or not self.inputs.flags.c_contiguous:
+        if not isinstance(self.inputs, Tokens) and (
+            self.inputs.dtype != np.float32 or not self.inputs.flags.c_contiguous
+        ):
             raise ValueError(f"inputs are {self.inputs.dtype}: make them C-contiguous float32")
         kinds = {1: np.dtype(np.int64), 2: np.dtype(np.float32)}
-        if self.targets.dtype != kinds.get(self.targets.ndim):
+        if self.targets is not None and self.targets.dtype != kinds.get(self.targets.ndim):
             raise ValueError(
                 f"targets are {self.targets.dtype} of shape {self.targets.shape}: make them (N,) int64 "
                 "labels or (N, k) float32 values"
@@ -40,12 +46,12 @@ class Examples:
             raise ValueError(f"inputs, targets and groups have {lengths} rows: one row an example in each")
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self.inputs)
 
     def take(self, index: NDArray[Any]) -> "Examples":
         """The examples that ``index`` (k,) names, in its order; copies, writable, in memory."""
-        groups = None if self.groups is None else self.groups[index]
-        return Examples(self.inputs[index], self.targets[index], groups)
+        targets, groups = (None if part is None else part[index] for part in (self.targets, self.groups))
+        return Examples(self.inputs[index], targets, groups)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +61,10 @@ class Data:
     Attributes:
         train, test: what clients train on, and what the model is tested on.
         task: says what the targets are and which loss goes with them.
-        outputs: number of classes, or of values that a regression predicts.
+        outputs: number of classes, of values that a regression predicts, or of tokens of a language model.
         key: digest that identifies these data on this machine; part of the partition's cache key.
+        labels: what the classes are called, where they have names.
+        metrics: of the whole test part, besides those that are means over examples; see `fedrac.metrics`.
 
     Raises:
         ValueError: a part without examples, or parts that do not fit each other or the task.
@@ -67,6 +75,8 @@ class Data:
     task: Task
     outputs: int
     key: str
+    labels: Sequence[str] = ()
+    metrics: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.task not in get_args(Task):
@@ -74,13 +84,14 @@ class Data:
         for name, part in (("train", self.train), ("test", self.test)):
             if len(part) == 0:
                 raise ValueError(f"the {name} part has no examples: check the classes and data.test_fraction")
-            if (self.task == "regression") != (part.targets.ndim == 2):
+            shape = None if part.targets is None else part.targets.shape
+            if {"classification": 1, "regression": 2, "causal_lm": 0}[self.task] != len(shape or ()):
                 raise ValueError(
-                    f"{self.task} with {name} targets of shape {part.targets.shape}: (N,) labels are for a "
-                    "classification, (N, k) values for a regression"
+                    f"{self.task} with {name} targets of shape {shape}: (N,) labels are for a "
+                    "classification, (N, k) values for a regression, none for a causal_lm"
                 )
-        if self.train.inputs.shape[1:] != self.test.inputs.shape[1:]:
-            raise ValueError(
-                f"a training input has shape {self.train.inputs.shape[1:]}, a test input "
-                f"{self.test.inputs.shape[1:]}: prepare both in the same way"
-            )
+        first, other = (getattr(part.inputs, "shape", (0, "tokens"))[1:] for part in (self.train, self.test))
+        if first != other:
+            raise ValueError(f"a training input has shape {first}, a test input {other}: prepare both in the same way")
+        if self.task == "causal_lm" and not isinstance(self.train.inputs, Tokens):
+            raise ValueError("a causal_lm predicts the next token: its inputs are texts (data=text)")

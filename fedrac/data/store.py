@@ -8,36 +8,50 @@ import numpy as np
 
 from fedrac.data import cache
 from fedrac.data.examples import Data, Examples, Task
+from fedrac.data.tokens import Tokens
 
 
 def stored(
     name: str,
     arguments: Mapping[str, Any],
     task: Task,
-    build: Callable[[], tuple[Examples, Examples, int]],
+    build: Callable[[], tuple[Examples, Examples, int | Sequence[str]]],
     files: Sequence[Path] = (),
+    metrics: Sequence[str] = (),
 ) -> Data:
     """The data of loader ``name`` called with ``arguments``, from the cache or from ``build()``.
 
     Args:
         name, arguments, files: identify the data, see :func:`fedrac.data.cache.key`.
         task: what the targets are.
-        build: returns the training part, the test part and the number of outputs.
+        build: returns the training part, the test part, and the number of outputs or the names of the classes.
+        metrics: see :class:`Data`.
     """
 
     def build_arrays() -> cache.Arrays:
         train, test, outputs = build()
-        return {**_arrays("train", train), **_arrays("test", test), "outputs": np.array(outputs)}
+        count, labels = (outputs, ()) if isinstance(outputs, int) else (len(outputs), outputs)
+        about = {"outputs": np.array(count), "labels": np.array(labels, dtype=str)}
+        return {**_arrays("train", train), **_arrays("test", test), **about}
 
     key = cache.key(name, arguments, files)
     arrays = cache.arrays(key, build_arrays)
-    return Data(_examples("train", arrays), _examples("test", arrays), task, int(arrays["outputs"]), key)
+    train, test = (_examples(part, arrays) for part in ("train", "test"))
+    return Data(train, test, task, int(arrays["outputs"]), key, tuple(arrays["labels"].tolist()), tuple(metrics))
 
 
 def _arrays(part: str, examples: Examples) -> cache.Arrays:
-    arrays: cache.Arrays = {f"{part}/inputs": examples.inputs, f"{part}/targets": examples.targets}
-    return arrays if examples.groups is None else {**arrays, f"{part}/groups": examples.groups}
+    columns = {"targets": examples.targets, "groups": examples.groups}
+    if isinstance(examples.inputs, Tokens):
+        tokens = examples.inputs
+        columns |= {"ids": tokens.ids, "offsets": tokens.offsets, "pad": np.array(tokens.pad), "types": tokens.types}
+    else:
+        columns["inputs"] = examples.inputs
+    return {f"{part}/{name}": column for name, column in columns.items() if column is not None}
 
 
 def _examples(part: str, arrays: cache.Arrays) -> Examples:
-    return Examples(arrays[f"{part}/inputs"], arrays[f"{part}/targets"], arrays.get(f"{part}/groups"))
+    found = {name.removeprefix(f"{part}/"): array for name, array in arrays.items() if name.startswith(f"{part}/")}
+    if "ids" in found:
+        found["inputs"] = Tokens(found["ids"], found["offsets"], int(found["pad"]), found.get("types"))  # type: ignore
+    return Examples(found["inputs"], found.get("targets"), found.get("groups"))

@@ -218,7 +218,7 @@ def test_impossible_specs_name_the_value_and_the_mend(spec, message):
     "scheme", [DIRICHLET, {"scheme": "shard", "shards": 1}, {"scheme": "pathological", "classes": 1}]
 )
 def test_label_skew_needs_labels(scheme):
-    with pytest.raises(ValueError, match="needs class labels: for a regression use iid, size or natural"):
+    with pytest.raises(ValueError, match="needs class labels: without them use iid, size or natural"):
         make({**scheme, "clients": 2}, data_of(np.linspace(0, 1, 60)), 0)
 
 

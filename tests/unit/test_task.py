@@ -47,10 +47,23 @@ def test_metrics_keep_no_graph():
     assert all(isinstance(value, float) for value in task.metrics("classification", outputs, LABELS).values())
 
 
+def test_a_language_model_predicts_the_next_token():
+    """By hand: each row's mean over the tokens after its first, padding left out; one token alone predicts nothing."""
+    logits = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ids = torch.tensor([[2, 3, 4, -100], [0, -100, -100, -100], [-100, -100, -100, -100]])
+    log = logits.log_softmax(2)
+    first = -(log[0, 0, 2] + log[0, 1, 3] + log[0, 2, 4]) / 3
+    expected = torch.stack([first, -log[1, 0, 0], torch.zeros_like(first)])
+    torch.testing.assert_close(task.loss("causal_lm", logits, ids), expected)
+    best = torch.full((1, 4, 5), -9.0).scatter(2, torch.tensor([[[2], [3], [0], [0]]]), 9.0)
+    assert task.metrics("causal_lm", best, ids[:1])["accuracy"] == pytest.approx(2 / 3)
+
+
 def test_what_fits_passes():
     task.check("classification", LOGITS, LABELS)
     task.check("classification", LOGITS, np.array([0, 1]))
     task.check("regression", PREDICTED, VALUES)
+    task.check("causal_lm", torch.zeros(1, 2, 5), np.array([0, 4]))
 
 
 def test_read_only_targets_are_fine():
@@ -70,6 +83,8 @@ BAD = {
     "floats": ("classification", torch.zeros(2, 5), np.zeros(2), "a classification has .* integer labels"),
     "sequence": ("classification", torch.zeros(2, 4, 5), np.array([0]), r"outputs have shape \(2, 4, 5\)"),
     "values": ("regression", torch.zeros(2, 5), np.zeros((2, 3)), "the model has 5 outputs: set model.outputs=3"),
+    "no sequence": ("causal_lm", torch.zeros(2, 5), np.array([0]), "choose a model with a language-model head"),
+    "token": ("causal_lm", torch.zeros(2, 3, 5), np.array([7]), "token 7 but the model knows 5 tokens"),
     "flat": ("regression", torch.zeros(2, 5), np.zeros(2), "set model.outputs=1"),
 }
 

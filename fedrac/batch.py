@@ -1,0 +1,46 @@
+"""Examples as a batch of tensors: what a model takes, and what its outputs are compared with."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedrac.data.examples import Examples
+from fedrac.data.tokens import Tokens
+
+IGNORED = -100  # a target that counts for nothing, as in torch's cross-entropy
+_TEXTS = 64  # of one batch: their activations are what takes memory
+
+Batch = tuple[Tensor, Tensor]
+
+
+def batch(examples: Examples, device: torch.device, dtype: torch.dtype) -> Batch:
+    """All of ``examples`` as one batch.
+
+    Returns:
+        Inputs (rows, ...) in ``dtype``, or, for texts, (rows, 2 or 3, longest) int64 as `Tokens.padded` gives them.
+        Targets as they are; for a language model the next token ids (rows, longest), `IGNORED` at a text's last token
+        and where there is padding.
+    """
+    if isinstance(examples.inputs, Tokens):
+        inputs = torch.from_numpy(examples.inputs.padded()).to(device)
+    else:
+        inputs = torch.from_numpy(examples.inputs).to(device, dtype)
+    if examples.targets is not None:
+        return inputs, torch.from_numpy(examples.targets).to(device)
+    return inputs, following(inputs)
+
+
+def following(texts: Tensor) -> Tensor:
+    """The next token (rows, length) of every token of texts (rows, 2 or 3, length); `IGNORED` where there is none."""
+    after = texts.roll(-1, dims=2)
+    after[:, 1, -1] = 0
+    return after[:, 0].masked_fill(after[:, 1] == 0, IGNORED)
+
+
+def batches(examples: Examples, size: int, device: torch.device, dtype: torch.dtype) -> Iterator[Batch]:
+    """Batches of at most ``size`` rows (64 for texts), in order."""
+    step = min(size, _TEXTS) if isinstance(examples.inputs, Tokens) else size
+    for start in range(0, len(examples), step):
+        yield batch(examples.take(np.arange(start, min(start + step, len(examples)))), device, dtype)

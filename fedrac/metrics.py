@@ -1,0 +1,80 @@
+"""Metrics that are no means over examples: they are taken of the predictions for a whole test set at once.
+
+Each takes predictions and targets, (N,) labels or (N, k) values, and returns one number. They are scikit-learn's and
+SciPy's, named as in GLUE.
+"""
+
+import difflib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrac.data.examples import Task
+
+Values = NDArray[Any]
+
+
+def check(names: Sequence[str], task: Task) -> None:
+    """Make sure, before training, that the metrics exist and suit the task.
+
+    Raises:
+        ValueError: one does not.
+    """
+    known = {"classification": _OF_LABELS, "regression": _OF_VALUES}.get(task, {})
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1) or list(known) or ["none"]
+            raise ValueError(f"data.metrics: {name!r} is no metric of a {task}; choose of {', '.join(near)}")
+
+
+def measure(names: Sequence[str], predictions: Values, targets: Values) -> dict[str, float]:
+    """The named metrics of a whole test set; NaN where one is not defined (of constant values, say)."""
+    return {name: float({**_OF_LABELS, **_OF_VALUES}[name](predictions, targets)) for name in names}
+
+
+def _f1(predictions: Values, targets: Values) -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(targets, predictions, zero_division=0.0))
+
+
+def _macro_f1(predictions: Values, targets: Values) -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(targets, predictions, average="macro", zero_division=0.0))
+
+
+def _matthews(predictions: Values, targets: Values) -> float:
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(targets, predictions))
+
+
+def _pearson(predictions: Values, targets: Values) -> float:
+    from scipy.stats import pearsonr
+
+    return _correlation(lambda x, y: pearsonr(x, y).statistic, predictions, targets)
+
+
+def _spearman(predictions: Values, targets: Values) -> float:
+    from scipy.stats import spearmanr
+
+    return _correlation(lambda x, y: spearmanr(x, y).statistic, predictions, targets)
+
+
+def _correlation(of: Callable[[Values, Values], float], predictions: Values, targets: Values) -> float:
+    """Mean over the k values; NaN, without a warning, where one side is constant."""
+    columns = list(zip(predictions.T, targets.T, strict=True))
+    if len(targets) < 2 or any(np.ptp(side) == 0 for pair in columns for side in pair):
+        return float("nan")
+    return float(np.mean([of(x, y) for x, y in columns]))
+
+
+_OF_LABELS: dict[str, Callable[[Values, Values], float]] = {
+    "f1": _f1,  # of class 1 against class 0
+    "macro_f1": _macro_f1,
+    "matthews": _matthews,
+}
+_OF_VALUES: dict[str, Callable[[Values, Values], float]] = {"pearson": _pearson, "spearman": _spearman}
