@@ -19,6 +19,10 @@ def main() -> None:
     try:
         if len(sys.argv) > 1 and sys.argv[1][:1] not in ("-", "+", "~") and "=" not in sys.argv[1]:
             sys.exit(commands.run(sys.argv[1], sys.argv[2:]))
+        elif {"-m", "--multirun"} & set(sys.argv[1:]):
+            from fedrac import sweep
+
+            sys.exit(sweep.main([argument for argument in sys.argv[1:] if argument not in ("-m", "--multirun")]))
         elif any(argument.startswith("-") for argument in sys.argv[1:]):
             sys.argv[1:] = config.extending(sys.argv[1:])
             _hydra()
@@ -40,24 +44,20 @@ def _run(settings: DictConfig, output_dir: Path) -> None:
 
 
 def _hydra() -> None:
-    """Sweeps, ``--help``, ``--cfg job`` and the rest of Hydra's own options."""
+    """``--help``, ``--cfg job`` and the rest of Hydra's own options."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    failures = []
     OmegaConf.register_new_resolver("fedrac.commands", commands.listing, replace=True)  # for the help text
 
     @hydra.main(config_path=str(config.config_dir()), config_name="config", version_base="1.3")
     def application(settings: DictConfig) -> None:
         try:
-            _run(settings, Path(HydraConfig.get().runtime.output_dir))
-        except (ValueError, OSError, RuntimeError) as error:  # the other runs of a sweep go on
-            failures.append(f"error in the run of {' '.join(HydraConfig.get().overrides.task)}: {error}")
-            print(failures[-1], file=sys.stderr)
+            _run(config.of_one_run(settings), Path(HydraConfig.get().runtime.output_dir))
+        except (ValueError, OSError, RuntimeError) as error:  # Hydra would show its own frames
+            sys.exit(f"error: {error}")
 
     application()
-    if failures:
-        sys.exit("\n".join([f"{len(failures)} runs failed:", *failures]) if len(failures) > 1 else 1)
 
 
 if __name__ == "__main__":

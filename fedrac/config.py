@@ -2,7 +2,8 @@
 
 import difflib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from fedrac.experiment import ConfigError
@@ -46,7 +47,7 @@ def load(overrides: Sequence[str]) -> DictConfig:
     try:
         if resumed:
             return _load_saved(Path(resumed[-1]), [o for o in overrides if not o.startswith("resume=")])
-        settings = _compose(overrides)
+        settings = of_one_run(_compose(overrides))
         if settings.get("output_dir") is None:
             raise ConfigError("output_dir=null: give a folder")
         settings.output_dir = str(settings.output_dir)
@@ -58,11 +59,56 @@ def load(overrides: Sequence[str]) -> DictConfig:
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_dir()), version_base="1.3", job_name="fedrac"):
+    with _hydra():
         config = compose("config", list(overrides))
     OmegaConf.resolve(config)
     return config
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir()), version_base="1.3", job_name="fedrac"):
+        yield
+
+
+def of_one_run(settings: DictConfig) -> DictConfig:
+    """Without the section ``sweep``, which says how several runs are made."""
+    with open_dict(settings):
+        settings.pop("sweep")
+    return settings
+
+
+def split_sweep(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str], dict[str, list[str]]]:
+    """The parts of a sweep's overrides.
+
+    Returns:
+        The section ``sweep`` of the configuration; the overrides that all runs share; and those that are swept, key by
+        key with all values, as overrides have them. ``hydra.sweeper.params`` of the configuration, which an experiment
+        can set, comes first.
+
+    Raises:
+        ConfigError: an unknown key or group, or values that cannot be listed.
+    """
+    overrides = extending(overrides)
+    try:
+        with _hydra():
+            parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # which knows a group's options
+            given = parser.parse_overrides(list(overrides))
+            fixed = [text for text, override in zip(overrides, given, strict=True) if not override.is_sweep_override()]
+            whole = compose("config", fixed, return_hydra_config=True)
+            keys = {override.get_key_element().lstrip("+~") for override in given}
+            params = [f"{k}={v}" for k, v in (whole.hydra.sweeper.params or {}).items() if k not in keys]
+            swept = [override for override in [*parser.parse_overrides(params), *given] if override.is_sweep_override()]
+            if endless := [override.input_line for override in swept if not override.is_discrete_sweep()]:
+                raise ConfigError(f"{endless[0]}: list the values, KEY=V1,V2 or KEY=range(FIRST,END,STEP)")
+            axes = {override.get_key_element(): list(override.sweep_string_iterator()) for override in swept}
+            fixed += [text for text in params if text.split("=")[0] not in axes]
+        return OmegaConf.to_container(whole.sweep, resolve=True), fixed, axes  # type: ignore[return-value]
+    except ConfigError:
+        raise
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(_explain(error, overrides)) from error
 
 
 def _load_saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
@@ -88,7 +134,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
     """Hydra's message, or the nearest keys where the key that it names is unknown."""
     groups = [o for o in overrides if o[:1].isalpha() and (config_dir() / o.split("=")[0]).is_dir()]
     try:
-        keys = _all_keys(OmegaConf.to_container(_compose(groups)))
+        keys = all_keys(OmegaConf.to_container(_compose(groups)))
     except (HydraException, OmegaConfBaseException, ValueError):  # an unknown option of a group
         return str(error).split("\nConfig search path")[0].strip()
     for override in overrides:
@@ -101,11 +147,12 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
     return str(error).split("\nConfig search path")[0].strip()
 
 
-def _all_keys(node: Any, prefix: str = "") -> list[str]:
+def all_keys(node: Any, prefix: str = "") -> list[str]:
+    """The dotted keys of a nested mapping, parents before their entries."""
     if not isinstance(node, dict):
         return []
     keys = [f"{prefix}{key}" for key in node]
-    return keys + [k for key, value in node.items() for k in _all_keys(value, f"{prefix}{key}.")]
+    return keys + [k for key, value in node.items() for k in all_keys(value, f"{prefix}{key}.")]
 
 
 def to_yaml(config: DictConfig) -> str:

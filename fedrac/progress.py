@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fedrac.round_report import RoundReport
 from fedrac.strategy import FedRacLora
@@ -21,35 +21,53 @@ def show_log() -> None:
         logger.setLevel(logging.INFO)
 
 
+class Watcher(Protocol):
+    """Is told how a run goes."""
+
+    def begin(self, strategy: FedRacLora, rounds: int, folder: Path, initial: Mapping[str, float]) -> None:
+        """Before the first round that is run.
+
+        Args:
+            strategy: what will be done; its ``state`` is where an earlier run stopped, if there was one.
+            rounds: the last round's number.
+            folder: the run's ``output_dir``.
+            initial: the test metrics as they are now.
+        """
+
+    def round(self, report: RoundReport) -> None:
+        """After every round, when it is on disk."""
+
+    def end(self, summary: Mapping[str, Any]) -> None:
+        """After the last round, with the content of ``summary.json``."""
+
+
 class Progress:
-    """Prints the state of a run.
+    """Prints the state of a run."""
 
-    Args:
-        rounds: the last round's number.
-        finished: rounds done before this run began (a resumed run).
-    """
-
-    def __init__(self, rounds: int, finished: int = 0) -> None:
-        self._rounds, self._first = rounds, finished
+    def __init__(self) -> None:
+        self._rounds = self._first = 0
         self._live = sys.stdout.isatty()
         self._begin = time.monotonic()
         self._score = ""
+        self._folder = Path()
 
-    def begin(self, strategy: FedRacLora, folder: Path, initial: Mapping[str, Any]) -> None:
+    def begin(self, strategy: FedRacLora, rounds: int, folder: Path, initial: Mapping[str, float]) -> None:
         """What will be done, and from where."""
+        self._rounds, self._first, self._folder = rounds, strategy.state.round if strategy.state else 0, folder
+        self._begin = time.monotonic()
         numbers = sum(_count(shape) for shape in strategy.shapes.values())
-        print(f"{strategy.method.name} ({strategy.method.side} sketch), {self._rounds} rounds, cohorts of "
+        print(f"{strategy.method.name} ({strategy.method.side} sketch), {rounds} rounds, cohorts of "
               f"{strategy.server.cohort_size}; a client uploads {numbers:,} numbers a round")  # fmt: skip
         print(f"results go to {folder}")
-        print(f"before round {self._first + 1}: {_metrics(initial)}", flush=True)
+        print(f"before round {self._first + 1}: {show_metrics(initial)}", flush=True)
 
     def round(self, report: RoundReport) -> None:
         """After every round."""
-        self._score = _metrics(report.metrics) or self._score
+        self._score = show_metrics(report.metrics) or self._score
         done, left = report.round - self._first, self._rounds - report.round
         seconds = (time.monotonic() - self._begin) / done * left
         line = f"round {report.round}/{self._rounds}  train loss {report.train_loss:.4f}  {self._score}  "
-        line += f"{_duration(seconds)} left"
+        line += f"{show_duration(seconds)} left"
         if self._live:
             print(f"\r\x1b[K{line}", end="\n" if left == 0 else "", flush=True)
         elif report.metrics or left == 0:
@@ -57,14 +75,15 @@ class Progress:
         for refusal in report.refused:
             print(f"round {report.round}: without {refusal}", flush=True)
 
-    def end(self, summary: Mapping[str, Any], folder: Path) -> None:
+    def end(self, summary: Mapping[str, Any]) -> None:
         """What was reached, and where it lies."""
-        print(f"done in {_duration(summary['seconds'])}: {_metrics(summary['last'])}  "
+        print(f"done in {show_duration(summary['seconds'])}: {show_metrics(summary['last'])}  "
               f"(uploaded {_bytes(summary['upload_bytes'])} in all)")  # fmt: skip
-        print(f"results: {folder}", flush=True)
+        print(f"results: {self._folder}", flush=True)
 
 
-def _metrics(values: Mapping[str, Any]) -> str:
+def show_metrics(values: Mapping[str, Any]) -> str:
+    """Such as ``test accuracy 90.0%  test loss 0.3134``; training metrics are left out."""
     shown = {name: value for name, value in values.items() if not name.startswith("train/")}
     return "  ".join(
         f"{name.replace('/', ' ')} {value:.1%}"
@@ -81,7 +100,8 @@ def _count(shape: tuple[int, ...]) -> int:
     return total
 
 
-def _duration(seconds: float) -> str:
+def show_duration(seconds: float) -> str:
+    """Such as ``3 min 20 s``."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s" if seconds >= 1 else f"{seconds:.1f} s"
 

@@ -16,19 +16,20 @@ from fedrac.experiment import Experiment, parse
 from fedrac.host import pick_device
 from fedrac.messages import from_record, to_record
 from fedrac.pretrain import initial_weights
-from fedrac.progress import Progress
+from fedrac.progress import Progress, Watcher
 from fedrac.record import Record
 from fedrac.round_report import RoundReport
 from fedrac.strategy import FedRacLora
 
 
-def run(settings: DictConfig, grid: Grid, output_dir: Path) -> dict[str, Any]:
+def run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | None = None) -> dict[str, Any]:
     """Runs the configured experiment and records it.
 
     Args:
         settings: the configuration, as `fedrac.config.load` gives it.
         grid: reaches the hosts.
         output_dir: where the results go.
+        watcher: is told how it goes; by default it is printed.
 
     Returns:
         The content of ``summary.json``.
@@ -51,20 +52,20 @@ def run(settings: DictConfig, grid: Grid, output_dir: Path) -> dict[str, Any]:
         strategy.state = state
         now = _floats(test(0, to_record(strategy.effective_weights())))
     record = Record(output_dir, config.to_yaml(settings), state.round if state else 0)
-    progress = Progress(experiment.rounds, state.round if state else 0)
-    progress.begin(strategy, output_dir, now)
+    watcher = watcher or Progress()
+    watcher.begin(strategy, experiment.rounds, output_dir, now)
 
     def on_round(report: RoundReport) -> None:
         assert strategy.state is not None
         record.add(report)
         checkpoint.save(output_dir, strategy.state, strategy.effective_weights())
-        progress.round(report)
+        watcher.round(report)
 
     strategy.start(
         grid, start, experiment.rounds, experiment.cohort.timeout, evaluate_fn=test, state=state, on_round=on_round
     )
     summary = record.summarise(experiment.method.name, initial)
-    progress.end(summary, output_dir)
+    watcher.end(summary)
     return summary
 
 

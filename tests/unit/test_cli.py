@@ -246,27 +246,3 @@ def test_a_misspelt_command(fedrac: Command) -> None:
     said = stopped(fedrac, "statsu", "out")
     assert said.startswith("error: there is no command 'statsu'; did you mean fedrac status?")
     assert "the commands are status" in stopped(fedrac, "cohort.size")
-
-
-def test_a_sweep(fedrac: Command) -> None:
-    fedrac("-m", *TINY, "rounds=1", "seed=1,2", "hydra.sweep.dir=out", "hydra.sweep.subdir=${seed}")
-    fedrac(*TINY, "rounds=1", "seed=2", "output_dir=alone")
-    assert facts("out/2") == facts("alone") != facts("out/1")
-    assert {path.name for path in Path("out/1").iterdir()} >= FILES
-    assert "seed: 1" in Path("out/1/config.yaml").read_text()
-
-
-def test_a_sweep_goes_on_after_a_run_that_fails(fedrac: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    sweep = ["hydra.sweep.dir=out", "hydra.sweep.subdir=${cohort.size}"]
-    assert stopped(fedrac, "-m", *TINY, "rounds=1", "cohort.size=9,2", *sweep)
-    said = capsys.readouterr().err
-    assert said.startswith("error in the run of data=") and " cohort.size=9 " in said
-    assert "cohort.size=9 is larger than the population of 4 clients" in said
-    assert len(lines("out/2")[0]["cohort"]) == 2
-    assert not Path("out/9/metrics.jsonl").exists()
-
-
-def test_a_misspelt_key_in_a_sweep(fedrac: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    stopped(fedrac, "-m", *TINY, "sed=1,2")
-    assert "sed" in capsys.readouterr().err
-    assert not Path("outputs").exists() or not list(Path("outputs").rglob("metrics.jsonl"))
