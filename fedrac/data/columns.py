@@ -1,7 +1,8 @@
 """Columns of a table as arrays, or an error that names the first bad cell."""
 
+import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ class Columns:
     """The rows of one or two files, one after another.
 
     Attributes:
-        frame: all rows.
+        frame: all rows; its index counts them in the files.
         files: where they come from.
         first: number of rows of the first file.
     """
@@ -38,6 +39,18 @@ class Columns:
         if not columns:
             raise ValueError("the table has no feature columns: set data.features to the columns to learn from")
         return np.stack([self._number(column) for column in columns], axis=1)
+
+    def classes(self, column: str, classes: Sequence[Any]) -> NDArray[np.int64]:
+        """The place (N,) of every value in the list ``classes``; compared as they are written.
+
+        Raises:
+            ValueError: no such column, a missing label, or one that the list does not have.
+        """
+        values, names = self.plain(column).astype(str), np.array([str(name) for name in classes])
+        order = np.argsort(names)
+        places: NDArray[np.int64] = order[np.searchsorted(names, values, sorter=order).clip(max=len(names) - 1)]
+        self._check(names[places] != values, column, f"which is none of data.classes={list(classes)}")
+        return places
 
     def labels(self, column: str, train: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
         """Class ids (N,) and their number: the sorted values of the rows ``train`` are classes 0, 1, ...
@@ -62,6 +75,27 @@ class Columns:
         self._check(series.isna().to_numpy(), column, "nothing: fill the cell or drop the row")
         return np.asarray(series if series.dtype.kind in "biuf" else series.astype(str).to_numpy(dtype=str))
 
+    def texts(self, column: str) -> list[str]:
+        """The texts (N,) of a column.
+
+        Raises:
+            ValueError: no such column, or a missing or empty text.
+        """
+        values = [value.strip() if isinstance(value, str) else "" for value in self._column(column)]
+        self._check(np.array([not value for value in values]), column, "no text: fill the cell or drop the row")
+        return values
+
+    def keep(self, column: str, values: Sequence[Any]) -> "Columns":
+        """Only the rows whose value, as it is written, is one of ``values``."""
+        kept = self._column(column).astype(str).isin([str(value) for value in values])
+        return replace(self, frame=self.frame[kept])
+
+    @property
+    def parts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows of the first file, and of the second; each (k,) int64."""
+        first = self.frame.index.to_numpy() < self.first
+        return np.flatnonzero(first), np.flatnonzero(~first)
+
     def _number(self, column: str) -> NDArray[np.float64]:
         import pandas
 
@@ -76,16 +110,18 @@ class Columns:
 
     def _column(self, name: str) -> "Series[Any]":
         if name not in self.frame.columns:
-            raise ValueError(
-                f"no column {name!r} in {self.files[0]}: its columns are {', '.join(map(str, self.frame.columns))}"
-            )
+            columns = [str(column) for column in self.frame.columns]
+            near = difflib.get_close_matches(name, columns, 1)
+            hint = f"did you mean {near[0]!r}? Its" if near else "its"
+            raise ValueError(f"no column {name!r} in {self.files[0]}: {hint} columns are {', '.join(columns)}")
         return self.frame[name]
 
     def _check(self, bad: NDArray[np.bool_], column: str, what: str) -> None:
         if bad.any():
-            row = int(bad.argmax())
+            place = int(bad.argmax())
+            row = int(self.frame.index[place])  # in the files, of which some rows may have been left out
             file, number = (self.files[0], row + 1) if row < self.first else (self.files[-1], row - self.first + 1)
-            cell = self.frame[column].iloc[[row]].tolist()[0]
+            cell = self.frame[column].iloc[[place]].tolist()[0]
             raise ValueError(f"column {column!r} of {file}, data row {number}, holds {cell!r}, {what}")
 
 
