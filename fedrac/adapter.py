@@ -78,18 +78,19 @@ class CohortAdapter:
                 handle.remove()
 
     def check_all_used(self) -> None:
-        """After a forward pass: every adapted layer must have been called.
+        """After a forward pass: every adapted weight must have been used by a layer that was called.
 
         Raises:
             ValueError: a layer's weight is read by other means than its forward (as ``nn.MultiheadAttention`` does
                 with its ``out_proj``), so its update would be ignored without a word.
         """
-        unused = sorted(set(self._by_layer) - self._seen)
-        if unused:
-            raise ValueError(
-                f"layer {unused[0]!r} is adapted, but the model never calls it (something reads its weight directly): "
-                f"freeze it, e.g. with adapt.layers={{'*': 1, '{unused[0]}': frozen}}"
-            )
+        for block in self.blocks:
+            paths = [path for path, _ in block.owners]
+            if self._seen.isdisjoint(paths):
+                raise ValueError(
+                    f"layer {paths[0]!r} is adapted, but the model never calls it (something reads its weight "
+                    f"directly): freeze it, e.g. with adapt.layers={{'*': 1, '{paths[0]}': frozen}}"
+                )
 
     def _hook(self, path: str, blocks: Mapping[str, Block]) -> Any:
         def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> Tensor | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fedrac import peft_names
 from fedrac.method import Method
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class AdaptSpec:
     Attributes:
         layers: pattern of layer names (shell style, ``*`` matches any) to a rank: an integer, ``full``, or
             ``frozen``. Where several patterns match, the last one counts. Layers that none matches are frozen.
+            ``all-linear`` matches every Linear layer but those of a model's ``heads``.
         full: patterns of the names of parameters (biases, norms, heads) that are trained in full, whatever ``layers``
             says of them.
         alpha: scale; the update of a layer is ``(alpha / rank) B A``.
@@ -107,7 +109,7 @@ def plan_blocks(model: nn.Module, spec: AdaptSpec, method: Method) -> tuple[Bloc
     Raises:
         ValueError: nothing matches, a pattern matches nothing, or a layer cannot be adapted.
     """
-    owners = _owners(model)
+    owners, spec = _owners(model), peft_names.resolve(model, spec)
     ranks = _layer_ranks(model, spec)
     blocks = []
     for name, parameter in model.named_parameters():
@@ -199,5 +201,6 @@ def _check_patterns(model: nn.Module, spec: AdaptSpec) -> None:
     for option, patterns, names in (("layers", spec.layers, layers), ("full", spec.full, parameters)):
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in names) and not (option == "layers" and not layers):
-                near = difflib.get_close_matches(pattern, names, 3, 0.3) or names[:5]
+                known = [*names, *dict.fromkeys(f"*.{name.rpartition('.')[2]}" for name in names)]
+                near = difflib.get_close_matches(pattern, known, 3, 0.3) or names[:5]
                 raise ValueError(f"adapt.{option}: {pattern!r} matches nothing in the model; near: {', '.join(near)}")

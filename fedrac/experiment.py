@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from pydantic import TypeAdapter, ValidationError
 
+from fedrac import peft_names
 from fedrac.blocks import AdaptSpec
 from fedrac.method import Method
 from fedrac.optimizer import LocalSpec
@@ -159,9 +160,9 @@ def parse(config: DictConfig) -> Experiment:
         rounds=raw["rounds"],
         data=_absolute(raw["data"]),
         partition=raw["partition"],
-        model=raw["model"],
+        model=_model(raw["model"]),
         method=_typed(Method, raw["method"], "method"),
-        adapt=_typed(AdaptSpec, raw["adapt"], "adapt"),
+        adapt=_typed(AdaptSpec, _patterns(raw), "adapt"),
         law=sketch.law,
         send_sketch=sketch.send,
         local=_typed(LocalSpec, local, "local"),
@@ -178,6 +179,19 @@ def _absolute(data: Mapping[str, Any]) -> dict[str, Any]:
     """Paths of files as seen from here: hosts run elsewhere."""
     paths = {key: data[key] for key in ("path", "test_path") if data.get(key)}
     return {**data, **{key: str(Path(path).expanduser().absolute()) for key, path in paths.items()}}
+
+
+def _model(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint in a folder as seen from here; what is no folder may be a name on a hub."""
+    folder = Path(str(model.get("checkpoint"))).expanduser()
+    return {**model, "checkpoint": str(folder.absolute())} if folder.is_dir() else dict(model)
+
+
+def _patterns(raw: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return peft_names.patterns(raw["adapt"], raw["rank"])
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _typed(kind: type[T], values: Mapping[str, Any], section: str) -> T:

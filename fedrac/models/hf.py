@@ -1,0 +1,175 @@
+"""Checkpoints of Hugging Face ``transformers``: encoders, decoders and image models.
+
+What goes in and what comes out:
+
+- Texts come as one int64 tensor (rows, 2, length), padded on the right: token ids, then the attention mask (1: a token,
+  0: padding). For models that tell two texts apart it is (rows, 3, length), the third being the token types. Padding
+  may have any id: it is replaced by the checkpoint's ``pad_token_id``.
+- Images come as one float tensor (rows, channels, height, width), normalised as the checkpoint wants it.
+- Outputs are logits: (rows, classes) of a classification, (rows, k) of a regression, (rows, length, vocabulary) of a
+  causal language model, where those at t predict token t + 1.
+"""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+Head = Literal["sequence_classification", "causal_lm", "image_classification"]
+# What is on top, and the class of transformers that has it.
+HEADS: dict[str, str] = {
+    "sequence_classification": "AutoModelForSequenceClassification",
+    "causal_lm": "AutoModelForCausalLM",
+    "image_classification": "AutoModelForImageClassification",
+}
+
+
+class HuggingFace(nn.Module):
+    """A model of ``transformers`` that returns logits; see the top of this file.
+
+    Attributes:
+        model: the model, with an ``nn.Linear`` in the place of every ``Conv1D``.
+        heads: paths of the modules on top of the encoder or decoder.
+        max_length: most tokens of a text that the model takes; None: any number, or no text.
+
+    Args:
+        model: any ``PreTrainedModel``.
+        autocast: dtype of the products, where the weights have another one; None: as the weights.
+    """
+
+    def __init__(self, model: nn.Module, autocast: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.model: Any = linear_for_conv1d(model)
+        config: Any = self.model.config
+        if getattr(config, "pad_token_id", None) is None:  # a classification must know where a text ends
+            end = getattr(config, "eos_token_id", None) or 0
+            config.pad_token_id = end[0] if isinstance(end, list) else end
+        self.autocast = autocast
+        self.heads = tuple(f"model.{name}" for name, _ in _heads(model))
+        self.max_length = _max_length(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of texts (rows, 2 or 3, length), or of images (rows, channels, height, width).
+
+        Raises:
+            ValueError: integers of another shape, or a text longer than the model takes.
+        """
+        inputs = {"pixel_values": x} if x.is_floating_point() else self._text(x)
+        with nullcontext() if self.autocast is None else torch.autocast(x.device.type, self.autocast):
+            logits: Tensor = self.model(**inputs).logits
+        return logits
+
+    def _text(self, x: Tensor) -> dict[str, Tensor]:
+        if x.ndim != 3 or x.shape[1] not in (2, 3):
+            raise ValueError(
+                f"a text is token ids over their attention mask, (2, length), not of shape {tuple(x.shape[1:])}: use "
+                "data=text, or choose a model for other data"
+            )
+        if self.max_length is not None and x.shape[2] > self.max_length:
+            raise ValueError(
+                f"a text has {x.shape[2]} tokens but the model takes {self.max_length}: set "
+                f"data.max_length={self.max_length}"
+            )
+        ids, mask, *types = x.unbind(1)
+        inputs = {"input_ids": ids.masked_fill(mask == 0, self.model.config.pad_token_id), "attention_mask": mask}
+        return inputs | ({"token_type_ids": types[0]} if types else {})
+
+
+def checkpoint(
+    checkpoint: str,
+    head: Head = "sequence_classification",
+    outputs: int | None = None,
+    revision: str | None = None,
+    pretrained: bool = True,
+    new_head: bool = False,
+    attention: str | None = None,
+    dropout: float | None = None,
+    gradient_checkpointing: bool = False,
+    autocast: str | None = None,
+) -> HuggingFace:
+    """A checkpoint of the hub, or a folder that ``save_pretrained`` wrote.
+
+    Args:
+        checkpoint: the hub's name or the folder.
+        head: what is on top.
+        outputs: classes, or values of a regression; not for ``causal_lm``.
+        revision: of the hub's repository.
+        pretrained: False takes the configuration alone; the weights are random.
+        new_head: start a classification head of its own where the checkpoint's has another number of outputs.
+        attention: ``eager``, ``sdpa``, ...; None: as transformers chooses.
+        dropout: replaces every dropout of the configuration; None: as the checkpoint has it.
+        gradient_checkpointing: compute activations once more in the backward pass instead of keeping them.
+        autocast: ``bfloat16`` computes products in it; None: in the dtype of the weights.
+
+    Raises:
+        ValueError: the checkpoint cannot be had, has weights for another kind of model, or options that contradict one
+            another.
+    """
+    if head not in HEADS:
+        raise ValueError(f"model.head={head!r} is unknown: choose one of {', '.join(HEADS)}")
+    dtype = _autocast(autocast)
+    from fedrac.models import hub  # transformers takes seconds to import
+
+    config = hub.configuration(checkpoint, revision, None if head == "causal_lm" else outputs, dropout)
+    model = hub.model(HEADS[head], checkpoint, revision, config, attention, pretrained, new_head)
+    if gradient_checkpointing:
+        _enable_checkpointing(model)
+    return HuggingFace(model, dtype)
+
+
+def _autocast(name: str | None) -> torch.dtype | None:
+    if name not in (None, "bfloat16"):
+        raise ValueError(f"model.autocast={name!r} is unknown: choose bfloat16, or null for none")
+    return None if name is None else torch.bfloat16
+
+
+def _enable_checkpointing(model: Any) -> None:
+    if active := [name for name, p in dropouts(model.config).items() if p > 0]:
+        raise ValueError(
+            f"model.gradient_checkpointing=true computes every layer twice and would draw its dropout ({active[0]}) "
+            "anew: set model.dropout=0"
+        )
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def linear_for_conv1d(model: nn.Module) -> nn.Module:
+    """Puts an ``nn.Linear`` in the place of every ``Conv1D`` (GPT-2), whose weight is the transpose: y = x W + b."""
+    for path in conv1d_layers(model):
+        old = model.get_submodule(path)
+        weight, bias = old.get_parameter("weight"), old.get_parameter("bias")
+        new = nn.Linear(weight.shape[0], weight.shape[1], device="meta", dtype=weight.dtype)
+        new.weight, new.bias = nn.Parameter(weight.detach().t().contiguous(), weight.requires_grad), bias
+        model.set_submodule(path, new)
+    return model
+
+
+def conv1d_layers(model: nn.Module) -> list[str]:
+    """Paths of the layers that hold the transpose of a linear layer's weight."""
+    from transformers.pytorch_utils import Conv1D
+
+    return [path for path, module in model.named_modules() if isinstance(module, Conv1D)]
+
+
+def dropouts(config: Any) -> dict[str, float]:
+    """The probabilities of a configuration's dropouts, by name."""
+    names = [name for name in config.to_dict() if "dropout" in name or "pdrop" in name]
+    return {name: p for name in names if isinstance(p := getattr(config, name), float | int)}
+
+
+def _heads(model: Any) -> Iterator[tuple[str, nn.Module]]:
+    """What lies outside the encoder or decoder and has parameters."""
+    body = getattr(model, "base_model_prefix", "")
+    if hasattr(model, body):
+        yield from ((n, m) for n, m in model.named_children() if n != body and any(True for _ in m.parameters()))
+
+
+def _max_length(config: Any) -> int | None:
+    most: int | None = getattr(config, "max_position_embeddings", None)
+    offset: int = config.pad_token_id + 1 if config.model_type in _OFFSET_POSITIONS else 0
+    return None if most is None else most - offset
+
+
+# Their positions are counted from pad_token_id + 1.
+_OFFSET_POSITIONS = ("camembert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta")
