@@ -77,10 +77,17 @@ class SketchConfig:
 
 @dataclass(frozen=True)
 class EvaluateSpec:
-    """``evaluate`` of the configuration."""
+    """``evaluate`` of the configuration.
+
+    Attributes:
+        validation: the fraction of the training examples that is tested on instead of the test part; None: none.
+        objective: the training objective is recorded, too, as ``train/objective``.
+    """
 
     every: int
     on_clients: bool
+    validation: float | None
+    objective: bool
     batch_size: int
 
 
@@ -158,7 +165,7 @@ def parse(config: DictConfig) -> Experiment:
     return Experiment(
         seed=raw["seed"],
         rounds=raw["rounds"],
-        data=_absolute(raw["data"]),
+        data=_absolute(raw["data"]) | ({} if evaluate.validation is None else {"validation": evaluate.validation}),
         partition=raw["partition"],
         model=_model(raw["model"]),
         method=_typed(Method, raw["method"], "method"),

@@ -31,7 +31,7 @@ def initial_weights(experiment: Experiment) -> dict[str, Tensor]:
     if not spec.enabled:
         return _master(models.build(experiment.model, experiment.seed).state_dict(), experiment)
     workload: dict[str, Any] = {
-        "data": {**experiment.data, **(spec.data or {})},
+        "data": {**experiment.data, "validation": None, **(spec.data or {})},
         "partition": {"scheme": "iid", "clients": 1},
         "model": dict(experiment.model),
         "seed": spec.seed,

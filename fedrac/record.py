@@ -93,7 +93,11 @@ class Record:
             "rounds": self.lines[-1]["round"] if self.lines else 0,
             "initial": initial,
             "last": {name: values[-1] for name, values in columns.items() if values},
-            "best": {name: (min if name.endswith(("loss", "mse")) else max)(v) for name, v in columns.items() if v},
+            "best": {
+                name: (min if name.endswith(("loss", "mse", "objective")) else max)(v)
+                for name, v in columns.items()
+                if v
+            },
             "upload_bytes": sum(line["upload_bytes"] for line in self.lines),
             "download_bytes": sum(line["download_bytes"] for line in self.lines),
             "seconds": sum(line["seconds"] for line in self.lines),

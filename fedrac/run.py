@@ -15,6 +15,7 @@ from fedrac.batch import batches
 from fedrac.experiment import Experiment, parse
 from fedrac.host import pick_device
 from fedrac.messages import from_record, to_record
+from fedrac.objective import objective
 from fedrac.pretrain import initial_weights
 from fedrac.progress import Progress, Watcher
 from fedrac.record import Record
@@ -46,6 +47,8 @@ def run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | N
     state = checkpoint.load(Path(settings.resume)) if settings.resume else None
     strategy.connect(grid)
     test = tester(experiment, model, examples)
+    if experiment.evaluate.objective:
+        test = _with_objective(test, objective(experiment, model, examples, strategy.blocks))
     start = to_record(initial_weights(experiment))
     initial = now = _floats(test(0, start))
     if state is not None:
@@ -67,6 +70,15 @@ def run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | N
     summary = record.summarise(experiment.method.name, initial)
     watcher.end(summary)
     return summary
+
+
+def _with_objective(
+    test: Callable[[int, ArrayRecord], MetricRecord], value: Callable[[ArrayRecord], float]
+) -> Callable[[int, ArrayRecord], MetricRecord]:
+    def evaluate(round_: int, arrays: ArrayRecord) -> MetricRecord:
+        return MetricRecord({**test(round_, arrays), "train/objective": value(arrays)})
+
+    return evaluate
 
 
 def _floats(metrics: MetricRecord) -> dict[str, float]:

@@ -16,11 +16,17 @@ def load(spec: Mapping[str, Any]) -> Data:
     """Load the data that ``spec`` names, e.g. ``{"_target_": "fedrac.data.mnist.embedded", "classes": [0,
     1]}``.
 
+    Args:
+        spec: the loader and its arguments. With ``validation``, a fraction, a part of the training examples takes the
+            place of the test part (`fedrac.data.validation.hold_out`).
+
     Raises:
         ValueError: an unknown target, arguments that it does not take, or data of the wrong form.
         FileNotFoundError: files that are not where ``spec`` says.
     """
     from fedrac.component import construct
     from fedrac.data.coerce import coerce
+    from fedrac.data.validation import hold_out
 
-    return coerce(construct(spec, "data"))
+    loaded = coerce(construct({key: value for key, value in spec.items() if key != "validation"}, "data"))
+    return loaded if spec.get("validation") is None else hold_out(loaded, spec["validation"])

@@ -23,6 +23,7 @@ def linear_regression(
     noise: float = 0.1,
     clients: int = 10,
     heterogeneity: float = 0.0,
+    unit: bool = False,
     seed: int = 0,
 ) -> Data:
     """Targets ``y = W_c x + noise * e`` with standard normal e.
@@ -34,6 +35,7 @@ def linear_regression(
         clients: natural clients c (``groups``), of equal sizes, in both parts.
         heterogeneity: h >= 0. With independent normal W, D_c (variance 1/features) and v_c (variance 1):
             ``W_c = W + h D_c`` and ``x ~ N(h v_c, I)``. 0 makes all clients alike.
+        unit: every x is then scaled to length 1, so that all examples are equally smooth.
         seed: names the draw; not the run's seed.
 
     Raises:
@@ -45,7 +47,7 @@ def linear_regression(
 
     sizes = {"features": features, "outputs": outputs, "clients": clients}
     rows = {"examples": examples, "test_examples": test_examples}
-    return _problem("linear", "regression", rows, sizes, noise, heterogeneity, seed, targets)
+    return _problem("linear", "regression", rows, sizes, noise, heterogeneity, unit, seed, targets)
 
 
 def logistic_regression(
@@ -56,6 +58,7 @@ def logistic_regression(
     noise: float = 1.0,
     clients: int = 10,
     heterogeneity: float = 0.0,
+    unit: bool = False,
     seed: int = 0,
 ) -> Data:
     """Labels ``argmax(W_c x + noise * g)`` with standard Gumbel g.
@@ -63,7 +66,7 @@ def logistic_regression(
     Args:
         classes: number of labels.
         noise: with 1, labels follow the softmax of ``W_c x``; with 0, its largest entry.
-        examples, test_examples, features, clients, heterogeneity, seed: as for :func:`linear_regression`.
+        examples, test_examples, features, clients, heterogeneity, unit, seed: as for :func:`linear_regression`.
 
     Raises:
         ValueError: as for :func:`linear_regression`.
@@ -75,7 +78,7 @@ def logistic_regression(
 
     sizes = {"features": features, "outputs": classes, "clients": clients}
     rows = {"examples": examples, "test_examples": test_examples}
-    return _problem("logistic", "classification", rows, sizes, noise, heterogeneity, seed, targets)
+    return _problem("logistic", "classification", rows, sizes, noise, heterogeneity, unit, seed, targets)
 
 
 def _problem(
@@ -85,6 +88,7 @@ def _problem(
     sizes: dict[str, int],
     noise: float,
     heterogeneity: float,
+    unit: bool,
     seed: int,
     targets: Targets,
 ) -> Data:
@@ -92,11 +96,11 @@ def _problem(
 
     def build() -> tuple[Examples, Examples, int]:
         train, test = (
-            _part(f"{kind}/{part}", count, sizes, heterogeneity, seed, targets) for part, count in rows.items()
+            _part(f"{kind}/{part}", count, sizes, heterogeneity, unit, seed, targets) for part, count in rows.items()
         )
         return train, test, sizes["outputs"]
 
-    arguments = {**rows, **sizes, "noise": noise, "heterogeneity": heterogeneity, "seed": seed}
+    arguments = {**rows, **sizes, "noise": noise, "heterogeneity": heterogeneity, "unit": unit, "seed": seed}
     return stored(f"synthetic.{kind}_regression", arguments, task, build)
 
 
@@ -118,17 +122,21 @@ def _generator(seed: int, name: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=Stream(seed, "synthetic", name).key))
 
 
-def _part(name: str, count: int, sizes: dict[str, int], heterogeneity: float, seed: int, targets: Targets) -> Examples:
+def _part(
+    name: str, count: int, sizes: dict[str, int], heterogeneity: float, unit: bool, seed: int, targets: Targets
+) -> Examples:
     features, outputs, clients = sizes["features"], sizes["outputs"], sizes["clients"]
     truth = _generator(seed, "truth")  # the same for both parts
     weights = truth.standard_normal((outputs, features)) / np.sqrt(features)
     generator = _generator(seed, name)
     x = generator.standard_normal((count, features))
-    scores = x @ weights.T
+    own = np.broadcast_to(weights, (clients, outputs, features)).copy()  # every client's truth
     groups = np.arange(count, dtype=np.int64) * clients // count
     edges = np.searchsorted(groups, np.arange(clients + 1))
-    for start, stop in pairwise(edges) if heterogeneity > 0 else ():
-        x[start:stop] += heterogeneity * truth.standard_normal(features)
-        shift = truth.standard_normal((outputs, features)) / np.sqrt(features)
-        scores[start:stop] = x[start:stop] @ (weights + heterogeneity * shift).T
+    for client in range(clients) if heterogeneity > 0 else ():
+        x[edges[client] : edges[client + 1]] += heterogeneity * truth.standard_normal(features)
+        own[client] += heterogeneity * truth.standard_normal((outputs, features)) / np.sqrt(features)
+    if unit:
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
+    scores = np.concatenate([x[a:b] @ w.T for (a, b), w in zip(pairwise(edges), own, strict=True)])
     return Examples(x.astype(np.float32), targets(scores, generator), groups)

@@ -13,9 +13,10 @@ from torch import nn
 from fedrac.component import construct
 from fedrac.models.conv import cnn
 from fedrac.models.dense import linear, mlp
+from fedrac.models.scaled import scaled_linear
 from fedrac.streams import Stream
 
-__all__ = ["build", "cnn", "linear", "mlp"]
+__all__ = ["build", "cnn", "linear", "mlp", "scaled_linear"]
 
 
 def build(spec: Mapping[str, Any], seed: int) -> nn.Module:
