@@ -1,5 +1,6 @@
 """``fedrac theory KEY=VALUE ...``: admissible step sizes and predicted convergence of a configuration."""
 
+import argparse
 from collections.abc import Sequence
 
 from fedrac import config, models
@@ -15,13 +16,16 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         ValueError: the configuration is wrong, its problem is not convex, or no theorem covers it.
     """
-    words = [word for word in argv if word != "--steps"]
-    experiment = parse(config.load(words))
+    parser = argparse.ArgumentParser(prog="fedrac theory", description=(__doc__ or "").split(": ")[1])
+    parser.add_argument("--steps", action="store_true", help="print only the overrides that set the largest steps")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for a run")
+    asked = parser.parse_args(argv)
+    experiment = parse(config.load(asked.overrides))
     problem = convex(experiment)
     blocks = plan_blocks(models.build(experiment.model, experiment.seed), experiment.adapt, experiment.method)
     known = setting(experiment, problem, blocks)
     steps = _largest(known)
-    if len(words) < len(argv):
+    if asked.steps:
         print(steps)
         return 0
     print(_describe(experiment, problem, known))
