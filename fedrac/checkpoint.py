@@ -51,29 +51,40 @@ def load(folder: Path) -> ServerState:
         FileNotFoundError: there is no checkpoint.
         ValueError: every checkpoint there is damaged.
     """
+    path, round_ = _newest(folder)
+    if not (path / "carried.safetensors").exists():
+        return ServerState(round_, load_file(path / "weights.safetensors"), {})
+    both = load_file(path / "carried.safetensors")
+    weights = {k.removeprefix(_WEIGHT): v for k, v in both.items() if k.startswith(_WEIGHT)}
+    return ServerState(round_, weights, {k.removeprefix(_FACTOR): v for k, v in both.items() if k.startswith(_FACTOR)})
+
+
+def merged(folder: Path) -> tuple[dict[str, Tensor], int]:
+    """The weights with which the model predicts, and the round after which; raises as :func:`load`."""
+    path, round_ = _newest(folder)
+    return load_file(path / "weights.safetensors"), round_
+
+
+def _newest(folder: Path) -> tuple[Path, int]:
+    """The newest whole checkpoint and its round."""
     found = [path for name in ("checkpoint", "checkpoint.old") if (path := folder / name).is_dir()]
     if not found:
         raise FileNotFoundError(f"{folder} has no checkpoint: give the output_dir of a run that finished a round")
     for path in found:
-        if (state := _read(path)) is not None:
-            return state
+        if (round_ := _round(path)) is not None:
+            return path, round_
     raise ValueError(f"the checkpoint in {folder} is damaged; start the run anew")
 
 
-def _read(path: Path) -> ServerState | None:
+def _round(path: Path) -> int | None:
+    """The round of a whole checkpoint; None if it is damaged."""
     try:
         about = json.loads((path / "state.json").read_text())
         if any(_digest(path / name) != digest for name, digest in about["sha256"].items()):
             return None
+        return int(about["round"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # another program's state.json, too
         return None
-    if not (path / "carried.safetensors").exists():
-        return ServerState(about["round"], load_file(path / "weights.safetensors"), {})
-    both = load_file(path / "carried.safetensors")
-    weights = {k.removeprefix(_WEIGHT): v for k, v in both.items() if k.startswith(_WEIGHT)}
-    return ServerState(
-        about["round"], weights, {k.removeprefix(_FACTOR): v for k, v in both.items() if k.startswith(_FACTOR)}
-    )
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
