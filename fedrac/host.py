@@ -5,6 +5,7 @@ import json
 import logging
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache, wraps
 from typing import Any
 
@@ -17,13 +18,16 @@ from fedrac import data, evaluation, models, partition, source, task
 from fedrac.adapter import MixedRows
 from fedrac.batch import Batch, batch, batches
 from fedrac.blocks import find_blocks
+from fedrac.data.own import load as load_own
 from fedrac.data.tokens import Tokens
 from fedrac.local import CohortResult, train_cohort
 from fedrac.messages import RoundPlan
+from fedrac.node_config import NodeConfig
 from fedrac.population import Hosted
 from fedrac.problem import Problem, Shard
 from fedrac.replies import Reply, join
 from fedrac.rounds import draw_sketches, start_of_round
+from fedrac.streams import Index
 
 log = logging.getLogger(__name__)
 
@@ -31,20 +35,33 @@ Answer = Callable[[Message, Context], RecordDict]
 
 
 class Host:
-    """The clients ``c`` of a workload with ``c mod num_partitions == partition_id``.
+    """The clients ``c`` of a workload with ``c mod num_partitions == partition_id``; or, where every node has data of
+    its own (``partition.scheme`` is ``nodes``), the one client ``partition_id``.
 
     Args:
         workload: ``data``, ``partition`` and ``model`` (each with what its loader takes), ``seed``, ``dtype`` of the
             computation, ``device`` (``auto``, ``cpu``, ``cuda``, ...); `FedRacLora` adds ``code``, which fedrac it is.
         partition_id: which of the hosts this is, from 0.
         num_partitions: how many hosts there are.
+        own: a node's own data, a place as `fedrac.data.own.load` takes it.
+        tell_examples: the server is told of at most so many examples of a client.
+
+    Raises:
+        ValueError: another fedrac than the server's, data that do not fit the model, or ``own`` data in a workload that
+            divides common ones, or none where it needs them.
     """
 
-    def __init__(self, workload: Mapping[str, Any], partition_id: int, num_partitions: int) -> None:
+    def __init__(
+        self,
+        workload: Mapping[str, Any],
+        partition_id: int,
+        num_partitions: int,
+        own: str | None = None,
+        tell_examples: int | None = None,
+    ) -> None:
         source.check(workload.get("code", source.digest()))
-        self.seed = int(workload["seed"])
-        self.data = data.load(workload["data"])
-        self.partition = partition.make(workload["partition"], self.data, self.seed)
+        self.seed, self._own, self._told = int(workload["seed"]), own, tell_examples
+        self.data, self.partition = _holding(workload, partition_id, own)
         self.device = pick_device(workload["device"])
         self.dtype: torch.dtype = getattr(torch, workload["dtype"])
         self.model = models.build(workload["model"], self.seed).to(self.device, self.dtype).requires_grad_(False)
@@ -52,7 +69,8 @@ class Host:
         self._place(partition_id, num_partitions)
 
     def _place(self, partition_id: int, num_partitions: int) -> None:
-        self.clients = np.arange(partition_id, self.partition.clients, num_partitions, dtype=np.int64)
+        served = np.arange(partition_id, self.partition.clients, num_partitions, dtype=np.int64)
+        self.clients = served[self.partition.sizes[served] > 0]
 
     def beside(self, partition_id: int, num_partitions: int) -> "Host":
         """Another host of the same workload in this process; it shares data and model, as one works at a time."""
@@ -62,7 +80,13 @@ class Host:
 
     def hosted(self) -> Hosted:
         """The clients and how many examples each has."""
-        return Hosted(self.clients, self.partition.sizes[self.clients], self.partition.digest)
+        common = "" if self._own else self.partition.digest  # what all hosts must have alike
+        return Hosted(self.clients, np.array(self._tell(self.clients), np.int64), common)
+
+    def _tell(self, clients: Sequence[int] | Index) -> list[int]:
+        """Their numbers of examples, as far as the server may know them."""
+        sizes = self.partition.sizes[np.asarray(clients, np.int64)]
+        return [int(n) for n in (sizes if self._told is None else np.minimum(sizes, self._told))]
 
     def train(self, plan: RoundPlan) -> tuple[Reply, dict[int, str]]:
         """Trains the clients of ``plan``; a client whose training raises is left out, with the reason.
@@ -90,18 +114,27 @@ class Host:
             shards = [Shard(c, torch.from_numpy(self.partition.of(c))) for c in clients]
             return train_cohort(problem, start, shards, plan.spec.local, self.seed, plan.spec.round)
 
-        return _train_all(train, plan.clients)
+        reply, failed = _train_all(train, plan.clients)
+        return replace(reply, examples=self._tell(reply.clients)), failed
 
     def evaluate(self, weights: Mapping[str, Tensor], clients: Sequence[int]) -> dict[str, list[float]]:
-        """Sums of every metric over each client's own training examples, and their number (``examples``)."""
+        """Sums of every metric over each client's examples, and their number (``examples``).
+
+        They are a node's own test examples, where it has such; else those that the client trains on.
+        """
         self._load(weights)
         columns: dict[str, list[float]] = {}
-        for client in clients:
-            own = self.data.train.take(self.partition.of(client))
-            parts = batches(own, len(own), self.device, self.dtype)
+        for client, told in zip(clients, self._tell(clients), strict=True):
+            held = self._held_out(client)
+            parts = batches(held, len(held), self.device, self.dtype)
             for name, total in evaluation.sums(self.model, self.data.task, parts).items():
-                columns.setdefault(name, []).append(total)
+                columns.setdefault(name, []).append(total * min(1.0, told / len(held)))
         return columns
+
+    def _held_out(self, client: int) -> data.Examples:
+        if self._own and len(self.data.test):
+            return self.data.test
+        return self.data.train.take(self.partition.of(client))
 
     def _load(self, weights: Mapping[str, Tensor]) -> None:
         self.model.load_state_dict(weights)
@@ -181,23 +214,40 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}{where}"
 
 
+def _holding(workload: Mapping[str, Any], client: int, own: str | None) -> tuple[data.Data, partition.Partition]:
+    """What a host reads its clients' examples from."""
+    separate = workload["partition"].get("scheme") == partition.NODES
+    if own is None and separate:
+        raise ValueError(
+            "node-config names no data, and partition=nodes has every node train on its own: start the SuperNode with "
+            "--node-config 'partition-id=0 data=\"/data\"'"
+        )
+    if own is None:
+        common = data.load(workload["data"])
+        return common, partition.make(workload["partition"], common, int(workload["seed"]))
+    if not separate:
+        raise ValueError(f"this node trains on its own data only ({own}), the run divides common ones: partition=nodes")
+    found = load_own(workload["data"], own)
+    found.check_filled("train")
+    return found, partition.Partition.of_one(client, len(found.train))
+
+
 @lru_cache(maxsize=2)
 def _loaded(workload: str) -> Host:
     return Host(json.loads(workload), 0, 1)
 
 
+@lru_cache(maxsize=64)  # an in-process run has many nodes
+def _loaded_own(workload: str, node: NodeConfig) -> Host:
+    return Host(json.loads(workload), node.place, node.place + 1, node.data, node.tell_examples)
+
+
 def host_of(workload: Mapping[str, Any], context: Context) -> Host:
-    """The host that this node is, by its ``partition-id`` and ``num-partitions``; loaded once a process."""
-    config = context.node_config
-    try:
-        place, count = int(config["partition-id"]), int(config["num-partitions"])
-    except KeyError as missing:
-        raise ValueError(
-            f"node-config has no {missing}: start the SuperNode with --node-config 'partition-id=0 num-partitions=2'"
-        ) from None
-    if not 0 <= place < count:
-        raise ValueError(f"node-config partition-id={place} must lie in 0 .. {count - 1} (num-partitions={count})")
-    return _loaded(json.dumps(workload)).beside(place, count)
+    """The host that this node is, as its node-config says; loaded once a process."""
+    node = NodeConfig.read(context.node_config)
+    if node.data is not None:
+        return _loaded_own(json.dumps(workload), node)
+    return _loaded(json.dumps(workload)).beside(node.place, node.count)
 
 
 def answering(answer: Answer) -> Callable[[Message, Context], Message]:

@@ -19,6 +19,7 @@ from fedrac.label_skew import dirichlet, pathological, shard
 from fedrac.schemes import iid, natural, size
 
 Index = NDArray[np.int64]
+NODES = "nodes"  # the scheme in which every node has data of its own: nothing is divided here
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,13 @@ class Partition:
         sha = hashlib.sha256(self.offsets.astype("<i8").tobytes())
         sha.update(self.index.astype("<i8").tobytes())
         return sha.hexdigest()
+
+    @classmethod
+    def of_one(cls, client: int, examples: int) -> "Partition":
+        """What a party knows of a partition: ``client`` has all its ``examples``; what others have is elsewhere."""
+        offsets = np.zeros(client + 2, dtype=np.int64)
+        offsets[-1] = examples
+        return cls(np.arange(examples, dtype=np.int64), offsets)
 
     def of(self, client: int) -> Index:
         """Example ids of one client, ascending.

@@ -18,7 +18,10 @@ from fedrac.streams import Index
 
 @dataclass(frozen=True)
 class Hosted:
-    """The clients of one host: ids and numbers of examples, (k,) int64 each, and the digest of the partition."""
+    """The clients of one host: ids and numbers of examples, (k,) int64 each, and the digest of the partition.
+
+    The digest is empty where every node has data of its own: there is no common partition then.
+    """
 
     clients: Index
     examples: Index

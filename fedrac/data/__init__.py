@@ -21,7 +21,8 @@ def load(spec: Mapping[str, Any]) -> Data:
             place of the test part (`fedrac.data.validation.hold_out`).
 
     Raises:
-        ValueError: an unknown target, arguments that it does not take, or data of the wrong form.
+        ValueError: an unknown target, arguments that it does not take, data of the wrong form, or a part without
+            examples.
         FileNotFoundError: files that are not where ``spec`` says.
     """
     from fedrac.component import construct
@@ -29,4 +30,5 @@ def load(spec: Mapping[str, Any]) -> Data:
     from fedrac.data.validation import hold_out
 
     loaded = coerce(construct({key: value for key, value in spec.items() if key != "validation"}, "data"))
+    loaded.check_filled("train", "test")
     return loaded if spec.get("validation") is None else hold_out(loaded, spec["validation"])

@@ -59,7 +59,8 @@ class Data:
     """The examples of an experiment.
 
     Attributes:
-        train, test: what clients train on, and what the model is tested on.
+        train, test: what clients train on, and what the model is tested on; one party's share of a federation may
+            lack one of them.
         task: says what the targets are and which loss goes with them.
         outputs: number of classes, of values that a regression predicts, or of tokens of a language model.
         key: digest that identifies these data on this machine; part of the partition's cache key.
@@ -67,7 +68,7 @@ class Data:
         metrics: of the whole test part, besides those that are means over examples; see `fedrac.metrics`.
 
     Raises:
-        ValueError: a part without examples, or parts that do not fit each other or the task.
+        ValueError: no examples at all, or parts that do not fit each other or the task.
     """
 
     train: Examples
@@ -81,9 +82,8 @@ class Data:
     def __post_init__(self) -> None:
         if self.task not in get_args(Task):
             raise ValueError(f"task {self.task!r} is unknown: choose one of {', '.join(get_args(Task))}")
+        self.check_filled("train" if len(self.test) else "test")
         for name, part in (("train", self.train), ("test", self.test)):
-            if len(part) == 0:
-                raise ValueError(f"the {name} part has no examples: check the classes and data.test_fraction")
             shape = None if part.targets is None else part.targets.shape
             if {"classification": 1, "regression": 2, "causal_lm": 0}[self.task] != len(shape or ()):
                 raise ValueError(
@@ -95,3 +95,9 @@ class Data:
             raise ValueError(f"a training input has shape {first}, a test input {other}: prepare both in the same way")
         if self.task == "causal_lm" and not isinstance(self.train.inputs, Tokens):
             raise ValueError("a causal_lm predicts the next token: its inputs are texts (data=text)")
+
+    def check_filled(self, *parts: str) -> None:
+        """Raises ValueError if one of these parts has no examples."""
+        for name in parts:
+            if len(getattr(self, name)) == 0:
+                raise ValueError(f"the {name} part has no examples: check the classes and data.test_fraction")

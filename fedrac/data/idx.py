@@ -8,13 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_STEMS = ("train-images", "train-labels", "t10k-images", "t10k-labels")
+PARTS = ("train", "t10k")
+_STEMS = tuple(f"{part}-{what}" for part in PARTS for what in ("images", "labels"))
 
 
-def find(folder: Path) -> list[Path]:
-    """The four files of a folder: training images, training labels, test images, test labels.
+def find(folder: Path, partial: bool = False) -> dict[str, tuple[Path, Path]]:
+    """The images and the labels of a folder, by part: ``train`` for training, ``t10k`` for testing.
 
-    Each is named e.g. ``train-images-idx3-ubyte`` or ``train-images.idx3-ubyte``, with ``.gz`` if compressed.
+    Each file is named e.g. ``train-images-idx3-ubyte`` or ``train-images.idx3-ubyte``, with ``.gz`` if compressed.
+
+    Args:
+        folder: where they are.
+        partial: one of the parts may be missing.
 
     Raises:
         FileNotFoundError: the folder or one of the files is not there.
@@ -23,7 +28,8 @@ def find(folder: Path) -> list[Path]:
         raise FileNotFoundError(
             f"there is no folder {folder}: set data.path to the folder with {', '.join(map(_name, _STEMS))} (or .gz)"
         )
-    return [_find(folder, stem) for stem in _STEMS]
+    there = [part for part in PARTS if not partial or any(folder.glob(f"{part}-*"))] or PARTS
+    return {part: (_find(folder, f"{part}-images"), _find(folder, f"{part}-labels")) for part in there}
 
 
 def _name(stem: str) -> str:
@@ -58,3 +64,10 @@ def read(path: Path) -> NDArray[Any]:
     if values.size != np.prod(shape, dtype=np.int64):
         raise ValueError(f"{path} has {values.size} values, its header says {shape.tolist()}: fetch it again")
     return values.reshape(shape)
+
+
+def write(path: Path, values: NDArray[np.uint8]) -> None:
+    """The inverse of `read`; compressed where the name ends in ``.gz``, the same bytes for the same values."""
+    header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">i4").tobytes()
+    data = header + np.ascontiguousarray(values, np.uint8).tobytes()
+    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)

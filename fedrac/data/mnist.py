@@ -12,7 +12,7 @@ import numpy as np
 
 from fedrac.data import cache
 from fedrac.data.examples import Data, Examples
-from fedrac.data.idx import find, read
+from fedrac.data.idx import PARTS, find, read
 from fedrac.data.pixels import Classes, Part, prepare
 from fedrac.data.split import split
 from fedrac.data.store import stored
@@ -61,12 +61,15 @@ def _digits() -> Part:
     return arrays["images"], arrays["labels"]
 
 
-def idx(path: str | None = None, classes: Classes = None, mean: float = MEAN, std: float = STD) -> Data:
+def idx(
+    path: str | None = None, classes: Classes = None, mean: float = MEAN, std: float = STD, partial: bool = False
+) -> Data:
     """MNIST, Fashion-MNIST or any other set in a folder with the four standard IDX files, gzipped or not.
 
     Args:
         path: the folder.
         classes, mean, std: as for :func:`embedded`.
+        partial: a party's share of a federation: the training or the test files may be missing, and some classes.
 
     Raises:
         FileNotFoundError: the folder or one of its files is not there.
@@ -74,14 +77,16 @@ def idx(path: str | None = None, classes: Classes = None, mean: float = MEAN, st
     """
     if path is None:
         raise ValueError("data.path is not set: set it to the folder with the IDX files, e.g. data.path=/data/mnist")
-    files = find(Path(path).expanduser())
+    files = find(Path(path).expanduser(), partial)
 
     def build() -> tuple[Examples, Examples, int]:
-        train_images, train_labels, test_images, test_labels = map(read, files)
-        return prepare((train_images, train_labels), (test_images, test_labels), classes, mean, std)
+        parts = {part: (read(images), read(labels)) for part, (images, labels) in files.items()}
+        images, labels = next(iter(parts.values()))
+        train, test = (parts.get(part, (images[:0], labels[:0])) for part in PARTS)
+        return prepare(train, test, classes, mean, std, partial)
 
-    arguments = {"classes": classes, "mean": mean, "std": std}
-    return stored("mnist.idx", arguments, "classification", build, files)
+    arguments = {"classes": classes, "mean": mean, "std": std, "partial": partial}
+    return stored("mnist.idx", arguments, "classification", build, [file for pair in files.values() for file in pair])
 
 
 def hub(

@@ -12,13 +12,16 @@ Classes = Sequence[int] | None
 Part = tuple[NDArray[Any], NDArray[Any]]  # images (N, height, width) of 0 .. 255, labels (N,)
 
 
-def prepare(train: Part, test: Part, classes: Classes, mean: float, std: float) -> tuple[Examples, Examples, int]:
+def prepare(
+    train: Part, test: Part, classes: Classes, mean: float, std: float, partial: bool = False
+) -> tuple[Examples, Examples, int]:
     """The examples of the wanted classes of both parts, and the number of classes.
 
     Args:
         train, test: images (N, height, width) of 0 .. 255 and labels (N,).
         classes: labels to keep, numbered 0, 1, ... in this order; all that occur where None.
         mean, std: inputs are ``(pixel / 255 - mean) / std``.
+        partial: some classes may not occur; they must be given then, as others number theirs alike.
 
     Raises:
         ValueError: arrays of other shapes, classes that do not occur or repeat, or a standard deviation that
@@ -32,7 +35,9 @@ def prepare(train: Part, test: Part, classes: Classes, mean: float, std: float) 
             )
     there = np.unique(train[1]).tolist()
     wanted = there if classes is None else list(classes)
-    if not wanted or len(set(wanted)) < len(wanted) or not set(wanted) <= set(there):
+    if partial and classes is None:
+        raise ValueError(f"data.classes is not set: give the list of all classes, e.g. data.classes={there}")
+    if not wanted or len(set(wanted)) < len(wanted) or not (partial or set(wanted) <= set(there)):
         raise ValueError(f"data.classes={wanted}: choose different ones of {there}, or null for all")
     if std <= 0:
         raise ValueError(f"data.std={std} is not positive: use the standard deviation of the pixels, e.g. 0.3081")
@@ -48,3 +53,15 @@ def _select(images: NDArray[Any], labels: NDArray[Any], wanted: list[int], mean:
     numbers = np.full(max(wanted) + 1, -1, dtype=np.int64)
     numbers[wanted] = np.arange(len(wanted))
     return Examples(inputs, numbers[labels[kept]])
+
+
+def restore(examples: Examples, classes: list[int], mean: float, std: float) -> Part:
+    """The inverse of `prepare`, exact for pixels that were whole numbers of 0 .. 255.
+
+    Args:
+        examples: inputs (N, 1, height, width), targets (N,).
+        classes: the label of every number.
+        mean, std: as `prepare` was given them.
+    """
+    pixels = np.rint((examples.inputs.astype(np.float64) * std + mean) * 255)
+    return pixels[:, 0].astype(np.uint8), np.asarray(classes)[examples.targets]

@@ -23,12 +23,14 @@ def table(
     test_fraction: float = 0.2,
     standardize: bool = True,
     split_seed: int = 0,
+    classes: Sequence[str | int] | None = None,
+    partial: bool = False,
 ) -> Data:
     """Examples from the rows of a table, inputs (N, features).
 
     Args:
         path: a .csv, .tsv, .parquet or .jsonl file; the text formats may be compressed (.gz, .bz2, .xz,
-            .zip).
+            .zip). With ``partial`` also a folder with ``train.csv`` or its like, ``test.csv``, or both.
         target: the column to predict. Its values, sorted, are the classes 0, 1, ...; for a regression,
             numbers, and a list of columns for several outputs.
         task: classification or regression.
@@ -38,6 +40,9 @@ def table(
             alike).
         standardize: shift and scale each feature to mean 0, deviation 1 over the training rows.
         split_seed: names the split; not the run's seed.
+        classes: the values of ``target``, to be numbered 0, 1, ... in this order; where None, those that occur.
+        partial: a party's share of a federation. All rows of ``path`` are for training; classes may be missing, so
+            the list must be given, and so must ``features``, which keep their scale.
 
     Raises:
         FileNotFoundError: a file is not there.
@@ -49,13 +54,23 @@ def table(
         )
     if task not in ("classification", "regression"):
         raise ValueError(f"data.task={task} is unknown: choose classification or regression")
-    files = [_file(name, value) for name, value in (("path", path), ("test_path", test_path)) if value is not None]
+    if partial and (standardize or not features or (task == "classification" and classes is None)):
+        raise ValueError(
+            "all parties of a federation must read their columns alike: set data.standardize=false, data.features to "
+            "the list of columns and, for a classification, data.classes to the list of all labels, e.g. [no,yes]"
+        )
+    named = _share(Path(path).expanduser()) if partial else {"path": path, "test_path": test_path}
+    files = {name: _file(name, value) for name, value in named.items() if value is not None}
     targets = [target] if isinstance(target, str) else list(target)
 
     def build() -> tuple[Examples, Examples, int]:
-        columns = read(files)
-        train, test = _rows(columns, targets[0], task, test_fraction, split_seed)
-        y, outputs = _targets(columns, targets, task, train)
+        columns = read(list(files.values()))
+        if partial:
+            first = columns.first if "path" in files else 0
+            train, test = np.arange(first), np.arange(first, len(columns.frame))
+        else:
+            train, test = _rows(columns, targets[0], task, test_fraction, split_seed)
+        y, outputs = _targets(columns, targets, task, train, classes)
         inputs = features or [name for name in columns.frame.columns if name not in (*targets, group)]
         x = columns.numbers(list(inputs))
         if standardize:
@@ -67,7 +82,21 @@ def table(
 
     arguments: dict[str, Any] = {"target": targets, "task": task, "features": features, "group": group}
     arguments |= {"test_fraction": test_fraction, "standardize": standardize, "split_seed": split_seed}
-    return stored("table.table", arguments, task, build, files)
+    arguments |= {"classes": classes, "parts": list(files) if partial else None}
+    return stored("table.table", arguments, task, build, list(files.values()))
+
+
+def _share(path: Path) -> dict[str, str | None]:
+    """A party's files: ``path`` itself for training, or by their names in the folder ``path``."""
+    if not path.is_dir():
+        return {"path": str(path)}
+    found = {name: sorted(path.glob(f"{part}.*")) for name, part in (("path", "train"), ("test_path", "test"))}
+    for part in found.values():
+        if len(part) > 1:
+            raise ValueError(f"{path} has {part[0].name} and {part[1].name}: leave one of them")
+    if not any(found.values()):
+        raise FileNotFoundError(f"{path} has neither train.csv nor test.csv (or .tsv, .jsonl, .parquet)")
+    return {name: str(part[0]) if part else None for name, part in found.items()}
 
 
 def _file(name: str, value: str) -> Path:
@@ -85,9 +114,13 @@ def _rows(columns: Columns, target: str, task: Task, test_fraction: float, split
     return split(strata, test_fraction, split_seed)
 
 
-def _targets(columns: Columns, targets: list[str], task: Task, train: Index) -> tuple[NDArray[Any], int]:
+def _targets(
+    columns: Columns, targets: list[str], task: Task, train: Index, classes: Sequence[str | int] | None
+) -> tuple[NDArray[Any], int]:
     if task == "regression":
         return columns.numbers(targets).astype(np.float32), len(targets)
     if len(targets) > 1:
         raise ValueError(f"data.target={targets}: a classification has one target column")
+    if classes is not None:
+        return columns.classes(targets[0], classes), len(classes)
     return columns.labels(targets[0], train)
