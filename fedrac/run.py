@@ -12,10 +12,12 @@ from torch import nn
 
 from fedrac import checkpoint, config, data, evaluation, models
 from fedrac.batch import batches
+from fedrac.data import own
 from fedrac.experiment import Experiment, parse
 from fedrac.host import pick_device
 from fedrac.messages import from_record, to_record
 from fedrac.objective import objective
+from fedrac.partition import NODES
 from fedrac.pretrain import initial_weights
 from fedrac.progress import Progress, Watcher
 from fedrac.record import Record
@@ -42,18 +44,19 @@ def run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | N
     experiment = parse(settings)
     if experiment.runtime.threads is not None:
         torch.set_num_threads(experiment.runtime.threads)
-    model, examples = models.build(experiment.model, experiment.seed), data.load(experiment.data)
-    strategy = build_strategy(experiment, model)
+    model, examples = models.build(experiment.model, experiment.seed), server_data(experiment)
+    strategy = build_strategy(experiment, model, test_on_clients=examples is None)
     state = checkpoint.load(Path(settings.resume)) if settings.resume else None
     strategy.connect(grid)
-    test = tester(experiment, model, examples)
-    if experiment.evaluate.objective:
+    test = tester(experiment, model, examples) if examples else None
+    if test and examples and experiment.evaluate.objective:
+        examples.check_filled("train")
         test = _with_objective(test, objective(experiment, model, examples, strategy.blocks))
     start = to_record(initial_weights(experiment))
-    initial = now = _floats(test(0, start))
+    initial = now = _floats(test(0, start)) if test else {}
     if state is not None:
         strategy.state = state
-        now = _floats(test(0, to_record(strategy.effective_weights())))
+        now = _floats(test(0, to_record(strategy.effective_weights()))) if test else {}
     record = Record(output_dir, config.to_yaml(settings), state.round if state else 0)
     watcher = watcher or Progress()
     watcher.begin(strategy, experiment.rounds, output_dir, now)
@@ -85,7 +88,15 @@ def _floats(metrics: MetricRecord) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}  # type: ignore[arg-type]
 
 
-def build_strategy(experiment: Experiment, model: nn.Module) -> FedRacLora:
+def server_data(experiment: Experiment) -> data.Data | None:
+    """What the server tests on; None where the nodes have data of their own and the server has nothing."""
+    if experiment.partition.get("scheme") != NODES or "path" not in experiment.data:
+        return data.load(experiment.data)
+    found = own.load(experiment.data, experiment.data["path"]) if experiment.data["path"] else None
+    return found if found is not None and len(found.test) else None
+
+
+def build_strategy(experiment: Experiment, model: nn.Module, test_on_clients: bool = False) -> FedRacLora:
     """The strategy that the configuration describes."""
     return FedRacLora(
         model,
@@ -98,7 +109,7 @@ def build_strategy(experiment: Experiment, model: nn.Module) -> FedRacLora:
         server=experiment.server,
         send_sketch=experiment.send_sketch,
         evaluate_every=experiment.evaluate.every,
-        evaluate_on_clients=experiment.evaluate.on_clients,
+        evaluate_on_clients=experiment.evaluate.on_clients or test_on_clients,
     )
 
 

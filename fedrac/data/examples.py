@@ -82,7 +82,7 @@ class Data:
     def __post_init__(self) -> None:
         if self.task not in get_args(Task):
             raise ValueError(f"task {self.task!r} is unknown: choose one of {', '.join(get_args(Task))}")
-        self.check_filled("train" if len(self.test) else "test")
+        self.check_filled("train" if len(self.train) or not len(self.test) else "test")
         for name, part in (("train", self.train), ("test", self.test)):
             shape = None if part.targets is None else part.targets.shape
             if {"classification": 1, "regression": 2, "causal_lm": 0}[self.task] != len(shape or ()):

@@ -63,5 +63,5 @@ def restore(examples: Examples, classes: list[int], mean: float, std: float) -> 
         classes: the label of every number.
         mean, std: as `prepare` was given them.
     """
-    pixels = np.rint((examples.inputs.astype(np.float64) * std + mean) * 255)
+    pixels = np.rint((np.asarray(examples.inputs, np.float64) * std + mean) * 255)
     return pixels[:, 0].astype(np.uint8), np.asarray(classes)[examples.targets]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,9 @@ from fedrac.data.columns import Columns, read
 from fedrac.data.examples import Data, Examples, Task
 from fedrac.data.split import Index, split
 from fedrac.data.store import stored
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 def table(
@@ -84,6 +87,22 @@ def table(
     arguments |= {"test_fraction": test_fraction, "standardize": standardize, "split_seed": split_seed}
     arguments |= {"classes": classes, "parts": list(files) if partial else None}
     return stored("table.table", arguments, task, build, list(files.values()))
+
+
+def parts(
+    path: str,
+    target: str | Sequence[str],
+    task: Task = "classification",
+    test_path: str | None = None,
+    test_fraction: float = 0.2,
+    split_seed: int = 0,
+    **others: Any,
+) -> "tuple[DataFrame, DataFrame]":
+    """The rows, as they are in the files, that `table` trains on and tests on, in its order."""
+    columns = read([_file(name, value) for name, value in (("path", path), ("test_path", test_path)) if value])
+    first = target if isinstance(target, str) else target[0]
+    train, test = _rows(columns, first, task, test_fraction, split_seed)
+    return columns.frame.iloc[train], columns.frame.iloc[test]
 
 
 def _share(path: Path) -> dict[str, str | None]:
