@@ -36,11 +36,9 @@ def main() -> None:
 
 
 def _run(settings: DictConfig, output_dir: Path) -> None:
-    from fedrac import client
-    from fedrac.grid import InProcessGrid
-    from fedrac.run import run
+    from fedrac.run import in_process, run
 
-    run(settings, InProcessGrid(client.app, settings.runtime.hosts), output_dir.absolute())
+    run(settings, in_process(settings), output_dir.absolute())
 
 
 def _hydra() -> None:

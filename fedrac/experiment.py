@@ -132,8 +132,9 @@ class Experiment:
     def workload(self) -> dict[str, Any]:
         """What hosts need to know of it."""
         runtime = {"dtype": self.runtime.dtype, "device": self.runtime.device}
+        partition = {k: v for k, v in self.partition.items() if k != "folders"}  # a node knows its own
         return {
-            "data": self.data, "partition": self.partition, "model": self.model, "seed": self.seed, **runtime
+            "data": self.data, "partition": partition, "model": self.model, "seed": self.seed, **runtime
         }  # fmt: skip
 
 

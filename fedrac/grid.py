@@ -3,7 +3,7 @@
 Messages and replies are the same as in Flower's simulation and deployment; they are handed over as objects.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -19,16 +19,17 @@ class InProcessGrid(Grid):
 
     Args:
         client_app: answers the messages.
-        nodes: how many nodes; node ids are 1 .. ``nodes``, partition ids 0 .. ``nodes`` - 1.
+        nodes: how many nodes, which share the clients; or the node-config of each. Node ids are 1, 2, ...
     """
 
-    def __init__(self, client_app: ClientApp, nodes: int = 1) -> None:
-        if nodes < 1:
-            raise ValueError(f"runtime.hosts={nodes} must be at least 1")
+    def __init__(self, client_app: ClientApp, nodes: int | Sequence[Mapping[str, int | str]] = 1) -> None:
+        if isinstance(nodes, int):
+            if nodes < 1:
+                raise ValueError(f"runtime.hosts={nodes} must be at least 1")
+            nodes = [{"partition-id": place, "num-partitions": nodes} for place in range(nodes)]
         self._app = client_app
         self._contexts = {
-            node: Context(1, node, {"partition-id": node - 1, "num-partitions": nodes}, RecordDict(), {})
-            for node in range(1, nodes + 1)
+            node: Context(1, node, dict(config), RecordDict(), {}) for node, config in enumerate(nodes, start=1)
         }
         self._run = Run.create_empty(1)
         self._replies: dict[str, Message] = {}

@@ -3,7 +3,10 @@
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from fedrac.partition import NODES
 
 _KEYS = ("partition-id", "num-partitions", "data", "tell-examples")
 _MOST = 2**20
@@ -51,3 +54,17 @@ class NodeConfig:
         if not 0 <= place < count:
             raise ValueError(f"node-config partition-id={place} must lie in 0 .. {count - 1}")
         return cls(place, count, data, told)
+
+
+def own_nodes(partition: Mapping[str, Any]) -> list[dict[str, int | str]]:
+    """The node-configs of an in-process run whose nodes have data of their own; none where they share common data.
+
+    Raises:
+        ValueError: ``partition`` names no folders.
+    """
+    if partition.get("scheme") != NODES:
+        return []
+    if not partition.get("folders"):
+        raise ValueError("partition.folders is not set: a run in one process needs the folders of all nodes' data")
+    paths = [str(Path(folder).expanduser().absolute()) for folder in partition["folders"]]
+    return [{"partition-id": place, "data": path} for place, path in enumerate(paths)]

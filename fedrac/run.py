@@ -10,12 +10,14 @@ from flwr.serverapp import Grid
 from omegaconf import DictConfig
 from torch import nn
 
-from fedrac import checkpoint, config, data, evaluation, models
+from fedrac import checkpoint, client, config, data, evaluation, models
 from fedrac.batch import batches
 from fedrac.data import own
 from fedrac.experiment import Experiment, parse
+from fedrac.grid import InProcessGrid
 from fedrac.host import pick_device
 from fedrac.messages import from_record, to_record
+from fedrac.node_config import own_nodes
 from fedrac.objective import objective
 from fedrac.partition import NODES
 from fedrac.pretrain import initial_weights
@@ -86,6 +88,11 @@ def _with_objective(
 
 def _floats(metrics: MetricRecord) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}  # type: ignore[arg-type]
+
+
+def in_process(settings: DictConfig) -> InProcessGrid:
+    """The nodes of a run in this process: ``runtime.hosts`` that share the clients, or those with data of their own."""
+    return InProcessGrid(client.app, own_nodes(settings.partition) or settings.runtime.hosts)
 
 
 def server_data(experiment: Experiment) -> data.Data | None:

@@ -54,9 +54,8 @@ def outcome(text: str, send: Send) -> tuple[str, Any]:
 
 
 def _run(settings: DictConfig, send: Send) -> dict[str, Any]:
-    from fedrac import checkpoint, client
-    from fedrac.grid import InProcessGrid
-    from fedrac.run import run
+    from fedrac import checkpoint
+    from fedrac.run import in_process, run
 
     folder = Path(settings.output_dir)
     try:
@@ -64,7 +63,7 @@ def _run(settings: DictConfig, send: Send) -> dict[str, Any]:
         settings.resume = str(folder)
     except (FileNotFoundError, ValueError):  # stopped before the first checkpoint, or while the disk failed
         (folder / "metrics.jsonl").unlink(missing_ok=True)
-    return run(settings, InProcessGrid(client.app, settings.runtime.hosts), folder, _Sender(send))
+    return run(settings, in_process(settings), folder, _Sender(send))
 
 
 class _Sender:
