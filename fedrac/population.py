@@ -1,6 +1,7 @@
 """Who is there: the hosts of a federation and the clients they serve."""
 
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from flwr.serverapp import Grid
 from fedrac.messages import from_record
 from fedrac.replies import content_of
 from fedrac.streams import Index
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,15 @@ def decode_hosted(message: Message) -> Hosted:
     return Hosted(clients.numpy(), examples.numpy(), str(content.config_records["about"]["partition"]))
 
 
+_LATE_SECONDS = 60.0  # for a node that joins a run under way to say whom it serves: the others wait meanwhile
+_AGAIN_SECONDS = 600.0  # until a node that was left out is asked again
+
+
 class Population:
     """The hosts that are connected now, by node id; each is asked once.
+
+    At the start of a run every fault of a node stops it. A node that joins later must not end what runs well: if it
+    cannot serve it is left out, with a warning that says why, until it comes back or ten minutes have passed.
 
     Attributes:
         clients: ids of all clients that they serve, ascending, (M,) int64.
@@ -73,20 +83,51 @@ class Population:
         self._workload, self._timeout = workload, timeout
         self.hosts: dict[int, Hosted] = {}
         self.clients: Index = np.empty(0, np.int64)
+        self._began = False
+        self._left_out: dict[int, float] = {}  # by node id: when
 
-    def refresh(self, grid: Grid) -> None:
+    def refresh(self, grid: Grid, wanted: int = 1) -> None:
         """Forgets hosts that have gone and asks new ones.
 
+        Where nodes have data of their own, nobody else has the clients that are missing: ``wanted`` clients are waited
+        for, as long as for the first node.
+
         Raises:
-            RuntimeError: no host is connected, a host cannot serve, or two hosts disagree.
+            RuntimeError: no host is connected; or, at the start, a host cannot serve or two hosts disagree.
         """
+        deadline, told = time.monotonic() + self._timeout, False
+        self._update(grid)
+        while len(self.clients) < wanted and self._separate() and time.monotonic() < deadline:
+            if not told:
+                log.warning("%d of %d clients are here: waiting for nodes", len(self.clients), wanted)
+            told = True
+            time.sleep(1)
+            self._update(grid)
+
+    def _separate(self) -> bool:
+        return all(hosted.partition == "" for hosted in self.hosts.values())
+
+    def _update(self, grid: Grid) -> None:
         present = set(self._wait(grid))
-        if present == set(self.hosts):
-            return
+        again = time.monotonic() - _AGAIN_SECONDS
+        self._left_out = {node: at for node, at in self._left_out.items() if node in present and at > again}
         hosts = {node: hosted for node, hosted in self.hosts.items() if node in present}
-        if new := sorted(present - set(hosts)):
-            hosts |= self._ask(grid, new)
-        self._index(hosts)
+        new = sorted(present - set(hosts) - set(self._left_out))
+        if not self._began:
+            self._index(self._ask(grid, new, self._timeout))
+            self._began = True
+            return
+        if len(hosts) < len(self.hosts):
+            self._index(hosts)
+        for node in new:
+            self._join(grid, node)
+
+    def _join(self, grid: Grid, node: int) -> None:
+        try:
+            self._index(self.hosts | self._ask(grid, [node], min(self._timeout, _LATE_SECONDS)))
+        except RuntimeError as error:
+            log.warning("node %d is left out: %s", node, error)
+            self._left_out[node] = time.monotonic()
 
     def _wait(self, grid: Grid) -> list[int]:
         deadline = time.monotonic() + self._timeout
@@ -96,11 +137,11 @@ class Population:
             time.sleep(0.2)
         return present
 
-    def _ask(self, grid: Grid, nodes: Sequence[int]) -> dict[int, Hosted]:
+    def _ask(self, grid: Grid, nodes: Sequence[int], timeout: float) -> dict[int, Hosted]:
         content = encode_question(self._workload)
         questions = [Message(content, node, MessageType.QUERY, group_id="population") for node in nodes]
         answers: dict[int, Hosted] = {}
-        for answer in grid.send_and_receive(questions, timeout=self._timeout):
+        for answer in grid.send_and_receive(questions, timeout=timeout):
             node = answer.metadata.src_node_id
             try:
                 answers[node] = decode_hosted(answer)
@@ -109,13 +150,13 @@ class Population:
             except ValueError as error:
                 raise RuntimeError(f"node {node} cannot serve: {str(error).removeprefix('raised ')}") from error
         if silent := [node for node in nodes if node not in answers]:
-            raise RuntimeError(f"node {silent[0]} did not say which clients it serves within {self._timeout:.0f} s")
+            raise RuntimeError(f"node {silent[0]} did not say which clients it serves within {timeout:.0f} s")
         return {node: answers[node] for node in nodes}
 
     def _index(self, hosts: dict[int, Hosted]) -> None:
         """Takes the hosts if they go together; otherwise all stays as it was."""
-        ids = np.concatenate([hosted.clients for hosted in hosts.values()])
-        nodes = np.concatenate([np.full(len(h.clients), node, dtype=object) for node, h in hosts.items()])
+        ids = np.concatenate([np.empty(0, np.int64), *(hosted.clients for hosted in hosts.values())])
+        nodes = np.concatenate([np.full(len(h.clients), node, dtype=object) for node, h in hosts.items()] or [ids])
         order = np.argsort(ids, kind="stable")
         ids, nodes = ids[order], nodes[order]
         if (double := ids[1:] == ids[:-1]).any():

@@ -9,6 +9,7 @@ The nodes run `client_app.app`, or a ClientApp built from the same parts of `fed
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -119,14 +120,20 @@ class FedRacLora(Strategy):
     def connect(self, grid: Grid) -> None:
         """Finds out which clients there are; called before every round, and before a run to fail early.
 
+        A run begins with a whole cohort; it goes on with the ``min_fraction`` of it that every round needs.
+
         Raises:
-            ValueError: the cohort is larger than the population.
+            ValueError: there are fewer clients than that.
             RuntimeError: no node is connected, or one cannot serve.
         """
-        self.population.refresh(grid)
-        size, clients = self.server.cohort_size, len(self.population.clients)
-        if size > clients:
-            raise ValueError(f"cohort.size={size} is larger than the population of {clients} clients: lower it")
+        size = self.server.cohort_size
+        least = math.ceil(size * self.server.min_fraction)
+        self.population.refresh(grid, size if self._current is None else least)
+        clients = len(self.population.clients)
+        if clients < least:
+            raise ValueError(
+                f"cohort.size={size} is larger than the population of {clients} clients: lower it or connect more nodes"
+            )
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -141,7 +148,8 @@ class FedRacLora(Strategy):
             self.state = initial_state(from_record(arrays), self.blocks, self.method, self.sketch)
             self._arrays = arrays
         self.connect(grid)
-        cohort = draw_cohort(self.population.clients, self.server.cohort_size, self.sketch.seed, server_round)
+        size = min(self.server.cohort_size, len(self.population.clients))
+        cohort = draw_cohort(self.population.clients, size, self.sketch.seed, server_round)
         sketches = draw_sketches(self.blocks, self.method, self.sketch, server_round)
         hosts = self.population.by_host(cohort)
         eta = self.server.eta * self._factor(self.server.schedule, server_round)

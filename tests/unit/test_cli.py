@@ -245,4 +245,4 @@ def test_every_command_has_help(fedrac: Command, capsys: pytest.CaptureFixture[s
 def test_a_misspelt_command(fedrac: Command) -> None:
     said = stopped(fedrac, "statsu", "out")
     assert said.startswith("error: there is no command 'statsu'; did you mean fedrac status?")
-    assert "the commands are status" in stopped(fedrac, "cohort.size")
+    assert "the commands are " in stopped(fedrac, "cohort.size")

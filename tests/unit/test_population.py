@@ -91,18 +91,72 @@ def test_nodes_that_split_the_data_differently() -> None:
         asked({1: hosted([0]), 2: hosted([1], "other")})
 
 
-@pytest.mark.parametrize("other", [hosted([0]), hosted([9], "other"), Error(1, "no data")])
-def test_a_refused_population_stays_refused(other: Hosted | Error) -> None:
-    """Asked again, the answer is the same, and what was good before is still there."""
+LATE = {
+    "client 0 is served by nodes 1 and 2": hosted([0]),
+    "the nodes split the data differently": hosted([9], "other"),
+    "node 2 cannot serve: no data": Error(1, "no data"),
+    "node 2 did not say which clients it serves within 5 s": None,
+}
+
+
+@pytest.mark.parametrize("reason, other", LATE.items(), ids=LATE)
+def test_a_late_node_that_cannot_serve_is_left_out(
+    reason: str, other: Hosted | Error | None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a warning, once; the run goes on. Asked again when it is back, or after a while."""
+    now = [1000.0]
+    monkeypatch.setattr("fedrac.population.time.monotonic", lambda: now[0])
     grid, found = Answers({1: hosted([0])}), population()
     found.refresh(grid)
-    grid.answers[2] = other
-    for _ in range(2):
-        with pytest.raises(RuntimeError):
-            found.refresh(grid)
-        assert found.clients.tolist() == [0] and found.by_host([0]) == {1: [0]}
+    grid.answers |= {2: other, 3: hosted([4])}
+    for _ in range(3):
+        found.refresh(grid)
+        assert found.clients.tolist() == [0, 4] and found.by_host([0, 4]) == {1: [0], 3: [4]}
+    assert grid.asked == [1, 2, 3]
+    assert [m for m in caplog.messages if reason in m and m.startswith("node 2 is left out: ")]
+    now[0] += 601
+    found.refresh(grid)
+    assert grid.asked == [1, 2, 3, 2]
     del grid.answers[2]
     found.refresh(grid)
+    grid.answers[2] = hosted([7])
+    found.refresh(grid)
+    assert found.clients.tolist() == [0, 4, 7]
+
+
+def test_a_run_outlives_the_absence_of_all_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid, found = Answers({1: hosted([0])}), population()
+    found.refresh(grid)
+    del grid.answers[1]
+    monkeypatch.setattr(
+        "fedrac.population.time.sleep", lambda _: grid.answers.update({2: hosted([0]), 3: Error(1, "no")})
+    )
+    found.refresh(grid)
+    assert found.by_host([0]) == {2: [0]}
+
+
+def test_clients_of_separate_nodes_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only there: of common data, the nodes that are connected serve all clients."""
+    grid, found = Answers({1: hosted([0], "")}), population()
+    naps: list[float] = []
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 3:
+            grid.answers[2] = hosted([5], "")
+
+    monkeypatch.setattr("fedrac.population.time.sleep", nap)
+    found.refresh(grid, wanted=2)
+    assert found.clients.tolist() == [0, 5] and len(naps) == 3
+    grid.answers = {1: hosted([0], "split")}
+    common = population()
+    common.refresh(grid, wanted=2)
+    assert common.clients.tolist() == [0] and len(naps) == 3
+
+
+def test_waiting_ends() -> None:
+    found = population(0.0)
+    found.refresh(Answers({1: hosted([0], "")}), wanted=2)
     assert found.clients.tolist() == [0]
 
 

@@ -122,7 +122,7 @@ ERRORS = {
     "text": (((list("abcabc"), Y), TEST), "train inputs are <U1: make them numbers"),
     "mixed": (((X, Y / 2), TEST), r"regression with test targets of shape \(2,\)"),
     "widths": (((X, Y), (X[:, :1], Y)), r"training input has shape \(2,\), a test input \(1,\)"),
-    "empty": (((X, Y), (X[:0], Y[:0])), "the test part has no examples"),
+    "empty": (((X[:0], Y[:0]), (X[:0], Y[:0])), "the train part has no examples"),
 }
 
 
@@ -130,6 +130,13 @@ ERRORS = {
 def test_what_is_wrong_with_the_data_is_named(result, message):
     with np.errstate(all="ignore"), pytest.raises(ValueError, match=message):
         coerce(result)
+
+
+def test_a_part_may_be_missing_where_it_is_not_needed():
+    data = coerce(((X, Y), (X[:0], Y[:0])))
+    data.check_filled("train")
+    with pytest.raises(ValueError, match="the test part has no examples"):
+        data.check_filled("train", "test")
 
 
 def test_examples_are_checked_and_taken():
