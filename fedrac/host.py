@@ -24,7 +24,7 @@ from fedrac.local import CohortResult, train_cohort
 from fedrac.messages import RoundPlan
 from fedrac.node_config import NodeConfig
 from fedrac.population import Hosted
-from fedrac.problem import Problem, Shard
+from fedrac.problem import Habits, Problem, Shard
 from fedrac.replies import Reply, join
 from fedrac.rounds import draw_sketches, start_of_round
 from fedrac.streams import Index
@@ -66,6 +66,7 @@ class Host:
         self.dtype: torch.dtype = getattr(torch, workload["dtype"])
         self.model = models.build(workload["model"], self.seed).to(self.device, self.dtype).requires_grad_(False)
         check_model(self.model, self.data.train, self.data.task, self.device, self.dtype)
+        self._habits = Habits()
         self._place(partition_id, num_partitions)
 
     def _place(self, partition_id: int, num_partitions: int) -> None:
@@ -108,7 +109,8 @@ class Host:
         start = start_of_round(blocks, plan.spec.method, values, plan.factors, dtype, plan.spec.local.precondition).to(
             self.device
         )
-        problem = Problem(self.model, blocks, self._loss, self._take, isinstance(self.data.train.inputs, Tokens))
+        ragged = isinstance(self.data.train.inputs, Tokens)
+        problem = Problem(self.model, blocks, self._loss, self._take, ragged, self._habits)
 
         def train(clients: Sequence[int]) -> CohortResult:
             shards = [Shard(c, torch.from_numpy(self.partition.of(c))) for c in clients]

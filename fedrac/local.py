@@ -59,9 +59,10 @@ def train_cohort(
         for places in chunks([len(s) for s in shards], spec):
             chunk = _Lockstep(problem, start, [shards[p] for p in places], spec, seed, round_)
             chunk.run()
+            at = torch.tensor(places)
             for key, value in chunk.factors.items():
-                factors[key][places] = value.to("cpu")
-            losses[places] = chunk.mean_losses()
+                factors[key].index_copy_(0, at, value.to("cpu"))
+            losses[at] = chunk.mean_losses()
     return CohortResult(factors, losses, torch.tensor([len(s) for s in shards]))
 
 
@@ -81,7 +82,7 @@ class _Lockstep:
         self.dropout = ClientDropout(seed, round_, [s.client for s in shards], self.device)
 
     def run(self) -> None:
-        with self.adapter.attached():
+        with self.adapter.attached(), no_global_draws(self.device):
             for batch in self.orders.batches():
                 losses = self._steps(batch)
                 self.loss_sums[: batch.clients] += (losses * batch.real).sum((0, 2))
@@ -95,13 +96,14 @@ class _Lockstep:
         factors, rows = {**self.start.frozen, **parameters}, batch.index[0].numel()
         weight = batch.weight.flatten(1).to(self.device, next(iter(parameters.values())).dtype)
         self.adapter.use(factors, batch.clients, rows)
-        losses = []
+        losses, habits = [], self.problem.habits
         for number, part in enumerate(self._gather(batch.index.flatten(1))):
             step = batch.first + number
             self.dropout.start(step, batch.clients, rows)
             # Watching every call for dropout costs time: after one step it is known whether there is any.
-            with self.dropout if step == 0 or self.dropout.used else nullcontext():
+            with nullcontext() if habits.dropout is False else self.dropout:
                 losses.append(self._step(step, *part, weight[number], parameters))
+            habits.dropout = self.dropout.used if habits.dropout is None else habits.dropout
         return torch.stack(losses).to("cpu", torch.float64).view(batch.index.shape)
 
     def _gather(self, index: Tensor) -> Iterator[tuple[object, Tensor]]:
@@ -113,7 +115,8 @@ class _Lockstep:
     def _step(
         self, step: int, inputs: object, targets: Tensor, weight: Tensor, parameters: Mapping[str, Tensor]
     ) -> Tensor:
-        with no_global_draws(self.device) if step == 0 else nullcontext():
+        unknown = self.problem.habits.dropout is None  # then draws are looked for at once, not at the end of the round
+        with no_global_draws(self.device) if unknown else nullcontext():
             loss = self.problem.loss(call(self.problem.model, inputs), targets).flatten()
         if step == 0:
             self.adapter.check_all_used()

@@ -5,12 +5,18 @@ the cohort.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from io import BytesIO
 from typing import Any
 
+import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.common.constant import SType
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedrac.method import Method
@@ -82,9 +88,31 @@ def _header_bytes(data: bytes) -> int:
 
 def _tensor(name: str, array: Array) -> Tensor:
     try:
-        return torch.from_numpy(array.numpy())
-    except Exception as error:  # foreign bytes: np.load may raise nearly anything, or return another kind of object
+        return torch.from_numpy(_numbers(array))
+    except Exception as error:  # foreign bytes: reading them may raise nearly anything
         raise ValueError(f"array {name!r} cannot be read: {error}") from error
+
+
+def _numbers(array: Array) -> NDArray[Any]:
+    """The array itself, a writable copy. ``Array.numpy`` reads the header anew each time, for most of its time."""
+    if array.stype != SType.NUMPY:
+        raise ValueError(f"its type is {array.stype!r}, expected {SType.NUMPY!r}")
+    start = _header_bytes(array.data)
+    shape, by_column, dtype = _header(array.data[:start])
+    numbers = np.frombuffer(array.data, dtype, math.prod(shape), start)
+    return numbers.reshape(shape, order="F" if by_column else "C").copy()
+
+
+@lru_cache(maxsize=1024)
+def _header(raw: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether it is column-major, and dtype. Headers are the same in every round."""
+    stream = BytesIO(raw)
+    if (version := np.lib.format.read_magic(stream)) != (1, 0):
+        raise ValueError(f"its format is {version}, expected NumPy's 1.0")
+    shape, by_column, dtype = np.lib.format.read_array_header_1_0(stream)
+    if any(size < 0 for size in shape):
+        raise ValueError(f"its shape is {shape}")
+    return shape, by_column, dtype
 
 
 def encode_plan(

@@ -1,16 +1,20 @@
-"""Local optimizers over stacked factors: one ``torch.optim`` optimizer steps all clients of a cohort at once.
+"""Local optimizers over stacked factors: one step of ``torch.optim`` steps all clients of a cohort at once.
 
 SGD and AdamW work element by element, so on factors with a cohort axis they do for each client what they would do
-for it alone. Their state is new every round: the old moments belong to another random basis.
+for it alone. Their state is new every round: the old moments belong to another random basis. They are called as
+functions: the bookkeeping of an ``Optimizer`` object takes longer than a step of small factors.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import partial
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
 
 Sampling = Literal["rr", "replacement", "full"]
 OptimizerName = Literal["sgd", "adamw"]
@@ -85,7 +89,7 @@ class LocalSpec:
 
 
 class StackedOptimizer:
-    """A ``torch.optim`` optimizer over factors (C, ...), of which the first k clients still train.
+    """Steps of factors (C, ...), of which the first k clients still train.
 
     Args:
         factors: by key, (C, ...): they are updated in place.
@@ -96,32 +100,30 @@ class StackedOptimizer:
         self._parameters = {key: value.detach().requires_grad_() for key, value in factors.items()}
         values = list(self._parameters.values())
         fused = values[0].device.type in ("cpu", "cuda")  # one kernel for all factors instead of several each
-        self._optimizer: torch.optim.Optimizer
-        if spec.optimizer == "sgd":
-            self._optimizer = torch.optim.SGD(
-                values, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=fused
-            )
+        common: dict[str, Any] = {"lr": spec.lr, "weight_decay": spec.weight_decay, "maximize": False, "fused": fused}
+        self._update: Callable[..., None]
+        if spec.optimizer == "adamw":
+            beta1, beta2 = spec.betas
+            self._update = partial(adamw, beta1=beta1, beta2=beta2, eps=spec.eps, amsgrad=False, **common)
+            taken = [torch.zeros((), device=value.device) for value in values]  # steps, as AdamW counts them
+            self._rest: tuple[list[Any], ...] = ([], taken)
+            kinds = 2
         else:
-            self._optimizer = torch.optim.AdamW(
-                values, lr=spec.lr, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, fused=fused
-            )
+            self._update = partial(sgd, momentum=spec.momentum, dampening=0.0, nesterov=False, **common)
+            self._rest = () if spec.momentum else ([None] * len(values),)
+            kinds = 1 if spec.momentum else 0
+        self._moments = [[torch.zeros_like(value) for value in factors.values()] for _ in range(kinds)]
 
     def narrow(self, clients: int) -> dict[str, Tensor]:
         """The factors (k, ...) of the clients that still train; the others keep their value from now on."""
         if clients < len(next(iter(self._parameters.values()))):
-            for key, old in self._parameters.items():
-                self._parameters[key] = self._replace(old, old[:clients].detach().requires_grad_())
-            self._optimizer.param_groups[0]["params"] = list(self._parameters.values())
+            self._parameters = {k: v[:clients].detach().requires_grad_() for k, v in self._parameters.items()}
+            self._moments = [[moment[:clients] for moment in kind] for kind in self._moments]
         return dict(self._parameters)
 
-    def _replace(self, old: Tensor, new: Tensor) -> Tensor:
-        state = self._optimizer.state.pop(old, {})
-        stacked = {k: v for k, v in state.items() if torch.is_tensor(v) and v.shape == old.shape}
-        self._optimizer.state[new] = {**state, **{k: v[: len(new)] for k, v in stacked.items()}}
-        return new
-
+    @torch.no_grad()
     def step(self, gradients: Mapping[str, Tensor]) -> None:
         """One step of every client that still trains."""
-        for key, parameter in self._parameters.items():
-            parameter.grad = gradients[key].contiguous()  # the fused kernels go through memory, not strides
-        self._optimizer.step()
+        values = list(self._parameters.values())
+        own = [gradients[key].contiguous() for key in self._parameters]  # fused kernels go through memory, not strides
+        self._update(values, own, *self._moments, *self._rest)

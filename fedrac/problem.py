@@ -1,7 +1,7 @@
 """What a cohort trains on."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -27,6 +27,17 @@ class Shard:
         return self.index.shape[0]
 
 
+@dataclass
+class Habits:
+    """What the steps so far have shown of a model, so that later ones need not be watched for it.
+
+    Attributes:
+        dropout: whether it drops anything in training; None: not known yet.
+    """
+
+    dropout: bool | None = None
+
+
 @dataclass(frozen=True)
 class Problem:
     """What one cohort trains on.
@@ -37,6 +48,7 @@ class Problem:
         loss: (outputs, targets) to one loss a row.
         take: (rows,) int64 to the model's inputs and the targets of those examples.
         ragged: examples differ in size, so that every step is gathered on its own, padded to its own longest row.
+        habits: what is known of the model; give the same object again to the next round's problem.
     """
 
     model: nn.Module
@@ -44,3 +56,4 @@ class Problem:
     loss: Loss
     take: Take
     ragged: bool = False
+    habits: Habits = field(default_factory=Habits)

@@ -90,7 +90,9 @@ def draw_cohort(clients: Sequence[int] | Index, size: int, seed: int, round_: in
     """
     if size > len(clients):
         raise ValueError(f"cohort.size={size} is larger than the population of {len(clients)} clients: lower it")
-    ordered = np.sort(np.asarray(clients, dtype=np.int64))
+    ordered = np.asarray(clients, dtype=np.int64)
+    if (ordered[1:] < ordered[:-1]).any():  # looking is cheaper than sorting, and a population is sorted already
+        ordered = np.sort(ordered)
     return [int(c) for c in ordered[Stream(seed, "cohort", round_).subset(len(ordered), size)]]
 
 

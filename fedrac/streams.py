@@ -32,7 +32,8 @@ class Stream:
 
     def __init__(self, seed: int, purpose: str, *parts: int | str) -> None:
         name = "|".join([f"fed-rac-lora/{purpose}/v1", str(seed), *map(str, parts)])
-        self.key = np.frombuffer(hashlib.sha256(name.encode()).digest()[:16], dtype="<u8").astype(np.uint64)
+        digest = hashlib.sha256(name.encode()).digest()[:16]
+        self.key = np.frombuffer(digest, dtype="<u8").astype(np.uint64, copy=False)
         self._drawn = 0
 
     def words(self, count: int) -> Words:
@@ -60,7 +61,7 @@ class Stream:
 
     def permutation(self, count: int) -> Index:
         """A uniform order of ``0 .. count - 1``, (count,) int64: the ranks of ``count`` words."""
-        return np.argsort(self.words(count), kind="stable").astype(np.int64)
+        return self.words(count).argsort(kind="stable").astype(np.int64, copy=False)
 
     def subset(self, count: int, size: int) -> Index:
         """``size`` of ``0 .. count - 1``, uniform without replacement, ascending: those with the smallest words."""

@@ -1,10 +1,12 @@
 """What a loader returns: examples in arrays, normally maps of files on disk."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fedrac.data.tokens import Tokens
@@ -50,8 +52,18 @@ class Examples:
 
     def take(self, index: NDArray[Any]) -> "Examples":
         """The examples that ``index`` (k,) names, in its order; copies, writable, in memory."""
+        inputs = self.inputs[index] if isinstance(self.inputs, Tokens) else _gather(self.inputs, index)
         targets, groups = (None if part is None else part[index] for part in (self.targets, self.groups))
-        return Examples(self.inputs[index], targets, groups)
+        return Examples(inputs, targets, groups)
+
+
+def _gather(rows: NDArray[np.float32], index: NDArray[Any]) -> NDArray[np.float32]:
+    """``rows[index]``, by all threads: in a round of small models this copy takes a tenth of the time."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of memory maps that cannot be written
+        source = torch.from_numpy(rows)
+    gathered: NDArray[np.float32] = source.index_select(0, torch.from_numpy(np.asarray(index, np.int64))).numpy()
+    return gathered
 
 
 @dataclass(frozen=True, eq=False)

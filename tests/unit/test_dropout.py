@@ -9,7 +9,7 @@ from fedrac.dropout import ClientDropout, no_global_draws
 from fedrac.local import train_cohort
 from fedrac.method import Method
 from fedrac.optimizer import LocalSpec
-from fedrac.problem import Problem, Shard
+from fedrac.problem import Habits, Problem, Shard
 
 CPU = torch.device("cpu")
 
@@ -206,3 +206,35 @@ def test_dropout_that_draws_inside_is_refused(layer, call):
     with pytest.raises(ValueError, match="set that dropout to 0"):
         train(0.5)
     assert train(0.0).factors["linear.weight:A"].any()
+
+
+class Later(nn.Module):
+    """Drops nothing until it is told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.p = nn.Linear(6, 6), 0.0
+
+    def forward(self, x):
+        return F.dropout(self.linear(x), self.p) if self.p else self.linear(x)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_is_known_of_a_model_spares_the_watch_and_never_lets_it_drop_from_the_global_generator(known):
+    work = Workload(Later(), values(EXAMPLES, 6), values(EXAMPLES, 6), squared)
+    f = Federation(work, shards(), layers={"linear": 2}, local=LocalSpec(lr=0.01))
+    habits = Habits()
+
+    def train(habits):
+        problem = Problem(work.model, f.blocks, squared, lambda i: (work.inputs[i], work.targets[i]), habits=habits)
+        return train_cohort(problem, f.start(1), [Shard(0, torch.arange(9))], f.local, 0, 1)
+
+    train(habits)
+    assert habits.dropout is False
+    work.model.p = 0.5
+    if known:
+        with pytest.raises(ValueError, match="global generator"):
+            train(habits)
+    else:
+        train(fresh := Habits())
+        assert fresh.dropout is True

@@ -16,6 +16,18 @@ def test_cross_entropy_of_each_example():
     torch.testing.assert_close(task.loss("classification", LOGITS, LABELS), expected)
 
 
+@pytest.mark.parametrize("classes", [2, 15, 16, 40])
+def test_the_gradient_of_cross_entropy_is_softmax_minus_one_hot(classes):
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randn(7, classes, generator=generator, dtype=torch.float64).requires_grad_()
+    targets = torch.randint(classes, (7,), generator=generator)
+    losses = task.loss("classification", outputs, targets)
+    losses.sum().backward()
+    shares = outputs.detach().exp() / outputs.detach().exp().sum(1, keepdim=True)
+    torch.testing.assert_close(losses.detach(), -shares.gather(1, targets[:, None])[:, 0].log())
+    torch.testing.assert_close(outputs.grad, shares - torch.eye(classes, dtype=torch.float64)[targets])
+
+
 def test_half_the_squared_error_of_each_example():
     torch.testing.assert_close(task.loss("regression", PREDICTED, VALUES), torch.tensor([2.5, 4.5]))
 
