@@ -8,8 +8,8 @@ from flwr.app import Message
 from torch import Tensor
 
 from fedrac.messages import payload_bytes
-from fedrac.replies import Refusal, Reply, Shapes, decode_reply, join
-from fedrac.round_report import CohortFailure, RoundReport
+from fedrac.replies import NOT_FINITE, Refusal, Reply, Shapes, decode_reply, join
+from fedrac.round_report import CohortFailure, Divergence, RoundReport
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +51,13 @@ def enforce(report: RoundReport, good: int, min_fraction: float) -> None:
 
     Raises:
         CohortFailure: they are not; it says why.
+        Divergence: they are not, because numbers are not finite.
     """
     asked = len(report.cohort)
     if good == 0 or good / asked < min_fraction:
         reasons = "; ".join(map(str, report.refused[:5]))
-        raise CohortFailure(
+        diverged = bool(report.refused) and all(refusal.reason.endswith(NOT_FINITE) for refusal in report.refused)
+        raise (Divergence if diverged else CohortFailure)(
             f"round {report.round}: {good} of {asked} clients answered well, cohort.min_fraction="
             f"{min_fraction} wants more. {reasons}. Mend the cause, or lower cohort.min_fraction"
         )
@@ -65,7 +67,7 @@ def enforce_finite(round_: int, values: Iterable[Tensor]) -> None:
     """Finite factors can be so large that their product is not.
 
     Raises:
-        CohortFailure: one of ``values``, the state after the round, is not finite.
+        Divergence: one of ``values``, the state after the round, is not finite.
     """
     if not all(bool(value.isfinite().all()) for value in values):
-        raise CohortFailure(f"round {round_}: the update is too large to be finite: lower local.lr")
+        raise Divergence(f"round {round_}: the update is too large to be finite: lower local.lr")

@@ -84,13 +84,14 @@ class Record:
         with self._metrics.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def summarise(self, method: str, initial: dict[str, float]) -> dict[str, Any]:
-        """Writes ``summary.json``: last and best values, totals; returns it."""
+    def summarise(self, method: str, initial: dict[str, float], diverged: bool = False) -> dict[str, Any]:
+        """Writes ``summary.json``: last and best values, totals, and whether the run diverged; returns it."""
         names = sorted({name for line in self.lines for name in line if "/" in name})
         columns = {name: [v for line in self.lines if (v := line.get(name)) is not None] for name in names}
         summary = {
             "method": method,
             "rounds": self.lines[-1]["round"] if self.lines else 0,
+            "diverged": diverged,
             "initial": initial,
             "last": {name: values[-1] for name, values in columns.items() if values},
             "best": {

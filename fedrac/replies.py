@@ -15,6 +15,7 @@ from torch import Tensor
 from fedrac.messages import from_record, to_record
 
 Shapes = Mapping[str, tuple[int, ...]]
+NOT_FINITE = "is not finite"  # how the reason of such a refusal ends
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def decode_reply(
         return empty_reply(shapes, dtype), [Refusal(list(asked), missing)]
     refusals = [Refusal([client], f"raised {reason}") for client, reason in failed.items()]
     bad = _not_finite(reply)
-    refusals += [Refusal([reply.clients[i]], f"field {field} is not finite") for i, field in bad.items()]
+    refusals += [Refusal([reply.clients[i]], f"field {field} {NOT_FINITE}") for i, field in bad.items()]
     return _keep(reply, [i for i in range(len(reply.clients)) if i not in bad]), refusals
 
 

@@ -10,6 +10,10 @@ class CohortFailure(RuntimeError):
     """A round that must not count, e.g. for lack of good replies; the weights are those before it."""
 
 
+class Divergence(CohortFailure):
+    """The round's numbers are not finite: the steps are too large. It is what such a run comes to, not a mishap."""
+
+
 @dataclass
 class RoundReport:
     """What happened in one round; `FedRacLora.start` hands it to ``on_round``.

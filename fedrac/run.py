@@ -23,7 +23,7 @@ from fedrac.partition import NODES
 from fedrac.pretrain import initial_weights
 from fedrac.progress import Progress, Watcher
 from fedrac.record import Record
-from fedrac.round_report import RoundReport
+from fedrac.round_report import Divergence, RoundReport
 from fedrac.strategy import FedRacLora
 
 
@@ -41,7 +41,7 @@ def run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | N
 
     Raises:
         ValueError: a setting is wrong; nothing has been written then.
-        CohortFailure: a round failed; all finished rounds are on disk.
+        CohortFailure: a round failed; all finished rounds are on disk. If it was a `Divergence`, so is the summary.
     """
     experiment = parse(settings)
     if experiment.runtime.threads is not None:
@@ -69,9 +69,13 @@ def run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | N
         checkpoint.save(output_dir, strategy.state, strategy.effective_weights())
         watcher.round(report)
 
-    strategy.start(
-        grid, start, experiment.rounds, experiment.cohort.timeout, evaluate_fn=test, state=state, on_round=on_round
-    )
+    try:
+        strategy.start(
+            grid, start, experiment.rounds, experiment.cohort.timeout, evaluate_fn=test, state=state, on_round=on_round
+        )
+    except Divergence:  # that is a result, too
+        record.summarise(experiment.method.name, initial, diverged=True)
+        raise
     summary = record.summarise(experiment.method.name, initial)
     watcher.end(summary)
     return summary

@@ -138,8 +138,10 @@ def _status(folder: Path, settings: DictConfig) -> Status:
 
 
 def _is_finished(folder: Path, rounds: int) -> bool:
+    """All rounds are done, or the run diverged, as it would again."""
     try:
-        return bool(json.loads((folder / "summary.json").read_text())["rounds"] == rounds)
+        summary = json.loads((folder / "summary.json").read_text())
+        return bool(summary["rounds"] == rounds or summary.get("diverged", False))
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

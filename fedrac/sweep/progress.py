@@ -94,4 +94,6 @@ class SweepProgress:
 
 
 def _reached(summary: Mapping[str, Any]) -> str:
+    if summary["diverged"]:
+        return f"diverged after round {summary['rounds']}"
     return f"{show_metrics(summary['last'])}  ({show_duration(summary['seconds'])})"

@@ -1,5 +1,6 @@
 """A process that runs one cell after another, and says how they go."""
 
+import json
 import logging
 import signal
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from fedrac.round_report import RoundReport
+from fedrac.round_report import Divergence, RoundReport
 
 Send = Callable[[tuple[str, Any]], None]
 
@@ -46,6 +47,9 @@ def outcome(text: str, send: Send) -> tuple[str, Any]:
         return "finished", _run(settings, send)
     except BrokenPipeError:
         raise
+    except Divergence:
+        summary: dict[str, Any] = json.loads(Path(settings.output_dir, "summary.json").read_text())
+        return "finished", summary
     except Exception as error:  # the other cells go on
         error_file.parent.mkdir(parents=True, exist_ok=True)
         error_file.write_text(traceback.format_exc())

@@ -235,3 +235,17 @@ def test_an_interrupted_sweep_goes_on() -> None:
     for seed in (1, 2, 3):
         assert facts(f"out/seed={seed}") == facts(f"whole/seed={seed}")
         equal(weights(f"out/seed={seed}"), weights(f"whole/seed={seed}"))
+
+
+def test_a_run_that_diverges_is_a_result(capsys: pytest.CaptureFixture[str]) -> None:
+    """It has a summary, and is not run again."""
+    sweep_ = [*TINY, "rounds=20", "local.optimizer=sgd", "local.lr=0.001,100.0", "sweep.dir=out"]
+    assert sweep.main(sweep_) == 0
+    assert "local.lr=100.0  diverged after round " in capsys.readouterr().out
+    summaries = {path.parent.name: json.loads(path.read_text()) for path in Path("out").rglob("summary.json")}
+    assert {name: found["diverged"] for name, found in summaries.items()} == {
+        "local.lr=0.001": False,
+        "local.lr=100.0": True,
+    }
+    assert sweep.main(sweep_) == 0
+    assert "2 runs, 2 of them finished before" in capsys.readouterr().out
