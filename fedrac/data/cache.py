@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 Arrays = dict[str, NDArray[Any]]
 
-FORMAT = 1  # raise it when what a loader or a partition scheme computes changes: older entries are then ignored
+FORMAT = 2  # raise it when what a loader or a partition scheme computes changes: older entries are then ignored
 _BLOCK, _BLOCKS = 2**16, 64
 
 
