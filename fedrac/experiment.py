@@ -168,7 +168,7 @@ def parse(config: DictConfig) -> Experiment:
         rounds=raw["rounds"],
         data=_absolute(raw["data"]) | ({} if evaluate.validation is None else {"validation": evaluate.validation}),
         partition=raw["partition"],
-        model=_model(raw["model"]),
+        model={**raw["model"], **_folder(raw["model"], "checkpoint")},
         method=_typed(Method, raw["method"], "method"),
         adapt=_typed(AdaptSpec, _patterns(raw), "adapt"),
         law=sketch.law,
@@ -186,13 +186,14 @@ def parse(config: DictConfig) -> Experiment:
 def _absolute(data: Mapping[str, Any]) -> dict[str, Any]:
     """Paths of files as seen from here: hosts run elsewhere."""
     paths = {key: data[key] for key in ("path", "test_path") if data.get(key)}
-    return {**data, **{key: str(Path(path).expanduser().absolute()) for key, path in paths.items()}}
+    files = {key: str(Path(path).expanduser().absolute()) for key, path in paths.items()}
+    return {**data, **files, **_folder(data, "tokenizer")}
 
 
-def _model(model: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint in a folder as seen from here; what is no folder may be a name on a hub."""
-    folder = Path(str(model.get("checkpoint"))).expanduser()
-    return {**model, "checkpoint": str(folder.absolute())} if folder.is_dir() else dict(model)
+def _folder(section: Mapping[str, Any], key: str) -> dict[str, str]:
+    """A checkpoint's folder as seen from here; what is no folder may be a name on a hub."""
+    folder = Path(str(section.get(key))).expanduser()
+    return {key: str(folder.absolute())} if section.get(key) and folder.is_dir() else {}
 
 
 def _patterns(raw: Mapping[str, Any]) -> dict[str, Any]:

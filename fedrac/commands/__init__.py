@@ -11,6 +11,7 @@ from collections.abc import Sequence
 # Name of a module here, and what the command does, as `fedrac --help` shows it.
 COMMANDS = {
     "split": "divide a data set into a folder for every node",
+    "export": "the model of a run for transformers, PEFT, or as safetensors",
     "status": "how far a run has come, also while it goes on",
     "theory": "step sizes, rate and floor that theory gives a convex problem (KEY=VALUE ...)",
 }

@@ -10,7 +10,7 @@ What goes in and what comes out:
   causal language model, where those at t predict token t + 1.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -31,17 +31,22 @@ class HuggingFace(nn.Module):
 
     Attributes:
         model: the model, with an ``nn.Linear`` in the place of every ``Conv1D``.
+        conv1d: paths of these layers in ``model``.
         heads: paths of the modules on top of the encoder or decoder.
+        fresh: parameters that the checkpoint did not have, so that they start with random weights.
         max_length: most tokens of a text that the model takes; None: any number, or no text.
 
     Args:
         model: any ``PreTrainedModel``.
         autocast: dtype of the products, where the weights have another one; None: as the weights.
+        fresh: names of such parameters in ``model``.
     """
 
-    def __init__(self, model: nn.Module, autocast: torch.dtype | None = None) -> None:
+    def __init__(self, model: nn.Module, autocast: torch.dtype | None = None, fresh: Iterable[str] = ()) -> None:
         super().__init__()
-        self.model: Any = linear_for_conv1d(model)
+        self.fresh = tuple(f"model.{name}" for name in fresh)
+        self.conv1d = linear_for_conv1d(model)
+        self.model: Any = model
         config: Any = self.model.config
         if getattr(config, "pad_token_id", None) is None:  # a classification must know where a text ends
             end = getattr(config, "eos_token_id", None) or 0
@@ -60,6 +65,12 @@ class HuggingFace(nn.Module):
         with nullcontext() if self.autocast is None else torch.autocast(x.device.type, self.autocast):
             logits: Tensor = self.model(**inputs).logits
         return logits
+
+    def released(self) -> Any:
+        """The model as transformers makes it, with its ``Conv1D`` layers; this object cannot be used any more."""
+        model, self.model = self.model, None
+        conv1d_for_linear(model, self.conv1d)
+        return model
 
     def _text(self, x: Tensor) -> dict[str, Tensor]:
         if x.ndim != 3 or x.shape[1] not in (2, 3):
@@ -113,10 +124,10 @@ def checkpoint(
     from fedrac.models import hub  # transformers takes seconds to import
 
     config = hub.configuration(checkpoint, revision, None if head == "causal_lm" else outputs, dropout)
-    model = hub.model(HEADS[head], checkpoint, revision, config, attention, pretrained, new_head)
+    model, fresh = hub.model(HEADS[head], checkpoint, revision, config, attention, pretrained, new_head)
     if gradient_checkpointing:
         _enable_checkpointing(model)
-    return HuggingFace(model, dtype)
+    return HuggingFace(model, dtype, fresh)
 
 
 def _autocast(name: str | None) -> torch.dtype | None:
@@ -134,22 +145,37 @@ def _enable_checkpointing(model: Any) -> None:
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
-def linear_for_conv1d(model: nn.Module) -> nn.Module:
-    """Puts an ``nn.Linear`` in the place of every ``Conv1D`` (GPT-2), whose weight is the transpose: y = x W + b."""
-    for path in conv1d_layers(model):
-        old = model.get_submodule(path)
-        weight, bias = old.get_parameter("weight"), old.get_parameter("bias")
-        new = nn.Linear(weight.shape[0], weight.shape[1], device="meta", dtype=weight.dtype)
-        new.weight, new.bias = nn.Parameter(weight.detach().t().contiguous(), weight.requires_grad), bias
-        model.set_submodule(path, new)
-    return model
+def linear_for_conv1d(model: nn.Module) -> list[str]:
+    """Puts an ``nn.Linear`` in the place of every ``Conv1D`` (GPT-2), whose weight is the transpose: y = x W + b.
 
-
-def conv1d_layers(model: nn.Module) -> list[str]:
-    """Paths of the layers that hold the transpose of a linear layer's weight."""
+    Returns:
+        The paths of these layers.
+    """
     from transformers.pytorch_utils import Conv1D
 
-    return [path for path, module in model.named_modules() if isinstance(module, Conv1D)]
+    paths = [path for path, module in model.named_modules() if isinstance(module, Conv1D)]
+    for path in paths:
+        n, m = model.get_submodule(path).get_parameter("weight").shape
+        _replace(model, path, nn.Linear(n, m, device="meta"))
+    return paths
+
+
+def conv1d_for_linear(model: nn.Module, paths: Iterable[str]) -> None:
+    """The inverse."""
+    from transformers.pytorch_utils import Conv1D
+
+    for path in paths:
+        m, n = model.get_submodule(path).get_parameter("weight").shape
+        _replace(model, path, Conv1D(m, n))  # type: ignore[no-untyped-call]
+
+
+def _replace(model: nn.Module, path: str, new: nn.Module) -> None:
+    """Puts ``new``, with the transposed weight and the same bias, in the place of a layer."""
+    old = model.get_submodule(path)
+    weight = old.get_parameter("weight")
+    new.weight = nn.Parameter(weight.detach().t().contiguous(), weight.requires_grad)
+    new.bias = old.get_parameter("bias")
+    model.set_submodule(path, new.train(old.training))
 
 
 def dropouts(config: Any) -> dict[str, float]:

@@ -21,7 +21,7 @@ def configuration(checkpoint: str, revision: str | None, outputs: int | None, dr
     Raises:
         ValueError: there is none to be had.
     """
-    with _quiet():
+    with quiet():
         try:
             config = AutoConfig.from_pretrained(checkpoint, revision=revision)
         except (OSError, ValueError) as error:
@@ -42,8 +42,11 @@ def model(
     attention: str | None,
     pretrained: bool,
     new_head: bool,
-) -> Any:
+) -> tuple[Any, list[str]]:
     """The model, its weights in the dtype in which the checkpoint keeps them.
+
+    Returns:
+        The model, and the names of the parameters that start with random weights.
 
     Raises:
         ValueError: the architecture has no such head, or the weights do not fit.
@@ -52,13 +55,14 @@ def model(
     if type(config) not in cls._model_mapping:
         raise ValueError(_no_such_head(checkpoint, config))
     options = {} if attention is None else {"attn_implementation": attention}
-    with _quiet():
+    with quiet():
         if not pretrained:
-            return cls.from_config(config, **options)
+            model = cls.from_config(config, **options)
+            return model, [name for name, _ in model.named_parameters()]
         return _weights(cls, checkpoint, {"revision": revision, "config": config, **options}, new_head)
 
 
-def _weights(cls: Any, checkpoint: str, options: Mapping[str, Any], new_head: bool) -> Any:
+def _weights(cls: Any, checkpoint: str, options: Mapping[str, Any], new_head: bool) -> tuple[Any, list[str]]:
     """Only safetensors are read: the older format is a pickle."""
     try:
         model, report = cls.from_pretrained(
@@ -86,7 +90,7 @@ def _weights(cls: Any, checkpoint: str, options: Mapping[str, Any], new_head: bo
         )
     if fresh:
         _say_once(f"{checkpoint}: starts with random weights: {', '.join(fresh)}")
-    return model
+    return model, fresh
 
 
 @cache
@@ -113,7 +117,7 @@ def _no_such_head(checkpoint: str, config: Any) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the progress bars and reports of transformers; what matters in them is said here."""
     hf: Any = transformers.utils.logging
     before = hf.get_verbosity()

@@ -1,0 +1,186 @@
+"""What comes out of a run loads in the tools of others and predicts the same."""
+
+import json
+
+import architectures
+import pytest
+import torch
+import transformers
+from architectures import bert, gpt2, gpt2_classifier, llama, make, roberta, vit
+from peft import PeftModel
+
+from fedrac import client, commands, config, finished
+from fedrac.data import Data, Examples
+from fedrac.data.tokens import join
+from fedrac.export.lora import best_pair
+from fedrac.grid import InProcessGrid
+from fedrac.models.hf import HEADS
+from fedrac.run import run
+
+HEAD_OF = {gpt2: "causal_lm", llama: "causal_lm", vit: "image_classification"}
+every_factory = pytest.mark.parametrize(
+    "factory", [bert, roberta, gpt2, gpt2_classifier, llama, vit], ids=lambda f: f.__name__
+)
+ROUNDS, RANK = 2, 2
+
+
+def data(factory: str) -> Data:
+    """The data of one of the architectures as a loader returns them; also named in a configuration."""
+    work = make(getattr(architectures, factory))
+    inputs, targets = work.take(torch.arange(sum(architectures.SIZES)))
+    if "pixel_values" in work.inputs:
+        part = Examples(inputs.float().numpy(), targets.numpy())
+    else:
+        ids, mask, *types = inputs.unbind(1)
+        rows = [[x[m == 1].tolist() for x, m in zip(column, mask, strict=True)] for column in (ids, *types)]
+        part = Examples(
+            join(rows[0], 0, rows[1] if types else None), None if work.task == "causal_lm" else targets.numpy()
+        )
+    return Data(part, part, work.task, 23 if work.task == "causal_lm" else 3, f"hf-{factory}")
+
+
+@pytest.fixture(scope="session")
+def finish(tmp_path_factory):
+    """Runs an experiment on a checkpoint of its own, once; returns the folders of the checkpoint and of the run."""
+    done = {}
+
+    def once(factory, *overrides):
+        if (key := (factory, overrides)) not in done:
+            folder = tmp_path_factory.mktemp(factory.__name__)
+            make(factory).model.float().save_pretrained(folder / "base")
+            group = {"causal_lm": "hf_causal_lm", "image_classification": "hf_image"}.get(HEAD_OF.get(factory), "hf")
+            outputs = [] if group == "hf_causal_lm" else ["model.outputs=3"]
+            settings = config.load(
+                [f"model={group}", f"model.checkpoint={folder / 'base'}", *outputs, "pretrain=none", "data=custom"]
+                + [f"data._target_={__name__}.data", f"+data.factory={factory.__name__}", "partition.clients=3"]
+                + ["partition=iid", "cohort.size=2", f"rounds={ROUNDS}", f"rank={RANK}", "local.lr=0.05", "seed=3"]
+                + [f"output_dir={folder / 'run'}", "local.batch_size=4", *overrides]
+            )
+            run(settings, InProcessGrid(client.app, 1), folder / "run")
+            done[key] = folder / "base", folder / "run"
+        return done[key]
+
+    return once
+
+
+def load(factory, folder):
+    kind = getattr(transformers, HEADS[HEAD_OF.get(factory, "sequence_classification")])
+    return kind.from_pretrained(folder)
+
+
+def logits(model, factory):
+    work = make(factory)
+    inputs = {k: v.float() if v.is_floating_point() else v for k, v in work.inputs.items()}
+    with torch.no_grad():
+        out = model.eval()(**inputs).logits
+    return out[work.targets != -100] if work.task == "causal_lm" else out
+
+
+def learnt(factory, folder):
+    """Logits of the run's model, as fedrac computes them."""
+    work = make(factory)
+    inputs, _ = work.take(torch.arange(sum(architectures.SIZES)))
+    with torch.no_grad():
+        out = finished.read(folder).model()(inputs.float() if inputs.is_floating_point() else inputs)
+    return out[work.targets != -100] if work.task == "causal_lm" else out
+
+
+@every_factory
+def test_merged_model_loads_in_transformers(factory, finish):
+    base, folder = finish(factory)
+    out = folder / "export-hf"
+    assert commands.run("export", [str(folder), "--to", "hf"]) == 0
+    expected = learnt(factory, folder)
+    torch.testing.assert_close(logits(load(factory, out), factory), expected, rtol=1e-5, atol=1e-5)
+    assert (logits(load(factory, base), factory) - expected).abs().max() > 1e-2  # it has learnt
+
+
+@every_factory
+def test_adapter_of_full_rank_loads_in_peft(factory, finish, capsys):
+    base, folder = finish(factory)
+    out = folder / "adapter"
+    assert commands.run("export", [str(folder), "--to", "peft", "--rank", "full", "--output", str(out)]) == 0
+    assert "keeps 100.0% of the update" in capsys.readouterr().out
+    assert json.loads((out / "adapter_config.json").read_text())["r"] == ROUNDS * RANK
+    model = PeftModel.from_pretrained(load(factory, base), out)
+    torch.testing.assert_close(logits(model, factory), learnt(factory, folder), rtol=1e-4, atol=1e-4)
+
+
+def test_adapter_of_convolutions_and_embeddings(finish):
+    for factory, layer in ((vit, "projection"), (bert, "word_embeddings"), (llama, "embed_tokens")):
+        base, folder = finish(factory, f"adapt.target_modules=[{layer}]")
+        out = folder / "adapter"
+        commands.run("export", [str(folder), "--to", "peft", "--rank", "full", "--output", str(out)])
+        model = PeftModel.from_pretrained(load(factory, base), out)
+        torch.testing.assert_close(logits(model, factory), learnt(factory, folder), rtol=1e-4, atol=1e-4)
+
+
+def test_full_matrices_as_an_adapter(finish):
+    base, folder = finish(bert, "method=fedavg")
+    for rank in ("full", "1"):
+        commands.run("export", [str(folder), "--to", "peft", "--rank", rank, "--output", str(folder / rank)])
+        error = logits(PeftModel.from_pretrained(load(bert, base), folder / rank), bert) - learnt(bert, folder)
+        assert (error.abs().max() < 1e-4) == (rank == "full")
+
+
+def test_norms_that_are_trained_are_saved_whole(finish):
+    base, folder = finish(bert, "adapt.modules_to_save=[head,LayerNorm]")
+    commands.run("export", [str(folder), "--to", "peft"])
+    model = PeftModel.from_pretrained(load(bert, base), folder / "export-peft")
+    torch.testing.assert_close(logits(model, bert), learnt(bert, folder), rtol=1e-4, atol=1e-4)
+
+
+def test_tied_embedding_is_no_adapter(finish):
+    _, folder = finish(gpt2, "adapt.target_modules=[wte]")
+    with pytest.raises(ValueError, match=r"wte.weight is tied to model.lm_head.weight.*use --to hf"):
+        commands.run("export", [str(folder), "--to", "peft"])
+    assert not [path for path in folder.iterdir() if "export" in path.name]
+    commands.run("export", [str(folder), "--to", "hf"])
+    torch.testing.assert_close(
+        logits(load(gpt2, folder / "export-hf"), gpt2), learnt(gpt2, folder), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_best_pair_is_the_best_of_its_rank():
+    """Its error is the norm of the singular values that are left out; no other pair of that rank comes closer."""
+    g = torch.Generator().manual_seed(0)
+    update = torch.randn(9, 6, generator=g, dtype=torch.float64)
+    values = torch.linalg.svdvals(update)
+    for rank in (1, 3, 6):
+        pair = best_pair(update, rank)
+        error = (update - pair.B.double() @ pair.A.double()).square().sum()
+        torch.testing.assert_close(error, values[rank:].square().sum(), rtol=1e-5, atol=1e-9)
+        assert pair.kept / pair.total == pytest.approx(float(values[:rank].square().sum() / values.square().sum()))
+    assert len(best_pair(update[:, :2] @ torch.randn(2, 6, generator=g, dtype=torch.float64), 5).A) == 2
+    assert not best_pair(torch.zeros(4, 3), 2).A.any()
+
+
+def test_card_says_where_the_model_comes_from(finish):
+    base, folder = finish(bert)
+    commands.run("export", [str(folder), "--to", "safetensors"])
+    card = (folder / "export-safetensors" / "README.md").read_text()
+    for text in (str(base), "2 rounds of 2 clients", "test/accuracy", "factory: bert", "scheme: iid", "rank: 2"):
+        assert text in card
+    weights = finished.read(folder).weights
+    stored = transformers.utils.import_utils and __import__("safetensors.torch").torch.load_file(
+        folder / "export-safetensors" / "model.safetensors"
+    )
+    assert all(torch.equal(stored[name], weight) for name, weight in weights.items())
+
+
+def test_wrong_words(finish, tmp_path):
+    _, folder = finish(bert)
+    with pytest.raises(ValueError, match="--rank 0: give a whole number of at least 1, or full"):
+        commands.run("export", [str(folder), "--to", "peft", "--rank", "0"])
+    with pytest.raises(FileExistsError, match="is there already: give another folder by --output"):
+        commands.run("export", [str(folder), "--to", "hf", "--output", str(folder)])
+    with pytest.raises(FileNotFoundError, match=r"has no config.yaml: give the output_dir of a run"):
+        commands.run("export", [str(tmp_path), "--to", "hf"])
+
+
+def test_models_of_ones_own_are_state_dicts(tmp_path):
+    settings = config.load(["rounds=1", "pretrain=none", "data=digits", f"output_dir={tmp_path / 'run'}"])
+    run(settings, InProcessGrid(client.app, 1), tmp_path / "run")
+    with pytest.raises(ValueError, match="the run trained a Dense, which is no model of transformers"):
+        commands.run("export", [str(tmp_path / "run"), "--to", "hf"])
+    assert commands.run("export", [str(tmp_path / "run"), "--to", "safetensors"]) == 0
