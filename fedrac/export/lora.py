@@ -5,7 +5,7 @@ its k largest singular values (Eckart-Young); the share that is kept is measured
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,16 +78,27 @@ def _split(run: FinishedRun, initial: HuggingFace, rank: int | None) -> tuple[di
                 f"{block.name} is tied to {block.names[1]}, and an adapter of PEFT cannot change both: use --to hf"
             )
         by_layer.setdefault(block.owners[0][0], []).append(block)
-    full = run.experiment.method.train == "full"
-    pairs, whole = {}, [name.rpartition(".")[0] for name in initial.fresh]
+    full, heads = run.experiment.method.train == "full", _whole_heads(run, initial)
+    pairs, whole = {}, {_in_whole(heads, name.rpartition(".")[0]) for name in initial.fresh}
     for path, blocks in by_layer.items():
-        if path not in whole and _is_low_rank(initial, path, blocks, full):
+        saved_with = _in_whole(heads, path)
+        if saved_with not in {*heads, *whole} and _is_low_rank(initial, path, blocks, full):
             name = blocks[0].name
             update = run.weights[name].double() - initial.get_parameter(name).double()
             pairs[path] = best_pair(update.flatten(1), rank or _most(run, blocks[0]))
         else:
-            whole.append(path)
-    return pairs, sorted(set(whole))
+            whole.add(saved_with)
+    return pairs, sorted(whole)
+
+
+def _whole_heads(run: FinishedRun, model: HuggingFace) -> tuple[str, ...]:
+    """PEFT saves the head of a classification as one module, whatever is trained of it."""
+    return () if run.experiment.model.get("head") == "causal_lm" else model.heads
+
+
+def _in_whole(heads: Iterable[str], path: str) -> str:
+    """The module with which a layer is saved."""
+    return next((head for head in heads if path.startswith(f"{head}.")), path)
 
 
 def _most(run: FinishedRun, block: Block) -> int:
@@ -97,13 +108,13 @@ def _most(run: FinishedRun, block: Block) -> int:
 
 
 def _is_low_rank(model: HuggingFace, path: str, blocks: list[Block], full: bool) -> bool:
-    """One weight with a low-rank update, or, where the method trains whole matrices, one outside the heads."""
-    layer, head = model.get_submodule(path), any(f"{path}.".startswith(f"{head}.") for head in model.heads)
+    """One weight with a low-rank update; or, where the method trains whole matrices, one that can have such."""
+    layer = model.get_submodule(path)
     if len(blocks) > 1 or not isinstance(layer, nn.Linear | nn.Embedding | nn.Conv2d):
         return False
-    if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+    if isinstance(layer, nn.Conv2d) and layer.groups > 1:  # PEFT's pair has another shape there
         return False
-    return blocks[0].name.endswith(".weight") and (blocks[0].rank is not None or (full and not head))
+    return blocks[0].name.endswith(".weight") and (blocks[0].rank is not None or full)
 
 
 def _adapter(run: FinishedRun, initial: HuggingFace, pairs: Mapping[str, Pair], whole: list[str]) -> Any:
