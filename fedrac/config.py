@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fedrac.experiment import ConfigError
 
 # What a run's checkpoint follows from.
-_FIXED = ("seed", "rank", "partition", "model", "method", "adapt", "sketch.law", "pretrain")
+_FIXED = ("seed", "rank", "partition", "model", "method", "adapt", "sketch.law", "pretrain", "guard.noise")
 
 
 def config_dir() -> Path:

@@ -11,6 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from fedrac import peft_names
 from fedrac.blocks import AdaptSpec
+from fedrac.checkpointing import CheckpointSpec
+from fedrac.guard import GuardSpec
 from fedrac.method import Method
 from fedrac.optimizer import LocalSpec
 from fedrac.schedule import ScheduleSpec
@@ -21,8 +23,8 @@ from fedrac.strategy import Send
 T = TypeVar("T")
 
 _SECTIONS = (
-    *("data", "partition", "model", "method", "adapt", "sketch", "local", "server", "cohort", "evaluate", "pretrain"),
-    "runtime",
+    *("data", "partition", "model", "method", "adapt", "sketch", "local", "server", "guard", "cohort", "evaluate"),
+    *("checkpoint", "pretrain", "runtime"),
 )
 _KEYS = {"seed", "rounds", "rank", "output_dir", "resume", *_SECTIONS}
 
@@ -124,8 +126,10 @@ class Experiment:
     local: LocalSpec
     local_schedule: ScheduleSpec
     server: ServerSpec
+    guard: GuardSpec
     cohort: CohortSpec
     evaluate: EvaluateSpec
+    checkpoint: CheckpointSpec
     pretrain: PretrainSpec
     runtime: RuntimeSpec
 
@@ -176,8 +180,10 @@ def parse(config: DictConfig) -> Experiment:
         local=_typed(LocalSpec, local, "local"),
         local_schedule=local_schedule,
         server=_typed(ServerSpec, server, "server"),
+        guard=_typed(GuardSpec, raw["guard"], "guard"),
         cohort=cohort,
         evaluate=evaluate,
+        checkpoint=_typed(CheckpointSpec, raw["checkpoint"], "checkpoint"),
         pretrain=_typed(PretrainSpec, raw["pretrain"], "pretrain"),
         runtime=_typed(RuntimeSpec, raw["runtime"], "runtime"),
     )

@@ -76,7 +76,7 @@ class Record:
             "upload_bytes": report.upload_bytes,
             "download_bytes": report.download_bytes,
             # JSON has no NaN or infinity; a model that diverged has both.
-            **{name: value if math.isfinite(value) else None for name, value in report.metrics.items()},
+            **{k: v if math.isfinite(v) else None for k, v in {**report.guard, **report.metrics}.items()},
         }
         if report.refused:
             line["refused"] = [str(refusal) for refusal in report.refused]
@@ -95,9 +95,9 @@ class Record:
             "initial": initial,
             "last": {name: values[-1] for name, values in columns.items() if values},
             "best": {
-                name: (min if name.endswith(("loss", "mse", "objective")) else max)(v)
+                name: (min if is_lower_better(name) else max)(v)
                 for name, v in columns.items()
-                if v
+                if v and not name.startswith(("guard/", "privacy/"))
             },
             "upload_bytes": sum(line["upload_bytes"] for line in self.lines),
             "download_bytes": sum(line["download_bytes"] for line in self.lines),
@@ -105,6 +105,11 @@ class Record:
         }
         write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         return summary
+
+
+def is_lower_better(name: str) -> bool:
+    """Whether a smaller value of this metric is a better one."""
+    return name.endswith(("loss", "mse", "objective"))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ class RoundReport:
         upload_bytes, download_bytes: payload of the arrays that crossed, summed over clients.
         refused: clients that did not count, with reasons.
         seconds: wall time of the round.
+        guard: ``guard/...`` and ``privacy/...`` numbers, where updates are clipped or noise is added.
         metrics: ``test/...`` (server) and ``clients/...`` metrics, on rounds with an evaluation.
     """
 
@@ -37,4 +38,5 @@ class RoundReport:
     download_bytes: int = 0
     refused: Sequence[Refusal] = ()
     seconds: float = 0.0
+    guard: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)

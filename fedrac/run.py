@@ -12,6 +12,7 @@ from torch import nn
 
 from fedrac import checkpoint, client, config, data, evaluation, models
 from fedrac.batch import batches
+from fedrac.checkpointing import Checkpoints
 from fedrac.data import own
 from fedrac.experiment import Experiment, parse
 from fedrac.grid import InProcessGrid
@@ -56,17 +57,18 @@ def run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | N
         test = _with_objective(test, objective(experiment, model, examples, strategy.blocks))
     start = to_record(initial_weights(experiment))
     initial = now = _floats(test(0, start)) if test else {}
+    experiment.checkpoint.check(initial)
     if state is not None:
         strategy.state = state
         now = _floats(test(0, to_record(strategy.effective_weights()))) if test else {}
     record = Record(output_dir, config.to_yaml(settings), state.round if state else 0)
+    checkpoints = Checkpoints(output_dir, experiment.checkpoint, strategy)
     watcher = watcher or Progress()
     watcher.begin(strategy, experiment.rounds, output_dir, now)
 
     def on_round(report: RoundReport) -> None:
-        assert strategy.state is not None
         record.add(report)
-        checkpoint.save(output_dir, strategy.state, strategy.effective_weights())
+        checkpoints.after(report)
         watcher.round(report)
 
     try:
@@ -76,6 +78,8 @@ def run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | N
     except Divergence:  # that is a result, too
         record.summarise(experiment.method.name, initial, diverged=True)
         raise
+    finally:
+        checkpoints.close()
     summary = record.summarise(experiment.method.name, initial)
     watcher.end(summary)
     return summary
@@ -118,6 +122,7 @@ def build_strategy(experiment: Experiment, model: nn.Module, test_on_clients: bo
         local=experiment.local,
         local_schedule=experiment.local_schedule,
         server=experiment.server,
+        guard=experiment.guard,
         send_sketch=experiment.send_sketch,
         evaluate_every=experiment.evaluate.every,
         evaluate_on_clients=experiment.evaluate.on_clients or test_on_clients,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedrac.blocks import Block
+from fedrac.guard import GuardState
 from fedrac.method import Method
 from fedrac.rounds import draw_sketches, start_of_round
 from fedrac.schedule import ScheduleSpec
@@ -54,6 +55,11 @@ class ServerSpec:
         if not self.eta > 0:
             raise ValueError(f"server.eta={self.eta} must be positive")
 
+    @property
+    def least_clients(self) -> int:
+        """The least number of good answers with which a round counts."""
+        return next(n for n in range(1, self.cohort_size + 1) if n / self.cohort_size >= self.min_fraction)
+
 
 @dataclass(frozen=True)
 class ServerState:
@@ -63,11 +69,13 @@ class ServerState:
         round: the last finished round; 0 before the first.
         weights: all parameters and buffers of the model, by name; carried factors are not part of them.
         factors: by `Block.key`, the factors that a method without merging carries on; empty for the others.
+        guard: what clipping and noise carry on.
     """
 
     round: int
     weights: Mapping[str, Tensor]
     factors: Mapping[str, Tensor]
+    guard: GuardState = field(default_factory=GuardState)
 
 
 def initial_state(
@@ -217,7 +225,7 @@ def advance(
         elif method.merge:
             merged[block.name] = w + (eta * block.scale) * _pair_product(block, method, sketches, mine, w)
         carried.update(after)
-    return ServerState(state.round + 1, _tie(merged, blocks), carried)
+    return ServerState(state.round + 1, _tie(merged, blocks), carried, state.guard)
 
 
 def _tie(weights: dict[str, Tensor], blocks: Sequence[Block]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedrac.streams import Stream, Words
+from fedrac.streams import Stream, Words, uniform
 
 Side = Literal["left", "right"]
 Law = Literal["popcount", "gaussian", "rademacher", "haar", "coordinate"]
@@ -72,9 +72,7 @@ def _entries(law: Law, words: Words) -> NDArray[np.float64]:
         return 1.0 - 2.0 * (words >> np.uint64(63)).astype(np.float64)
     if law == "popcount":  # mean 0, variance 64/4/16 = 1, multiples of 1/4: exact in bf16, fp16 and fp32
         return (np.bitwise_count(words).astype(np.float64) - 32.0) / 4.0
-    # The middle of each of 2^52 cells, so that neither 0 nor 1 reaches the inverse of the normal distribution.
-    uniform = ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
-    normal: NDArray[np.float64] = torch.special.ndtri(torch.from_numpy(uniform)).float().double().numpy()
+    normal: NDArray[np.float64] = torch.special.ndtri(torch.from_numpy(uniform(words))).float().double().numpy()
     return normal
 
 

@@ -26,15 +26,28 @@ from fedrac.blocks import AdaptSpec, plan_blocks, trained_shapes
 from fedrac.client_evaluation import encode_evaluation, mean_metrics
 from fedrac.collection import collect, enforce, enforce_finite
 from fedrac.delivery import deliver
+from fedrac.guard import GuardSpec, GuardState, begin, guard, secret_of
 from fedrac.messages import RoundSpec, encode_plan, from_record, payload_bytes, to_record
 from fedrac.method import Method
 from fedrac.optimizer import LocalSpec
 from fedrac.population import Population
+from fedrac.replies import Reply
 from fedrac.round_report import RoundReport
 from fedrac.rounds import Sketches, draw_sketches
 from fedrac.schedule import ScheduleSpec
-from fedrac.server import ServerSpec, ServerState, draw_cohort, effective_weights, initial_state, shares, step
+from fedrac.server import (
+    ServerSpec,
+    ServerState,
+    advance,
+    draw_cohort,
+    effective_weights,
+    initial_state,
+    mean_letters,
+    round_means,
+    shares,
+)
 from fedrac.sketch import Law, SketchSpec
+from fedrac.update_space import UpdateSpace
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +75,7 @@ class FedRacLora(Strategy):
         local: how clients train.
         local_schedule: of ``local.lr`` over rounds.
         server: cohort, averaging and server step.
+        guard: clipping, robust means, noise for privacy.
         send_sketch: ``seed`` (hosts rebuild the random factors) or ``matrix`` (they are sent).
         evaluate_every: rounds between evaluations; the last round is always evaluated.
         evaluate_on_clients: also test on the data of the round's cohort.
@@ -82,6 +96,7 @@ class FedRacLora(Strategy):
         local: LocalSpec | None = None,
         local_schedule: ScheduleSpec | None = None,
         server: ServerSpec | None = None,
+        guard: GuardSpec | None = None,
         send_sketch: Send = "seed",
         evaluate_every: int = 1,
         evaluate_on_clients: bool = False,
@@ -92,6 +107,7 @@ class FedRacLora(Strategy):
         self.local = local or LocalSpec()
         self.local_schedule = local_schedule or ScheduleSpec()
         self.server = server or ServerSpec()
+        self.guard = guard or GuardSpec()
         self.sketch = SketchSpec(law, self.method.side, int(workload["seed"]))
         self.send_sketch = send_sketch
         self.evaluate_every, self.evaluate_on_clients = evaluate_every, evaluate_on_clients
@@ -114,6 +130,7 @@ class FedRacLora(Strategy):
             raise ValueError(f"sketch.send={self.send_sketch!r} is unknown: choose seed or matrix")
         if self.evaluate_every < 1:
             raise ValueError(f"evaluate.every={self.evaluate_every} must be at least 1")
+        self.guard.check(self.method, self.server.weighting, self.server.least_clients)
 
     # --- training -----------------------------------------------------------------------------------------------
 
@@ -148,8 +165,11 @@ class FedRacLora(Strategy):
             self.state = initial_state(from_record(arrays), self.blocks, self.method, self.sketch)
             self._arrays = arrays
         self.connect(grid)
+        self.state = replace(self.state, guard=begin(self.guard, self.state.guard))
+        secret = secret_of(self.guard, self.state.guard)
+        seed = self.sketch.seed if secret is None else secret
         size = min(self.server.cohort_size, len(self.population.clients))
-        cohort = draw_cohort(self.population.clients, size, self.sketch.seed, server_round)
+        cohort = draw_cohort(self.population.clients, size, seed, server_round)
         sketches = draw_sketches(self.blocks, self.method, self.sketch, server_round)
         hosts = self.population.by_host(cohort)
         eta = self.server.eta * self._factor(self.server.schedule, server_round)
@@ -205,13 +225,28 @@ class FedRacLora(Strategy):
         factor_dtype = torch.float64 if self.workload["dtype"] == "float64" else torch.float32
         reply = collect(report, current.hosts, replies, self.shapes, factor_dtype)
         enforce(report, len(reply.clients), self.server.min_fraction)
-        weights = shares(reply.examples, self.server.weighting)
-        state = step(self.state, self.blocks, self.method, current.sketches.values, reply.factors, weights, report.eta)
+        before = replace(self.state, round=server_round - 1)
+        means, guard_state = self._means(before, current, reply)
+        state = advance(before, self.blocks, self.method, current.sketches.values, means, report.eta)
         enforce_finite(server_round, [*(state.weights[b.name] for b in self.blocks), *state.factors.values()])
-        self.state = replace(state, round=server_round)
+        self.state = replace(state, guard=guard_state)
         self._arrays = to_record(self.effective_weights())
         report.train_loss = sum(reply.losses) / len(reply.losses)
         return self._arrays, MetricRecord({"train/loss": report.train_loss, "clients": len(reply.clients)})
+
+    def _means(
+        self, state: ServerState, current: _Round, reply: Reply
+    ) -> tuple[Mapping[str, torch.Tensor], GuardState]:
+        """The means of a round, guarded where that is wanted, and what the guard carries on."""
+        weights, report = shares(reply.examples, self.server.weighting), current.report
+        if not self.guard.active:
+            return round_means(state, self.blocks, self.method, reply.factors, weights), state.guard
+        space = UpdateSpace(self.blocks, self.method, current.sketches.values, state.factors)
+        size, population = len(report.cohort), len(self.population.clients)
+        found = guard(self.guard, state.guard, space, reply.factors, weights, report.round, size, population)
+        report.guard = dict(found.facts)
+        dtypes = {b.key(x): state.weights[b.name].dtype for b in self.blocks for x in mean_letters(b, self.method)}
+        return {key: mean.to(dtypes[key]) for key, mean in found.means.items()}, found.state
 
     def effective_weights(self) -> dict[str, torch.Tensor]:
         """The merged model as it stands, by parameter name, in the master dtype."""

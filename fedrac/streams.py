@@ -20,6 +20,11 @@ _PHILOX = np.random.Philox(key=0)
 _STATE = _PHILOX.state
 
 
+def uniform(words: Words) -> NDArray[np.float64]:
+    """Numbers in (0, 1): the middle of one of 2^52 cells, so that neither 0 nor 1 reaches an inverse distribution."""
+    return ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+
+
 class Stream:
     """The words of one named stream, in order.
 

@@ -36,6 +36,10 @@ def same(actual: ServerState, expected: ServerState) -> None:
     equal(dict(actual.factors), dict(expected.factors))
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
@@ -46,7 +50,7 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path, carried: bool) -> None:
         save(tmp_path, state(round_, carried))
     same(checkpoint.load(tmp_path), state(2, carried))
     equal(load_file(tmp_path / "checkpoint" / "weights.safetensors"), merged(state(2, carried)))
-    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
+    assert names(tmp_path) == ["checkpoint", "checkpoint.1"]
 
 
 def test_a_method_that_carries_nothing_leaves_no_old_factors(tmp_path: Path) -> None:
@@ -106,7 +110,7 @@ def test_one_whole_checkpoint_is_there_whenever_the_machine_stops(
             call = 1  # nothing is in the way now: the next attempt has one rename
     save(tmp_path, state(3, carried))
     same(checkpoint.load(tmp_path), state(3, carried))
-    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
+    assert names(tmp_path) in (["checkpoint", "checkpoint.1"], ["checkpoint", "checkpoint.2"])
 
 
 def test_between_the_two_renames(tmp_path: Path) -> None:
@@ -114,7 +118,7 @@ def test_between_the_two_renames(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Crash):
         crash_at(patch, "rename", 2)
         save(tmp_path, state(2))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.new", "checkpoint.old"]
+    assert names(tmp_path) == ["checkpoint.1", "checkpoint.new"]
     same(checkpoint.load(tmp_path), state(1))
 
 
@@ -147,14 +151,43 @@ def test_a_damaged_state_is_recognised(tmp_path: Path, text: str) -> None:
         checkpoint.load(tmp_path)
 
 
-def test_the_older_checkpoint_stands_in_for_a_damaged_one(tmp_path: Path) -> None:
-    save(tmp_path, state(1))
-    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
-    save(tmp_path / "other", state(2))
-    (tmp_path / "other" / "checkpoint").rename(tmp_path / "checkpoint")
-    same(checkpoint.load(tmp_path), state(2))
+@pytest.mark.parametrize("keep", [1, 2, 4])
+def test_the_last_ones_are_kept(tmp_path: Path, keep: int) -> None:
+    for round_ in range(1, 7):
+        checkpoint.save(tmp_path, state(round_), merged(state(round_)), keep)
+    assert names(tmp_path) == ["checkpoint", *(f"checkpoint.{number}" for number in range(7 - keep, 6))]
+
+
+def test_the_one_before_stands_in_for_a_damaged_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As far back as there are any; the log says which were skipped; rounds done again replace them."""
+    for round_ in range(9, 13):
+        checkpoint.save(tmp_path, state(round_), merged(state(round_)), 3)
+    same(checkpoint.load(tmp_path), state(12))
+    assert not caplog.messages
     _cut(tmp_path / "checkpoint" / "weights.safetensors")
+    same(checkpoint.load(tmp_path), state(11))
+    (tmp_path / "checkpoint.11" / "state.json").unlink()
+    same(checkpoint.load(tmp_path), state(10))
+    skipped = {message.split()[2] for message in caplog.messages}
+    assert skipped == {str(tmp_path / "checkpoint"), str(tmp_path / "checkpoint.11")}
+    checkpoint.save(tmp_path, state(11), merged(state(11)), 3)
+    assert names(tmp_path) == ["checkpoint", "checkpoint.10"]
+    same(checkpoint.load(tmp_path), state(11))
+
+
+def test_the_best_one_stays(tmp_path: Path) -> None:
+    """Unchanged by what is written or damaged later, and a last resort."""
+    for round_ in range(1, 4):
+        save(tmp_path, state(round_))
+        if round_ == 1:
+            checkpoint.mark_best(tmp_path)
+    equal(load_file(tmp_path / "best" / "weights.safetensors"), merged(state(1)))
+    for name in ("checkpoint", "checkpoint.2"):
+        _cut(tmp_path / name / "weights.safetensors")
     same(checkpoint.load(tmp_path), state(1))
+    save(tmp_path, state(2))
+    checkpoint.mark_best(tmp_path)
+    equal(load_file(tmp_path / "best" / "weights.safetensors"), merged(state(2)))
 
 
 def test_no_checkpoint(tmp_path: Path) -> None:

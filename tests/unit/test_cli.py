@@ -1,6 +1,7 @@
 """The ``fedrac`` command: what it writes, what it says, and how it goes on after it was stopped."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ TINY = [
     *("data.clients=2", "model=mlp", "model.inputs=4", "model.hidden=[5]", "model.outputs=3", "pretrain=none"),
     *("partition=size", "partition.clients=4", "cohort.size=3", "local.batch_size=4", "rounds=2", "evaluate.every=2"),
 ]
-FILES = {"config.yaml", "versions.json", "metrics.jsonl", "summary.json", "checkpoint"}
+FILES = {"config.yaml", "versions.json", "metrics.jsonl", "summary.json", "checkpoint", "checkpoint.1", "best"}
 FIELDS = {"round", "seconds", "cohort", "eta", "train/loss", "upload_bytes", "download_bytes"}
 Command = Callable[..., None]
 
@@ -126,6 +127,13 @@ def test_nothing_is_written_where_a_setting_is_wrong(fedrac: Command) -> None:
         ("model.inputs=7", "error: node 1 cannot serve: ValueError: an example has 4 entries"),
         ("adapt.layers={layer.0: 1}", "error: adapt.layers: 'layer.0' matches nothing in the model; near: layers.0"),
         ("data._target_=nowhere.to_be_found", "error: data._target_=nowhere.to_be_found cannot be used"),
+        (
+            "checkpoint.best=test/accuracy",
+            "error: checkpoint.best='test/accuracy' is not tested; choose null or one of ",
+        ),
+        ("checkpoint.keep=0", "error: checkpoint.keep=0 must be at least 1"),
+        ("guard.noise=1", "error: guard.noise=1.0 needs guard.clip"),
+        ("guard.mean=krum", "error: guard.mean=krum with guard.hostile=1 needs at least 5 clients"),
         ("runtime.hosts=0", "error: runtime.hosts=0 must be"),
         ("resume=nowhere", "error: resume=nowhere: there is no nowhere/config.yaml"),
     ):
@@ -163,6 +171,34 @@ def test_a_run_that_stops_leaves_its_finished_rounds(
     fedrac("resume=out")
     assert facts("out")[2:] == facts("whole")[2:]
     equal(weights("out"), weights("whole"))
+
+
+@pytest.mark.parametrize("every", [2, 3, 5])
+def test_rounds_between_checkpoints(fedrac: Command, monkeypatch: pytest.MonkeyPatch, every: int) -> None:
+    """A run that fails has one of its last finished round, and goes on as if it had not stopped."""
+    fedrac(*TINY, "output_dir=whole", "rounds=6", "evaluate.every=9")
+    settings = [*TINY, "rounds=6", "evaluate.every=9", f"checkpoint.every={every}", "checkpoint.keep=3"]
+    with pytest.MonkeyPatch.context() as patch:
+        failing_in(patch, 5, RuntimeError("broken"))
+        stopped(fedrac, *settings, "output_dir=out")
+    assert json.loads(Path("out/checkpoint/state.json").read_text())["round"] == 4
+    fedrac("resume=out")
+    assert facts("out") == facts("whole")
+    equal(weights("out"), weights("whole"))
+    assert sorted(path.name for path in Path("out").glob("checkpoint*"))[0] == "checkpoint"
+
+
+def test_the_best_checkpoint(fedrac: Command) -> None:
+    """It is that of the evaluated round with the best test result, however the run was cut."""
+    settings = [*TINY, "evaluate.every=1", "local.lr=0.1", "checkpoint.best=test/mse"]
+    fedrac(*settings, "output_dir=whole", "rounds=12")
+    losses = [line["test/mse"] for line in lines("whole")]
+    best = 1 + losses.index(min(losses))
+    assert json.loads(Path("whole/best/state.json").read_text())["round"] == best < 12
+    fedrac(*settings, "output_dir=parts", f"rounds={best}")
+    shutil.rmtree("parts/best")  # the machine stopped before it was marked
+    fedrac("resume=parts", "rounds=12")
+    equal(load_file("parts/best/weights.safetensors"), load_file("whole/best/weights.safetensors"))
 
 
 def test_a_run_that_stopped_between_its_line_and_its_checkpoint(fedrac: Command, tmp_path: Path) -> None:
