@@ -54,7 +54,7 @@ def outcome(text: str, send: Send) -> tuple[str, Any]:
         error_file.parent.mkdir(parents=True, exist_ok=True)
         error_file.write_text(traceback.format_exc())
         known = isinstance(error, ValueError | OSError | RuntimeError)
-        return "failed", str(error) if known else f"{type(error).__name__}: {error} (see {error_file})"
+        return "failed", str(error) if known else f"{type(error).__name__}: {error} (where: error.txt in its folder)"
 
 
 def _run(settings: DictConfig, send: Send) -> dict[str, Any]:
