@@ -1,6 +1,7 @@
 """What a run leaves in its ``output_dir``, for people and for other programs.
 
-``config.yaml``, ``versions.json``, one line of ``metrics.jsonl`` a round, ``summary.json``, and ``checkpoint/``.
+``config.yaml``, ``versions.json``, ``clients.npz`` (`fedrac.census`), one line of ``metrics.jsonl`` a round,
+``summary.json``, and ``checkpoint/``.
 """
 
 import importlib.metadata

@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 from omegaconf import DictConfig
 from torch import nn
 
-from fedrac import checkpoint, client, config, data, evaluation, models
+from fedrac import census, checkpoint, client, config, data, evaluation, models
 from fedrac.batch import batches
 from fedrac.checkpointing import Checkpoints
 from fedrac.data import own
@@ -62,6 +62,8 @@ def run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | N
         strategy.state = state
         now = _floats(test(0, to_record(strategy.effective_weights()))) if test else {}
     record = Record(output_dir, config.to_yaml(settings), state.round if state else 0)
+    if examples:
+        census.write(output_dir, experiment, examples, strategy.population)
     checkpoints = Checkpoints(output_dir, experiment.checkpoint, strategy)
     watcher = watcher or Progress()
     watcher.begin(strategy, experiment.rounds, output_dir, now)

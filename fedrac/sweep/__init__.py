@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedrac.commands.report import show
 from fedrac.sweep.cells import Status, prepare
 from fedrac.sweep.lock import locked
 from fedrac.sweep.pool import run_all
@@ -28,4 +29,6 @@ def main(overrides: Sequence[str]) -> int:
             progress.stopped()
             return 130
         failed = progress.end()
+        if len(failed) < len(cells):
+            show(folder, folder / "report")
     return 1 if failed else 0

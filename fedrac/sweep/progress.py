@@ -83,14 +83,14 @@ class SweepProgress:
             "the others every round that was; the same command goes on"
         )
 
-    def end(self) -> bool:
-        """After the last cell; whether any failed."""
+    def end(self) -> dict[str, str]:
+        """After the last cell; returns what failed, with reasons."""
         print(f"{self._done - len(self.failures)} of {self._total} runs are finished, "
               f"in {show_duration(time.monotonic() - self._begin)}", flush=True)  # fmt: skip
         for reason in dict.fromkeys(self.failures.values()):
             names = [name for name, why in self.failures.items() if why == reason]
             print(f"failed: {' | '.join(names)}\n  {reason}", file=sys.stderr, flush=True)
-        return bool(self.failures)
+        return self.failures
 
 
 def _reached(summary: Mapping[str, Any]) -> str:

@@ -62,7 +62,9 @@ def test_the_runs_of_a_sweep_are_those_one_by_one(
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 0
-    assert "4 of 4 runs are finished" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "4 of 4 runs are finished" in said and re.search(r"method +seeds +test loss", said)
+    assert "Fed-RAC-LoRA" in Path("out/report/report.html").read_text()
     cells = {f"seed={seed},method={method}" for seed in (1, 2) for method in ("fed_rac_lora", "asymm_lora")}
     assert {path.parent.name for path in Path("out").rglob("summary.json")} == cells
     monkeypatch.setattr(sys, "argv", ["fedrac", *TINY, "seed=2", "method=asymm_lora", "output_dir=alone"])

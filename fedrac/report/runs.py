@@ -1,0 +1,200 @@
+"""Runs as they lie on disk. Whatever else is there is named with the reason why it is not used."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+Floats = NDArray[np.float64]
+Skipped = tuple[str, str]
+
+_FILES = {"config.yaml", "metrics.jsonl", "summary.json", "versions.json", "clients.npz", "error.txt"}
+_RUN_FOLDERS = ("checkpoint", "tensorboard", "mlflow")
+_NUMBERS = ("round", "seconds", "upload_bytes", "download_bytes")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run.
+
+    Attributes:
+        name: its folder, seen from the folder of the report.
+        config: every value of ``config.yaml`` by its dotted key.
+        columns: numbers by name, one an entry of ``metrics.jsonl``; nan where there is none.
+        initial: the test metrics before round 1, if the run is finished.
+        labels: (clients, classes) int64, numbers of examples; None where they were not recorded.
+        versions: content of ``versions.json``.
+        remarks: what is damaged.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    columns: Mapping[str, Floats]
+    initial: Mapping[str, float] = field(default_factory=dict)
+    labels: NDArray[np.int64] | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
+
+    @property
+    def seed(self) -> int:
+        """Of all its randomness."""
+        return int(self.config["seed"])
+
+    @property
+    def rounds(self) -> int:
+        """The last finished round."""
+        return int(self.columns["round"][-1])
+
+    @property
+    def planned(self) -> int:
+        """The last round that was asked for."""
+        return int(self.config["rounds"])
+
+    def metrics(self) -> list[str]:
+        """Names such as ``test/accuracy`` that have a value."""
+        return [name for name, values in self.columns.items() if "/" in name and np.isfinite(values).any()]
+
+    def total(self, name: str) -> Floats:
+        """Running total of ``upload_bytes``, ``download_bytes`` or ``seconds``."""
+        return np.cumsum(np.nan_to_num(self.columns[name]))
+
+
+def find(folder: Path, output: Path) -> tuple[list[Run], list[Skipped]]:
+    """All runs in a folder, however deep, by name; and what was skipped, with reasons.
+
+    Args:
+        output: where the report goes; files there are not looked at.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}: give the output_dir of a run, or a folder with several")
+    runs: list[Run] = []
+    skipped: list[Skipped] = []
+    for place, names in _folders(folder, output):
+        name = str(place.relative_to(folder))
+        if _FILES.isdisjoint(names - {"error.txt"}):
+            skipped += [(str((place / n).relative_to(folder)), "not a file of a run") for n in sorted(names - _FILES)]
+            continue
+        try:
+            runs.append(read(place, name))
+        except (OSError, ValueError, OmegaConfBaseException, YAMLError) as error:
+            skipped.append((name, " ".join(str(error).split()) + _last_words(place)))
+        skipped += [(f"{name}/{n}", "not a file of a run") for n in sorted(names - _FILES)]
+    return runs, skipped
+
+
+def _folders(folder: Path, output: Path) -> Iterator[tuple[Path, set[str]]]:
+    for text, folders, files in os.walk(folder):
+        place = Path(text)
+        folders[:] = sorted(
+            name for name in folders if not name.startswith((*_RUN_FOLDERS, ".")) and not _same(place / name, output)
+        )
+        if not _same(place, output):
+            yield place, {name for name in files if not name.startswith(".")}
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.absolute() == other.absolute()
+
+
+def _last_words(place: Path) -> str:
+    try:
+        return f"; it failed with {(place / 'error.txt').read_text().strip().splitlines()[-1]}"
+    except (OSError, ValueError, IndexError):
+        return ""
+
+
+def read(folder: Path, name: str) -> Run:
+    """
+    Raises:
+        ValueError: these are not the files of a run with a finished round.
+    """
+    config = OmegaConf.to_container(OmegaConf.create(_text(folder / "config.yaml")))
+    if not isinstance(config, dict) or any(type(config.get(key)) is not int for key in ("seed", "rounds")):
+        raise ValueError("config.yaml is not a run's configuration: it has no seed and rounds")
+    lines, remarks = _lines(folder / "metrics.jsonl")
+    if not lines:
+        raise ValueError("no round is finished")
+    summary = _json(folder / "summary.json", remarks)
+    initial = {k: _number(v) for k, v in _mapping(summary.get("initial")).items()}
+    versions = {k: str(v) for k, v in _json(folder / "versions.json", remarks).items()}
+    names = dict.fromkeys([*_NUMBERS, *(key for line in lines for key in line if "/" in key)])
+    columns = {key: np.array([_number(line.get(key)) for line in lines]) for key in names}
+    return Run(name, dict(flat(config)), columns, initial, _labels(folder, remarks), versions, remarks)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        raise ValueError(f"{path.name} is missing") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path.name} is not a text file") from None
+
+
+def _lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The readable lines, up to the first that is not."""
+    lines: list[dict[str, Any]] = []
+    texts = _text(path).splitlines()
+    for number, text in enumerate(texts, 1):
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            return lines, [f"metrics.jsonl: line {number} of {len(texts)} is cut off; the lines before it are used"]
+        last = lines[-1]["round"] if lines else 0
+        if not isinstance(line, dict) or type(line.get("round")) is not int or line["round"] <= last:
+            raise ValueError(f"metrics.jsonl: line {number} is not that of a run: it has no round above {last}")
+        lines.append(line)
+    return lines, []
+
+
+def _json(path: Path, remarks: list[str]) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return _mapping(json.loads(_text(path)))
+    except ValueError:
+        remarks.append(f"{path.name} cannot be read")
+        return {}
+
+
+def _labels(folder: Path, remarks: list[str]) -> NDArray[np.int64] | None:
+    path = folder / "clients.npz"
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            labels = np.asarray(arrays["labels"], dtype=np.int64)
+        if labels.ndim == 2 and labels.size and (labels >= 0).all():
+            return labels
+    except Exception:  # a damaged archive raises almost anything
+        pass
+    remarks.append("clients.npz cannot be read")
+    return None
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else float("nan")
+
+
+def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested mappings; lists are values."""
+    for key, entry in value.items():
+        if isinstance(entry, dict) and entry:
+            yield from flat(entry, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", entry
