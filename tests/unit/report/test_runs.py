@@ -53,7 +53,7 @@ def test_half_written_and_foreign_files(tmp_path: Path) -> None:
     (record(tmp_path / "no_config") / "config.yaml").unlink()
     failed = tmp_path / "failed"
     failed.mkdir()
-    (failed / "config.yaml").write_text("seed: 1\n")
+    (failed / "config.yaml").write_text("seed: 1\nrounds: 2\n")
     (failed / "error.txt").write_text("Traceback\nValueError: too cold\n")
     (good / "summary.json").write_text("{")
     (good / "clients.npz").write_bytes(b"PK no")
