@@ -69,7 +69,7 @@ def test_the_runs_of_a_sweep_are_those_one_by_one(
         cli.main()
     assert caught.value.code == 0
     said = capsys.readouterr().out
-    assert "4 of 4 runs are finished" in said and re.search(r"method +seeds .*test mse", said)
+    assert "4 of 4 runs are finished" in said and re.search(r"method +seeds .*test mean squared error", said)
     assert "Fed-RAC-LoRA" in Path("out/report/report.html").read_text()
     cells = {f"seed={seed},method={method}" for seed in (1, 2) for method in ("fed_rac_lora", "asymm_lora")}
     assert {path.parent.name for path in Path("out").rglob("summary.json")} == cells
