@@ -104,10 +104,11 @@ class CohortAdapter:
                         f"{next(iter(kwargs))!r}: pass its inputs by position, or freeze it"
                     )
                 return self._per_client(path, layer, blocks, args)
-            for attribute, block in blocks.items():
+            for attribute, block in ordered:
                 out = self._add(path, layer, attribute, block, args, out)
             return out
 
+        ordered = sorted(blocks.items(), reverse=True)  # the weight first: it needs the layer's own output
         return hook
 
     def _of(self, block: Block, dtype: torch.dtype) -> Factors:
@@ -129,8 +130,9 @@ class CohortAdapter:
         x = self._input(path, args)
         if isinstance(layer, nn.Linear):
             out = out if len(out) == len(x) else out.expand(len(x), *out.shape[1:]).clone()
+            out, w = (out.detach(), layer.weight) if _is_plain(layer) else (out, None)
             added: Tensor = AddUpdate.apply(  # type: ignore[no-untyped-call]
-                out, x, *factors.pair(), block.scale, self._clients
+                out, x, *factors.pair(), block.scale, self._clients, w
             )
             return added
         if isinstance(layer, nn.Conv2d):
@@ -166,3 +168,8 @@ class CohortAdapter:
         finally:
             self._inside = False
         return out.flatten(0, 1)
+
+
+def _is_plain(layer: nn.Linear) -> bool:
+    """Whether ``x W^T`` and a bias is all that it does: nothing overrides its forward or changes its output."""
+    return type(layer) is nn.Linear and "forward" not in vars(layer) and len(layer._forward_hooks) == 1

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 from flwr.app import Message
 from torch import Tensor
@@ -69,5 +70,5 @@ def enforce_finite(round_: int, values: Iterable[Tensor]) -> None:
     Raises:
         Divergence: one of ``values``, the state after the round, is not finite.
     """
-    if not all(bool(value.isfinite().all()) for value in values):
+    if not all(bool(np.isfinite(value.numpy()).all()) for value in values):
         raise Divergence(f"round {round_}: the update is too large to be finite: lower local.lr")

@@ -16,10 +16,15 @@ class AddUpdate(torch.autograd.Function):
 
     out is (C*b, ..., m), x is (C*b, ..., n). A is (r, n) or (C, r, n); B is (m, r), (C, m, r), or None for the
     identity, where A is the whole update (C, m, n). Gradients are computed for x and for the factors that ask for them.
+
+    With the frozen W (m, n), ``out`` is ``x W^T`` without a graph of its own, and the gradient of x is that of the
+    whole layer: one sum less than if the layer and its update went back apart.
     """
 
     @staticmethod
-    def forward(ctx: Any, out: Tensor, x: Tensor, a: Tensor, b: Tensor | None, scale: float, clients: int) -> Tensor:
+    def forward(
+        ctx: Any, out: Tensor, x: Tensor, a: Tensor, b: Tensor | None, scale: float, clients: int, w: Tensor | None
+    ) -> Tensor:
         rows, sums = x.reshape(-1, x.shape[-1]), out.view(-1, out.shape[-1])
         hidden = None
         if b is None:
@@ -27,7 +32,7 @@ class AddUpdate(torch.autograd.Function):
         else:
             hidden = _times(rows, a.mT, clients)
             _add_product(sums, hidden, b.mT, scale, clients)
-        ctx.save_for_backward(rows, a, b, hidden)
+        ctx.save_for_backward(rows, a, b, hidden, w)
         ctx.scale, ctx.clients, ctx.shape = scale, clients, x.shape
         ctx.mark_dirty(out)
         return out
@@ -35,7 +40,7 @@ class AddUpdate(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        rows, a, b, hidden = ctx.saved_tensors
+        rows, a, b, hidden, w = ctx.saved_tensors
         scale, clients = ctx.scale, ctx.clients
         g = gradient.reshape(-1, gradient.shape[-1])
         inner = g if b is None else _times(g, b, clients)
@@ -43,10 +48,10 @@ class AddUpdate(torch.autograd.Function):
         grad_b = _per_client(g, hidden, scale, clients) if b is not None and ctx.needs_input_grad[3] else None
         grad_x = None
         if ctx.needs_input_grad[1]:
-            grad_x = _times(inner, a, clients).view(ctx.shape)
-            if scale != 1.0:
-                grad_x.mul_(scale)
-        return gradient, grad_x, grad_a, grad_b, None, None
+            grad_x = torch.zeros_like(rows) if w is None else g @ w
+            _add_product(grad_x, inner, a, scale, clients)
+            grad_x = grad_x.view(ctx.shape)
+        return gradient if w is None else None, grad_x, grad_a, grad_b, None, None, None
 
 
 def _split(rows: Tensor, clients: int) -> Tensor:

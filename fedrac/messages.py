@@ -7,7 +7,7 @@ the cohort.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from io import BytesIO
 from typing import Any
@@ -119,7 +119,7 @@ def encode_plan(
     spec: RoundSpec, clients: Sequence[int], weights: ArrayRecord, factors: ArrayRecord, sketches: ArrayRecord
 ) -> RecordDict:
     """The content of one host's message. The records are shared by all messages of a round, never copied."""
-    plan = ConfigRecord({"clients": list(clients), "spec": json.dumps(asdict(spec))})
+    plan = ConfigRecord({"clients": list(clients), "spec": json.dumps(vars(spec), default=vars)})
     return RecordDict({"plan": plan, "weights": weights, "factors": factors, "sketches": sketches})
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
@@ -170,8 +171,8 @@ def _not_finite(reply: Reply) -> dict[int, str]:
         return bad
     columns = {"losses": torch.tensor(reply.losses, dtype=torch.float64), **reply.factors}
     for field, value in columns.items():
-        finite = value.reshape(len(reply.clients), -1).isfinite().all(1)
-        for place in (~finite).nonzero().flatten().tolist():
+        finite = np.isfinite(value.numpy()).reshape(len(reply.clients), -1).all(1)  # torch's takes ten times as long
+        for place in np.flatnonzero(~finite).tolist():
             bad.setdefault(place, field)
     return bad
 

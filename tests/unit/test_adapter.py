@@ -213,3 +213,59 @@ def test_base_computes_in_its_own_dtype():
     found = train(model, data(6).bfloat16(), data(3).bfloat16(), full=["*.bias"])
     assert all(v.dtype == torch.float32 for v in found.factors.values())
     assert all(torch.isfinite(v).all() and v.any() for v in found.factors.values())
+
+
+class Sine(nn.Linear):
+    """A subclass that does more than its base."""
+
+    def forward(self, x):
+        return super().forward(x).sin()
+
+
+def hooked():
+    layer = nn.Linear(6, 6)
+    layer.register_forward_hook(lambda module, args, out: out.sin())
+    return layer
+
+
+def replaced():
+    layer = nn.Linear(6, 6)
+    layer.forward = lambda x: nn.Linear.forward(layer, x).sin()
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("make_layer", "outer"),
+    [
+        (lambda: nn.Linear(6, 6), lambda y: y),
+        (lambda: Sine(6, 6), torch.sin),
+        (hooked, torch.sin),
+        (replaced, torch.sin),
+    ],
+    ids=["plain", "subclass", "hook", "replaced"],
+)
+def test_gradient_goes_back_through_what_a_layer_really_does(make_layer, outer):
+    first, second = nn.Linear(6, 6), make_layer()
+    model = nn.Sequential(first, second).requires_grad_(False).double()
+    blocks = plan_blocks(model, AdaptSpec({"*": 2}, full=["*.bias"]), Method(train="both"))
+    shapes = {b.key(letter): b.factor_shape(letter) for b in blocks for letter in ("AB" if b.rank else "D")}
+    generator = torch.Generator().manual_seed(3)
+    factors = {
+        k: torch.randn(1, *s, generator=generator, dtype=torch.float64).requires_grad_() for k, s in shapes.items()
+    }
+    x = data(6).double()
+    adapter = CohortAdapter(model, blocks)
+    adapter.use(factors, 1, len(x))
+    with adapter.attached():
+        out = model(x)
+    scale = blocks[0].scale
+
+    def layer(module, name, x, outer):
+        a, b, d = (factors[f"{name}.{key}"][0] for key in ("weight:A", "weight:B", "bias:D"))
+        return outer(x @ module.weight.T + module.bias) + scale * (x @ a.T) @ b.T + d
+
+    expected = layer(second, "1", layer(first, "0", x, lambda y: y), outer)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
+    found, wanted = (torch.autograd.grad(y.square().sum(), list(factors.values())) for y in (out, expected))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
