@@ -52,8 +52,8 @@ class Columns:
         self._check(names[places] != values, column, f"which is none of data.classes={list(classes)}")
         return places
 
-    def labels(self, column: str, train: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
-        """Class ids (N,) and their number: the sorted values of the rows ``train`` are classes 0, 1, ...
+    def labels(self, column: str, train: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[str]]:
+        """Class ids (N,) and the names of the classes: the sorted values of the rows ``train`` are classes 0, 1, ...
 
         Raises:
             ValueError: no such column, a missing label, or one that no row of ``train`` has.
@@ -63,7 +63,7 @@ class Columns:
         ids = np.searchsorted(classes, values).clip(max=len(classes) - 1)
         unknown = classes[ids] != values
         self._check(unknown, column, "a label that no training row has: drop the row, or train on such rows too")
-        return ids.astype(np.int64), len(classes)
+        return ids.astype(np.int64), [str(name) for name in classes]
 
     def plain(self, column: str) -> NDArray[Any]:
         """The values (N,) of a column without gaps: numbers where all are numbers, else strings.
@@ -123,6 +123,18 @@ class Columns:
             file, number = (self.files[0], row + 1) if row < self.first else (self.files[-1], row - self.first + 1)
             cell = self.frame[column].iloc[[place]].tolist()[0]
             raise ValueError(f"column {column!r} of {file}, data row {number}, holds {cell!r}, {what}")
+
+
+def existing(key: str, value: str) -> Path:
+    """The file that ``data.<key>`` names.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    file = Path(value).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}: set data.{key} to a table's path")
+    return file
 
 
 def read(files: Sequence[Path]) -> Columns:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fedrac.data.tokens import Tokens
@@ -59,6 +58,8 @@ class Examples:
 
 def _gather(rows: NDArray[np.float32], index: NDArray[Any]) -> NDArray[np.float32]:
     """``rows[index]``, by all threads: in a round of small models this copy takes a tenth of the time."""
+    import torch  # it takes longer to import than all the rest
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of memory maps that cannot be written
         source = torch.from_numpy(rows)
@@ -77,6 +78,7 @@ class Data:
         outputs: number of classes, of values that a regression predicts, or of tokens of a language model.
         key: digest that identifies these data on this machine; part of the partition's cache key.
         labels: what the classes are called, where they have names.
+        groups_apart: the test part is of other groups than the training part.
         metrics: of the whole test part, besides those that are means over examples; see `fedrac.metrics`.
 
     Raises:
@@ -90,6 +92,7 @@ class Data:
     key: str
     labels: Sequence[str] = ()
     metrics: Sequence[str] = ()
+    groups_apart: bool = False
 
     def __post_init__(self) -> None:
         if self.task not in get_args(Task):

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 from fedrac.data import hub
 from fedrac.data.columns import Columns, read
 from fedrac.data.examples import Data, Task
-from fedrac.data.split import Index
-from fedrac.data.text import Meaning, divide, tokenized
+from fedrac.data.text import Meaning, tokenized
 from fedrac.data.tokenizer import Tokenizer, TooLong
 
 if TYPE_CHECKING:
@@ -73,8 +72,6 @@ def glue(
     max_length: int | None = 128,
     too_long: TooLong = "truncate",
     revision: str | None = None,
-    validation_fraction: float | None = None,
-    split_seed: int = 0,
 ) -> Data:
     """One task of GLUE.
 
@@ -85,7 +82,6 @@ def glue(
             task's own folder of either. Where None, the hub.
         tokenizer, max_length, too_long: see `Tokenizer`.
         revision: of the hub's data set.
-        validation_fraction, split_seed: as for `fedrac.data.text.text`.
 
     Raises:
         ConnectionError: the hub cannot be reached.
@@ -104,17 +100,12 @@ def glue(
         splits = hub.download(HUB, name.removesuffix("_mismatched"), revision, instead="data=glue")
         return hub.columns(f"{HUB}/{name}", splits, ("train", task.validation))
 
-    def parts(columns: Columns, meaning: Meaning) -> tuple[Index, Index]:
-        train, test = columns.parts
-        if validation_fraction is not None:
-            return divide(columns, meaning, train, None, validation_fraction, split_seed)
-        return train, test
-
     kind: Task = "classification" if task.classes else "regression"
     meaning = Meaning(task.text, "label", kind, task.classes or None)
-    arguments = {"name": name, "revision": revision, "validation_fraction": validation_fraction, "seed": split_seed}
+    reading = Tokenizer(tokenizer, max_length, too_long)
+    arguments = {"name": name, "revision": revision}
     return tokenized(
-        "glue.glue", arguments, source, meaning, parts, Tokenizer(tokenizer, max_length, too_long), files, task.metrics
+        "glue.glue", arguments, source, meaning, lambda columns, _: columns.parts, reading, files, task.metrics
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from fedrac.data import cache
 from fedrac.data.examples import Data, Examples
+from fedrac.data.hub import download
 from fedrac.data.idx import PARTS, find, read
 from fedrac.data.pixels import Classes, Part, prepare
 from fedrac.data.split import split
@@ -112,24 +113,12 @@ def hub(
     """
 
     def build() -> tuple[Examples, Examples, int]:
-        parts = _download(name, revision)
+        parts = download(name, revision=revision, instead="data=idx")
         train, test = (_columns(parts, part, image, label) for part in ("train", "test"))
         return prepare(train, test, classes, mean, std)
 
     arguments = {"name": name, "image": image, "label": label, "revision": revision, "classes": classes}
     return stored("mnist.hub", {**arguments, "mean": mean, "std": std}, "classification", build)
-
-
-def _download(name: str, revision: str | None) -> Any:
-    import datasets
-
-    try:
-        return datasets.load_dataset(name, revision=revision)
-    except (ConnectionError, FileNotFoundError) as error:
-        raise ConnectionError(
-            f"data.name={name} could not be had from the hub ({error}): check the name and the network, or "
-            "use a copy on disk with data=idx data.path=FOLDER"
-        ) from error
 
 
 def _columns(parts: Any, part: str, image: str, label: str) -> Part:

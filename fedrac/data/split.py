@@ -10,6 +10,14 @@ from fedrac.streams import Stream
 Index = NDArray[np.int64]
 
 
+def split_whole(groups: NDArray[Any], test_fraction: float, seed: int) -> tuple[Index, Index]:
+    """As `split`, but of whole groups: ``test_fraction`` of them, with all their examples, go to the test part."""
+    names, owners = np.unique(groups, return_inverse=True)
+    _, for_test = split(np.zeros(len(names)), test_fraction, seed)
+    test = np.isin(owners, for_test)
+    return np.flatnonzero(~test), np.flatnonzero(test)
+
+
 def split(strata: NDArray[Any], test_fraction: float, seed: int) -> tuple[Index, Index]:
     """Example ids of the training and the test part, each (k,) int64 and ascending.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrac.data.columns import Columns, read
+from fedrac.data.columns import Columns, existing, read
 from fedrac.data.examples import Data, Examples, Task
 from fedrac.data.split import Index, split
 from fedrac.data.store import stored
@@ -63,10 +63,10 @@ def table(
             "the list of columns and, for a classification, data.classes to the list of all labels, e.g. [no,yes]"
         )
     named = _share(Path(path).expanduser()) if partial else {"path": path, "test_path": test_path}
-    files = {name: _file(name, value) for name, value in named.items() if value is not None}
+    files = {name: existing(name, value) for name, value in named.items() if value is not None}
     targets = [target] if isinstance(target, str) else list(target)
 
-    def build() -> tuple[Examples, Examples, int]:
+    def build() -> tuple[Examples, Examples, int | Sequence[str]]:
         columns = read(list(files.values()))
         if partial:
             first = columns.first if "path" in files else 0
@@ -99,7 +99,7 @@ def parts(
     **others: Any,
 ) -> "tuple[DataFrame, DataFrame]":
     """The rows, as they are in the files, that `table` trains on and tests on, in its order."""
-    columns = read([_file(name, value) for name, value in (("path", path), ("test_path", test_path)) if value])
+    columns = read([existing(name, value) for name, value in (("path", path), ("test_path", test_path)) if value])
     first = target if isinstance(target, str) else target[0]
     train, test = _rows(columns, first, task, test_fraction, split_seed)
     return columns.frame.iloc[train], columns.frame.iloc[test]
@@ -118,13 +118,6 @@ def _share(path: Path) -> dict[str, str | None]:
     return {name: str(part[0]) if part else None for name, part in found.items()}
 
 
-def _file(name: str, value: str) -> Path:
-    file = Path(value).expanduser()
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no file {file}: set data.{name} to a table's path")
-    return file
-
-
 def _rows(columns: Columns, target: str, task: Task, test_fraction: float, split_seed: int) -> tuple[Index, Index]:
     count = len(columns.frame)
     if len(columns.files) > 1:
@@ -135,11 +128,11 @@ def _rows(columns: Columns, target: str, task: Task, test_fraction: float, split
 
 def _targets(
     columns: Columns, targets: list[str], task: Task, train: Index, classes: Sequence[str | int] | None
-) -> tuple[NDArray[Any], int]:
+) -> tuple[NDArray[Any], int | Sequence[str]]:
     if task == "regression":
         return columns.numbers(targets).astype(np.float32), len(targets)
     if len(targets) > 1:
         raise ValueError(f"data.target={targets}: a classification has one target column")
     if classes is not None:
-        return columns.classes(targets[0], classes), len(classes)
+        return columns.classes(targets[0], classes), [str(name) for name in classes]
     return columns.labels(targets[0], train)

@@ -1,7 +1,7 @@
 """Texts in files or from the hub: tokenized once, then mapped from the cache."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from fedrac import metrics as of_sets
 from fedrac.data import hub
-from fedrac.data.columns import Columns, read
+from fedrac.data.columns import Columns, existing, read
 from fedrac.data.examples import Data, Examples, Task
-from fedrac.data.split import Index, split
+from fedrac.data.split import Index, split, split_whole
 from fedrac.data.store import stored
 from fedrac.data.tokenizer import Tokenizer, TooLong
 
@@ -44,7 +44,8 @@ class Meaning:
             raise ValueError(f"data.target=null: a {self.task} needs the column to predict, e.g. data.target=label")
 
 
-Splitter = Callable[[Columns, Meaning], tuple[Index, Index]]
+Groups = NDArray[np.int64] | None
+Splitter = Callable[[Columns, Groups], tuple[Index, Index]]
 
 
 def text(
@@ -62,9 +63,8 @@ def text(
     tokenizer: str | None = None,
     max_length: int | None = 128,
     too_long: TooLong = "truncate",
-    split_by: str | None = None,
+    split_groups: bool = False,
     test_fraction: float = 0.2,
-    validation_fraction: float | None = None,
     split_seed: int = 0,
     metrics: Sequence[str] = (),
 ) -> Data:
@@ -79,9 +79,8 @@ def text(
             model is not read.
         classes: labels to keep, numbered 0, 1, ... in this order; rows with another one are left out. None: all.
         tokenizer, max_length, too_long: see `Tokenizer`.
-        split_by: a column; rows that agree in it go to the same part. Where None, every class is divided alike.
-        validation_fraction: to choose settings by: the model is tested on this share of the training part, which the
-            clients then lack, and not on the test part.
+        split_groups: a group is of one part as a whole, so that the model is tested on groups that no client has (and
+            so it is with ``evaluate.validation``). Otherwise every class is divided alike.
         split_seed: names the split; not the run's seed.
         metrics: of the whole test part, see `fedrac.metrics`.
 
@@ -95,7 +94,7 @@ def text(
         raise ValueError(
             f"data.path={path} data.hub_name={hub_name}: set one of them, e.g. data.path=/data/reviews.csv"
         )
-    files = [_file(name, value) for name, value in (("path", path), ("test_path", test_path)) if value is not None]
+    files = [existing(name, value) for name, value in (("path", path), ("test_path", test_path)) if value is not None]
 
     def source() -> Columns:
         if files:
@@ -105,19 +104,22 @@ def text(
             rows = hub.columns(str(hub_name), hub.download(str(hub_name), subset, revision), splits)
         return rows if classes is None else rows.keep(str(target), classes)
 
-    def parts(columns: Columns, meaning: Meaning) -> tuple[Index, Index]:
+    def parts(columns: Columns, groups: Groups) -> tuple[Index, Index]:
         train, test = columns.parts
-        if not len(test):
-            train, test = divide(columns, meaning, train, split_by, test_fraction, split_seed)
-        if validation_fraction is not None:
-            train, test = divide(columns, meaning, train, split_by, validation_fraction, split_seed)
-        return train, test
+        if len(test):
+            return train, test
+        if split_groups and groups is not None:
+            return split_whole(groups, test_fraction, split_seed)
+        labels = columns.plain(str(target)) if task == "classification" else np.zeros(len(train))
+        return split(labels, test_fraction, split_seed)
 
-    arguments = {"hub": [hub_name, subset, revision, test_split], "split_by": split_by, "test_fraction": test_fraction}
-    arguments |= {"validation_fraction": validation_fraction, "split_seed": split_seed}
-    return tokenized(
-        "text.text", arguments, source, meaning, parts, Tokenizer(tokenizer, max_length, too_long), files, metrics
-    )
+    if split_groups and group is None:
+        raise ValueError("data.split_groups=true needs groups: set data.group to the column that names them")
+    arguments = {"hub": [hub_name, subset, revision, test_split], "split_groups": split_groups}
+    arguments |= {"test_fraction": test_fraction, "split_seed": split_seed}
+    reading = Tokenizer(tokenizer, max_length, too_long)
+    data = tokenized("text.text", arguments, source, meaning, parts, reading, files, metrics)
+    return replace(data, groups_apart=split_groups)
 
 
 def tokenized(
@@ -135,7 +137,7 @@ def tokenized(
     Args:
         name, arguments, files: identify rows and split, see `fedrac.data.cache.key`; the rest is added here.
         source: reads the columns.
-        parts: the training and the test rows, each (k,) int64.
+        parts: the training and the test rows, each (k,) int64, from the columns and the groups.
         metrics: see `Data`.
 
     Raises:
@@ -145,9 +147,9 @@ def tokenized(
 
     def build() -> tuple[Examples, Examples, int | Sequence[str]]:
         columns = source()
-        train, test = parts(columns, meaning)
-        targets, outputs = _targets(columns, meaning, train, tokenizer)
         groups = None if meaning.group is None else np.unique(columns.plain(meaning.group), return_inverse=True)[1]
+        train, test = parts(columns, groups)
+        targets, outputs = _targets(columns, meaning, train, tokenizer)
         first, *second = (columns.texts(column) for column in meaning.text)
         tokens = tokenizer.encode(first, second[0] if second else None, end=meaning.task == "causal_lm")
         if meaning.task == "causal_lm" and (short := tokens.lengths < 2).any():
@@ -161,25 +163,6 @@ def tokenized(
     return stored(name, {**arguments, **reading}, meaning.task, build, [*files, *tokenizer.files], metrics)
 
 
-def divide(
-    columns: Columns, meaning: Meaning, rows: Index, by: str | None, fraction: float, seed: int
-) -> tuple[Index, Index]:
-    """Some of ``rows``, and ``fraction`` of them; see `fedrac.data.split`.
-
-    Args:
-        by: a column; rows that agree in it stay together, and the fraction is that of its values.
-    """
-    if by is None:
-        labels = meaning.target if meaning.task == "classification" else None
-        strata = np.zeros(len(rows)) if labels is None else columns.plain(labels)[rows]
-        kept, taken = split(strata, fraction, seed)
-        return rows[kept], rows[taken]
-    values, owners = np.unique(columns.plain(by)[rows], return_inverse=True)
-    _, taken = split(np.zeros(len(values)), fraction, seed)
-    for_test = np.isin(owners, taken)
-    return rows[~for_test], rows[for_test]
-
-
 def _targets(
     columns: Columns, meaning: Meaning, train: Index, tokenizer: Tokenizer
 ) -> tuple[NDArray[Any] | None, int | Sequence[str]]:
@@ -189,12 +172,4 @@ def _targets(
         return columns.numbers([meaning.target]).astype(np.float32), 1
     if meaning.classes is not None:
         return columns.classes(meaning.target, meaning.classes), [str(name) for name in meaning.classes]
-    names = np.unique(columns.plain(meaning.target)[train])
-    return columns.labels(meaning.target, train)[0], [str(name) for name in names]
-
-
-def _file(name: str, value: str) -> Path:
-    file = Path(value).expanduser()
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no file {file}: set data.{name} to a table's path")
-    return file
+    return columns.labels(meaning.target, train)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from fedrac.data.examples import Data
-from fedrac.data.split import split
+from fedrac.data.split import split, split_whole
 
 
 def hold_out(data: Data, fraction: float) -> Data:
@@ -14,8 +14,8 @@ def hold_out(data: Data, fraction: float) -> Data:
 
     Args:
         data: its test part is left out.
-        fraction: this part of every class (of all examples of a regression) is held out: no client has it. Which ones
-            does not depend on the run's seed.
+        fraction: this part of every class (of all examples of a regression; of the groups, where those of the test part
+            are apart) is held out: no client has it. Which ones does not depend on the run's seed.
 
     Raises:
         ValueError: the fraction is not between 0 and 1.
@@ -27,6 +27,9 @@ def hold_out(data: Data, fraction: float) -> Data:
     train = data.train
     classes = train.targets if data.task == "classification" else None
     strata = np.zeros(len(train), np.int64) if classes is None else classes
-    kept, held = split(strata, fraction, seed=0)
+    if data.groups_apart and train.groups is not None:
+        kept, held = split_whole(train.groups, fraction, seed=0)
+    else:
+        kept, held = split(strata, fraction, seed=0)
     key = hashlib.sha256(f"{data.key}|validation={fraction}".encode()).hexdigest()
     return replace(data, train=train.take(kept), test=train.take(held), key=key)

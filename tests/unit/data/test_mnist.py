@@ -140,8 +140,8 @@ def hub(monkeypatch):
     def split(rows):
         return datasets.Dataset.from_dict({"image": list(images[rows]), "label": [0, 1, 2]}, features=features)
 
-    def load_dataset(name, revision=None):
-        assert (name, revision) == ("someone/images", "v1")
+    def load_dataset(name, subset, revision):
+        assert (name, subset, revision) == ("someone/images", None, "v1")
         return datasets.DatasetDict({"train": split(slice(3)), "test": split(slice(3, 6))})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
@@ -167,5 +167,5 @@ def test_no_network_names_the_mend(monkeypatch, error):
         raise error
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(ConnectionError, match=rf"someone/images .*{error}.* data=idx data\.path=FOLDER"):
+    with pytest.raises(ConnectionError, match=rf"someone/images .*{error}.* data=idx data\.path=PATH"):
         mnist.hub("someone/images")

@@ -8,6 +8,7 @@ import pytest
 
 from fedrac.data.text import text
 from fedrac.data.tokenizer import Tokenizer
+from fedrac.data.validation import hold_out
 
 
 @pytest.fixture
@@ -91,18 +92,18 @@ def test_a_language_model_has_no_targets_and_learns_to_stop(load):
 
 
 def test_held_out_films_are_of_no_client(load):
-    data = load(group="film", split_by="film", test_fraction=0.3)
+    data = load(group="film", split_groups=True, test_fraction=0.3)
     films = [set(part.groups.tolist()) for part in (data.train, data.test)]
     assert [len(f) for f in films] == [7, 3] and not films[0] & films[1]
     for group in range(10):  # whole films
         assert np.count_nonzero(np.concatenate([data.train.groups, data.test.groups]) == group) == 3
 
 
-def test_validation_is_cut_from_the_training_part(load):
-    whole = load(group="film", split_by="film")
-    tuning = load(group="film", split_by="film", validation_fraction=0.25)
+def test_validation_is_made_of_whole_films_too(load):
+    whole = load(group="film", split_groups=True)
+    tuning = hold_out(whole, 0.25)
     films = [set(part.groups.tolist()) for part in (tuning.train, tuning.test, whole.test)]
-    assert [len(f) for f in films] == [6, 2, 2] and not set.intersection(*films[:2])
+    assert [len(f) for f in films] == [6, 2, 2] and not films[0] & films[1]
     assert films[0] | films[1] == set(whole.train.groups.tolist())
 
 
@@ -156,6 +157,7 @@ BAD = {
     "no limit": ({}, {"tokenizer": "bytes"}, ValueError, "the tokenizer bytes knows no limit: set it"),
     "too_long": ({}, {"too_long": "cut"}, ValueError, "'cut' is unknown: choose truncate or refuse"),
     "no tokenizer": ({}, {"tokenizer": None}, ValueError, r"data\.tokenizer=None: set it to a checkpoint's name"),
+    "no groups": ({}, {"split_groups": True}, ValueError, r"split_groups=true needs groups: set data\.group"),
     "both": ({}, {"hub_name": "stanfordnlp/imdb"}, ValueError, "set one of them"),
 }
 
