@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from pydantic import TypeAdapter, ValidationError
 
-from fedrac import peft_names
+from fedrac import peft_names, track
 from fedrac.blocks import AdaptSpec
 from fedrac.checkpointing import CheckpointSpec
 from fedrac.guard import GuardSpec
@@ -26,7 +26,7 @@ _SECTIONS = (
     *("data", "partition", "model", "method", "adapt", "sketch", "local", "server", "guard", "cohort", "evaluate"),
     *("checkpoint", "pretrain", "runtime"),
 )
-_KEYS = {"seed", "rounds", "rank", "output_dir", "resume", *_SECTIONS}
+_KEYS = {"seed", "rounds", "rank", "output_dir", "resume", "track", *_SECTIONS}
 
 
 class ConfigError(ValueError):
@@ -154,6 +154,10 @@ def parse(config: DictConfig) -> Experiment:
     for name in _SECTIONS:
         if not isinstance(raw.get(name), dict):
             raise ConfigError(f"{name}={raw.get(name)!r} must be a group of keys")
+    try:
+        track.check(raw.get("track"))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     local, server = dict(raw["local"]), dict(raw["server"])
     cohort = _typed(CohortSpec, raw["cohort"], "cohort")
     local_schedule = _typed(ScheduleSpec, local.pop("schedule", {}), "local.schedule")

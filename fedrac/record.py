@@ -68,19 +68,7 @@ class Record:
 
     def add(self, report: RoundReport) -> None:
         """One line of ``metrics.jsonl``."""
-        line: dict[str, Any] = {
-            "round": report.round,
-            "seconds": report.seconds,
-            "cohort": list(report.cohort),
-            "eta": report.eta,
-            "train/loss": report.train_loss,
-            "upload_bytes": report.upload_bytes,
-            "download_bytes": report.download_bytes,
-            # JSON has no NaN or infinity; a model that diverged has both.
-            **{k: v if math.isfinite(v) else None for k, v in {**report.guard, **report.metrics}.items()},
-        }
-        if report.refused:
-            line["refused"] = [str(refusal) for refusal in report.refused]
+        line = metrics_line(report)
         self.lines.append(line)
         with self._metrics.open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -106,6 +94,24 @@ class Record:
         }
         write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         return summary
+
+
+def metrics_line(report: RoundReport) -> dict[str, Any]:
+    """What is recorded of a round."""
+    line: dict[str, Any] = {
+        "round": report.round,
+        "seconds": report.seconds,
+        "cohort": list(report.cohort),
+        "eta": report.eta,
+        "train/loss": report.train_loss,
+        "upload_bytes": report.upload_bytes,
+        "download_bytes": report.download_bytes,
+        # JSON has no NaN or infinity; a model that diverged has both.
+        **{k: v if math.isfinite(v) else None for k, v in {**report.guard, **report.metrics}.items()},
+    }
+    if report.refused:
+        line["refused"] = [str(refusal) for refusal in report.refused]
+    return line
 
 
 def is_lower_better(name: str) -> bool:

@@ -26,6 +26,7 @@ from fedrac.progress import Progress, Watcher
 from fedrac.record import Record
 from fedrac.round_report import Divergence, RoundReport
 from fedrac.strategy import FedRacLora
+from fedrac.track import tracking
 
 
 def run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | None = None) -> dict[str, Any]:
@@ -65,25 +66,28 @@ def run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | N
     if examples:
         census.write(output_dir, experiment, examples, strategy.population)
     checkpoints = Checkpoints(output_dir, experiment.checkpoint, strategy)
-    watcher = watcher or Progress()
-    watcher.begin(strategy, experiment.rounds, output_dir, now)
+    with tracking(settings.get("track"), settings) as trackers:
+        watchers: list[Watcher] = [watcher or Progress(), *trackers]
+        for each in watchers:
+            each.begin(strategy, experiment.rounds, output_dir, now)
 
-    def on_round(report: RoundReport) -> None:
-        record.add(report)
-        checkpoints.after(report)
-        watcher.round(report)
+        def on_round(report: RoundReport) -> None:
+            record.add(report)
+            checkpoints.after(report)
+            for each in watchers:
+                each.round(report)
 
-    try:
-        strategy.start(
-            grid, start, experiment.rounds, experiment.cohort.timeout, evaluate_fn=test, state=state, on_round=on_round
-        )
-    except Divergence:  # that is a result, too
-        record.summarise(experiment.method.name, initial, diverged=True)
-        raise
-    finally:
-        checkpoints.close()
-    summary = record.summarise(experiment.method.name, initial)
-    watcher.end(summary)
+        timeout = experiment.cohort.timeout
+        try:
+            strategy.start(grid, start, experiment.rounds, timeout, evaluate_fn=test, state=state, on_round=on_round)
+        except Divergence:  # that is a result, too
+            record.summarise(experiment.method.name, initial, diverged=True)
+            raise
+        finally:
+            checkpoints.close()
+        summary = record.summarise(experiment.method.name, initial)
+        for each in watchers:
+            each.end(summary)
     return summary
 
 

@@ -42,12 +42,12 @@ class Group:
     Attributes:
         values: of the keys that distinguish it from the other groups.
         runs: the finished ones; all, if none is finished.
-        unfinished: how many runs are left out because they did not finish, though others did.
+        remark: what became of the others.
     """
 
     values: Mapping[str, Any]
     runs: Sequence[Run]
-    unfinished: int = 0
+    remark: str = ""
 
     @property
     def label(self) -> str:
@@ -121,11 +121,27 @@ def compare(runs: Sequence[Run]) -> Comparison:
     groups = []
     for members in sets.values():
         once = _without_repeats(members, left_out)
-        finished = [run for run in once if run.rounds >= run.planned]
+        finished = [run for run in once if run.rounds >= run.planned and not run.diverged]
         values = {key: once[0].config.get(key, "—") for key in keys}
-        groups.append(Group(values, finished or once, len(once) - len(finished) if finished else 0))
+        groups.append(Group(values, finished or once, _remark(once, len(finished))))
     groups.sort(key=lambda group: [order(value) for value in group.values.values()])
     return Comparison(keys, groups, differences, left_out)
+
+
+def _remark(runs: Sequence[Run], finished: int) -> str:
+    """What is special about the runs of a group that did not finish; they are used only if none did."""
+    diverged = [run for run in runs if run.diverged]
+    unfinished = len(runs) - finished - len(diverged)
+    said = (
+        [f"{len(diverged)} of {len(runs)} diverged, after round {min(run.rounds for run in diverged)}"]
+        if diverged
+        else []
+    )
+    if unfinished:
+        at = max(run.rounds for run in runs if not run.diverged)
+        left_out = f"{unfinished} of {len(runs)} unfinished, left out"
+        said.append(left_out if finished else f"unfinished: {at} of {runs[0].planned} rounds")
+    return "; ".join(said)
 
 
 def _differences(runs: Sequence[Run]) -> dict[str, list[Any]]:

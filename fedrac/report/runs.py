@@ -16,7 +16,7 @@ from yaml import YAMLError
 Floats = NDArray[np.float64]
 Skipped = tuple[str, str]
 
-_FILES = {"config.yaml", "metrics.jsonl", "summary.json", "versions.json", "clients.npz", "error.txt"}
+_FILES = {"config.yaml", "metrics.jsonl", "summary.json", "versions.json", "clients.npz", "error.txt", "mlflow.json"}
 _RUN_FOLDERS = ("checkpoint", "tensorboard", "mlflow")
 _NUMBERS = ("round", "seconds", "upload_bytes", "download_bytes")
 
@@ -29,7 +29,8 @@ class Run:
         name: its folder, seen from the folder of the report.
         config: every value of ``config.yaml`` by its dotted key.
         columns: numbers by name, one an entry of ``metrics.jsonl``; nan where there is none.
-        initial: the test metrics before round 1, if the run is finished.
+        initial: the test metrics before round 1, if the run has ended.
+        diverged: it ended because numbers were not finite any more.
         labels: (clients, classes) int64, numbers of examples; None where they were not recorded.
         versions: content of ``versions.json``.
         remarks: what is damaged.
@@ -39,6 +40,7 @@ class Run:
     config: Mapping[str, Any]
     columns: Mapping[str, Floats]
     initial: Mapping[str, float] = field(default_factory=dict)
+    diverged: bool = False
     labels: NDArray[np.int64] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     remarks: Sequence[str] = ()
@@ -127,10 +129,11 @@ def read(folder: Path, name: str) -> Run:
         raise ValueError("no round is finished")
     summary = _json(folder / "summary.json", remarks)
     initial = {k: _number(v) for k, v in _mapping(summary.get("initial")).items()}
+    diverged = summary.get("diverged") is True
     versions = {k: str(v) for k, v in _json(folder / "versions.json", remarks).items()}
     names = dict.fromkeys([*_NUMBERS, *(key for line in lines for key in line if "/" in key)])
     columns = {key: np.array([_number(line.get(key)) for line in lines]) for key in names}
-    return Run(name, dict(flat(config)), columns, initial, _labels(folder, remarks), versions, remarks)
+    return Run(name, dict(flat(config)), columns, initial, diverged, _labels(folder, remarks), versions, remarks)
 
 
 def _text(path: Path) -> str:

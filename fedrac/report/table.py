@@ -54,7 +54,7 @@ def _row(group: Group, comparison: Comparison, budget: float | None) -> Row:
             measured[f"{metric_name(metric)} at {show_bytes(budget)}"] = _value(np.array(at))
     for name, column in (("uploaded", "upload_bytes"), ("downloaded", "download_bytes"), ("time", "seconds")):
         measured[name] = _value(np.array([run.total(column)[-1] for run in group.runs]))
-    return Row({key_name(k): v for k, v in group.values.items()}, measured, len(group.runs), _remark(group))
+    return Row({key_name(k): v for k, v in group.values.items()}, measured, len(group.runs), group.remark)
 
 
 def _until(run: Any, metric: str, budget: float) -> float:
@@ -66,14 +66,6 @@ def _until(run: Any, metric: str, budget: float) -> float:
 
 def _value(values: Any) -> Value:
     return Value(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else float("nan"))
-
-
-def _remark(group: Group) -> str:
-    rounds = sorted({run.rounds for run in group.runs})
-    planned = max(run.planned for run in group.runs)
-    if rounds[0] < planned:
-        return f"unfinished: {' to '.join(map(str, dict.fromkeys((rounds[0], rounds[-1]))))} of {planned} rounds"
-    return f"{group.unfinished} unfinished left out" if group.unfinished else ""
 
 
 def show_value(name: str, value: Value | None) -> str:

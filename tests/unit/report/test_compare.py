@@ -1,5 +1,6 @@
 """Runs are told apart by the fewest settings, and seeds are put together."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,21 @@ def test_unfinished_runs_do_not_shift_a_mean(tmp_path: Path) -> None:
     record(tmp_path / "a", (0.5, 1.0), seed=1)
     record(tmp_path / "b", (0.25,), seed=2, rounds=2, finished=False)
     (row,) = table.rows(compared(tmp_path))
-    assert (row.runs, row.measured["test accuracy"].mean, row.remark) == (1, 1.0, "1 unfinished left out")
+    assert (row.runs, row.measured["test accuracy"].mean, row.remark) == (1, 1.0, "1 of 2 unfinished, left out")
     record(tmp_path / "only/b", (0.25,), seed=2, rounds=2, finished=False)
     (row,) = table.rows(compared(tmp_path / "only"))
     assert (row.runs, row.remark) == (1, "unfinished: 1 of 2 rounds")
+
+
+def test_a_run_that_diverged_is_named(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        folder = record(tmp_path / str(seed), (0.5, 1.0) if seed == 1 else (0.25,), seed=seed, rounds=2)
+        if seed == 2:
+            summary = json.loads((folder / "summary.json").read_text())
+            (folder / "summary.json").write_text(json.dumps({**summary, "diverged": True}))
+    (row,) = table.rows(compared(tmp_path))
+    assert (row.runs, row.measured["test accuracy"].mean) == (1, 1.0)
+    assert row.remark == "1 of 2 diverged, after round 1"
 
 
 def test_at_equal_bytes(tmp_path: Path) -> None:
