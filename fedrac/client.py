@@ -1,12 +1,15 @@
 """The ClientApp: a host of clients. It answers which clients it serves, trains them, and tests them."""
 
-from flwr.app import Context, Message, MetricRecord, RecordDict
+from dataclasses import replace
+
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedrac.client_evaluation import decode_evaluation
+from fedrac.client_evaluation import encode_metrics
 from fedrac.host import answering, host_of
 from fedrac.messages import decode_plan
 from fedrac.population import decode_question, encode_hosted
+from fedrac.replay import follow, merged, replica_of
 from fedrac.replies import encode_reply
 
 app = ClientApp()
@@ -15,8 +18,10 @@ app = ClientApp()
 @app.query()
 @answering
 def query(message: Message, context: Context) -> RecordDict:
-    """Which clients does this node serve, and how many examples has each?"""
-    return encode_hosted(host_of(decode_question(message.content), context).hosted())
+    """Which clients does this node serve, how many examples has each, and which weights has it already?"""
+    host = host_of(decode_question(message.content), context)
+    there = replica_of(host.initial, context)
+    return encode_hosted(replace(host.hosted(), offers=tuple(there.offers()), initial=there.initial.digest))
 
 
 @app.train()
@@ -24,13 +29,16 @@ def query(message: Message, context: Context) -> RecordDict:
 def train(message: Message, context: Context) -> RecordDict:
     """Trains the clients that the server's plan names."""
     plan = decode_plan(message.content)
-    return encode_reply(plan.spec.round, *host_of(plan.spec.workload, context).train(plan))
+    host = host_of(plan.spec.workload, context)
+    state, kept = follow(plan, host.model, replica_of(host.initial, context))
+    return encode_reply(plan.spec.round, *host.train(plan, state), kept)
 
 
 @app.evaluate()
 @answering
 def evaluate(message: Message, context: Context) -> RecordDict:
     """Tests the global model on the data of the clients that the server names."""
-    asked = decode_evaluation(message.content)
-    sums = host_of(asked.workload, context).evaluate(asked.weights, asked.clients)
-    return RecordDict({"metrics": MetricRecord({**sums})})
+    plan = decode_plan(message.content)
+    host = host_of(plan.spec.workload, context)
+    state, kept = follow(plan, host.model, replica_of(host.initial, context))
+    return encode_metrics(host.evaluate(merged(plan, host.model, state), plan.clients), kept)

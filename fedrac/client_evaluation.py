@@ -1,41 +1,20 @@
-"""The global model, tested on the clients' own data: questions, answers, and their mean."""
+"""The global model, tested on the clients' own data: what hosts answer, and its mean."""
 
-import json
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from torch import Tensor
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
-from fedrac.messages import from_record
 from fedrac.replies import content_of
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What one host is asked to test: the merged weights, on the data of these clients."""
-
-    workload: Mapping[str, Any]
-    clients: Sequence[int]
-    weights: Mapping[str, Tensor]
-
-
-def encode_evaluation(workload: Mapping[str, Any], clients: Sequence[int], weights: ArrayRecord) -> RecordDict:
-    """The content of one host's message."""
-    asked = ConfigRecord({"clients": list(clients), "workload": json.dumps(dict(workload))})
-    return RecordDict({"evaluation": asked, "weights": weights})
-
-
-def decode_evaluation(content: RecordDict) -> Evaluation:
-    """The inverse of `encode_evaluation`, on the host."""
-    asked = content.config_records["evaluation"]
-    weights = from_record(content.array_records["weights"])
-    return Evaluation(json.loads(str(asked["workload"])), list(asked["clients"]), weights)  # type: ignore[arg-type]
+def encode_metrics(columns: Mapping[str, Sequence[float]], kept: bool) -> RecordDict:
+    """The content of a host's answer: for every metric one sum a client, and whether it keeps the state it tested."""
+    metrics = MetricRecord({name: list(values) for name, values in columns.items()})
+    return RecordDict({"metrics": metrics, "reply": ConfigRecord({"kept": kept})})
 
 
 def mean_metrics(round_: int, replies: Iterable[Message]) -> MetricRecord | None:

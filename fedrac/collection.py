@@ -2,17 +2,34 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from flwr.app import Message
 from torch import Tensor
 
-from fedrac.messages import payload_bytes
-from fedrac.replies import NOT_FINITE, Refusal, Reply, Shapes, decode_reply, join
+from fedrac.messages import Shapes, payload_bytes
+from fedrac.replies import NOT_FINITE, Refusal, Reply, decode_reply, is_late, join, keeps
 from fedrac.round_report import CohortFailure, Divergence, RoundReport
+from fedrac.server import ServerSpec
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What a round brought.
+
+    Attributes:
+        reply: everything that is good, in order of client id.
+        kept: of every node that answered, whether it keeps the state that it was sent.
+        failed: nodes of which nothing was good.
+    """
+
+    reply: Reply
+    kept: Mapping[int, bool]
+    failed: Sequence[int]
 
 
 def collect(
@@ -21,46 +38,60 @@ def collect(
     messages: Iterable[Message],
     shapes: Shapes,
     dtype: torch.dtype,
-) -> Reply:
-    """Everything that is good in a round's replies, in order of client id.
+    announced: Mapping[int, int] | None = None,
+) -> Collection:
+    """Matches a round's replies with what was asked.
+
+    Of each host the first answer to this round counts; what it says to an earlier one is no answer.
 
     Args:
         report: of the round; gets the bytes that came and the refusals, which are logged.
         hosts: node ids with the clients that each was asked to train.
         messages: what came, in any order.
-        shapes, dtype: of every trained factor, as `decode_reply` takes them.
+        shapes, dtype, announced: as `decode_reply` takes them.
     """
-    awaited, good, refused = dict(hosts), [], []
+    awaited, good, refused = dict(hosts), {}, []
+    kept: dict[int, bool] = {}
+    silent = dict.fromkeys(hosts, "no reply in time")
     for message in messages:
-        asked = awaited.pop(message.metadata.src_node_id, None)
-        if asked is None:
-            log.warning("round %d: node %s answered unasked", report.round, message.metadata.src_node_id)
-            continue
-        if message.has_content() and (factors := message.content.array_records.get("factors")) is not None:
-            report.upload_bytes += payload_bytes(factors)
-        reply, bad = decode_reply(message, report.round, asked, shapes, dtype)
-        good.append(reply)
-        refused += bad
-    report.refused = refused + [Refusal(clients, "no reply in time") for clients in awaited.values()]
-    for refusal in report.refused:
-        log.warning("round %d: %s", report.round, refusal)
-    return join(good)
+        node = message.metadata.src_node_id
+        if node not in awaited:
+            log.warning("round %d: node %s answered %s", report.round, node, "twice" if node in hosts else "unasked")
+        elif is_late(message, report.round):
+            silent[node] = f"no reply in time, but one of round {message.content['reply']['round']!r}"
+        else:
+            report.upload_bytes += _upload(message)
+            reply, bad = decode_reply(message, report.round, awaited.pop(node), shapes, dtype, announced)
+            good[node], kept[node] = reply, keeps(message)
+            refused += [(node, refusal) for refusal in bad]
+    refused += [(node, Refusal(clients, silent[node])) for node, clients in awaited.items()]
+    for node, refusal in refused:
+        log.warning("round %d: node %s: %s", report.round, node, refusal)
+    report.refused = [refusal for _, refusal in refused]
+    failed = [node for node in hosts if node not in good or not good[node].clients]
+    return Collection(join([reply for reply in good.values() if reply.clients]), kept, failed)
 
 
-def enforce(report: RoundReport, good: int, min_fraction: float) -> None:
-    """A round counts if ``good`` of its clients are at least ``min_fraction`` of the cohort.
+def _upload(message: Message) -> int:
+    records = {} if message.has_error() else message.content.array_records
+    return payload_bytes(records["factors"]) if "factors" in records else 0
+
+
+def enforce(report: RoundReport, good: int, server: ServerSpec) -> None:
+    """A round counts if ``good`` clients are at least ``min_fraction`` of a whole cohort.
 
     Raises:
         CohortFailure: they are not; it says why.
         Divergence: they are not, because numbers are not finite.
     """
-    asked = len(report.cohort)
-    if good == 0 or good / asked < min_fraction:
-        reasons = "; ".join(map(str, report.refused[:5]))
+    size = server.cohort_size
+    if good < server.least_clients:
+        away = [f"{size - len(report.cohort)} clients were away"] if len(report.cohort) < size else []
+        reasons = "; ".join([*map(str, report.refused[:5]), *away])
         diverged = bool(report.refused) and all(refusal.reason.endswith(NOT_FINITE) for refusal in report.refused)
         raise (Divergence if diverged else CohortFailure)(
-            f"round {report.round}: {good} of {asked} clients answered well, cohort.min_fraction="
-            f"{min_fraction} wants more. {reasons}. Mend the cause, or lower cohort.min_fraction"
+            f"round {report.round}: {good} of {size} clients answered well, cohort.min_fraction="
+            f"{server.min_fraction} wants more. {reasons}. Mend the cause, or lower cohort.min_fraction"
         )
 
 

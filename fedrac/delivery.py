@@ -7,7 +7,8 @@ where it is computed: a message that was lost in this way is sent again.
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
@@ -15,17 +16,26 @@ from flwr.serverapp import Grid
 
 log = logging.getLogger(__name__)
 
+More = Callable[[Message], RecordDict | None]
+
 TRIES = 5  # in a row that bring no reply
 _PAUSE = 0.5  # seconds; living actors answer nothing in less, an unreachable one takes longer to fail
 
 
-def deliver(grid: Grid, messages: Iterable[Message], timeout: float) -> list[Message]:
+def deliver(
+    grid: Grid,
+    messages: Iterable[Message],
+    timeout: float,
+    more: More = lambda _: None,
+) -> list[Message]:
     """Sends ``messages``, one a node at most, and waits for the replies; those that get lost are sent again.
 
     Args:
         grid: reaches the nodes.
         messages: what the nodes are asked.
         timeout: seconds to wait for all of it.
+        more: what a node lacks that says so in its answer, to be sent together with what it was asked before; None if
+            it does not lack anything. A node is given more once.
 
     Returns:
         The replies. A message that was lost again and again has an error for a reply.
@@ -33,18 +43,31 @@ def deliver(grid: Grid, messages: Iterable[Message], timeout: float) -> list[Mes
     deadline = time.monotonic() + timeout
     waiting = {message.metadata.dst_node_id: message for message in messages}
     replies: list[Message] = []
+    helped: set[int] = set()
     fruitless = 0
     while True:
-        answers = list(grid.send_and_receive(list(waiting.values()), timeout=deadline - time.monotonic()))
-        lost = {a.metadata.src_node_id: a for a in answers if _is_lost(a) and a.metadata.src_node_id in waiting}
-        replies += [a for a in answers if a.metadata.src_node_id not in lost or not _is_lost(a)]
+        answers = list(grid.send_and_receive(list(waiting.values()), timeout=max(deadline - time.monotonic(), 0.0)))
+        lost, completed = {}, {}
+        for answer in answers:
+            node = answer.metadata.src_node_id
+            if node in waiting and _is_lost(answer):
+                lost[node] = answer
+            elif node in waiting and node not in helped and (rest := more(answer)) is not None:
+                completed[node] = _again(waiting[node], rest)
+            else:
+                replies.append(answer)
+        helped |= set(completed)
         fruitless = fruitless + 1 if len(lost) == len(waiting) else 0
-        if not lost or fruitless == TRIES or time.monotonic() + _PAUSE > deadline:
-            return replies + list(lost.values())
-        log.warning("%d of %d messages were lost and are sent again", len(lost), len(waiting))
+        if lost and (fruitless == TRIES or time.monotonic() + _PAUSE > deadline):
+            replies += lost.values()
+            lost = {}
+        if not lost and not completed:
+            return replies
+        if lost:
+            log.warning("%d of %d messages were lost and are sent again", len(lost), len(waiting))
         if fruitless:
             _stir(grid)
-        waiting = {node: _again(waiting[node]) for node in lost}
+        waiting = {node: _again(waiting[node]) for node in lost} | completed
 
 
 def _is_lost(answer: Message) -> bool:
@@ -52,9 +75,10 @@ def _is_lost(answer: Message) -> bool:
     return answer.has_error() and answer.error.code == ErrorCode.UNKNOWN
 
 
-def _again(message: Message) -> Message:
+def _again(message: Message, more: Mapping[str, Any] | None = None) -> Message:
     told = message.metadata
-    return Message(message.content, told.dst_node_id, told.message_type, group_id=told.group_id)
+    content = RecordDict({**message.content, **more}) if more else message.content
+    return Message(content, told.dst_node_id, told.message_type, group_id=told.group_id)
 
 
 def _stir(grid: Grid) -> None:

@@ -13,6 +13,9 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+# Of every node's configuration: what this process remembers of the weights need not be sent to it.
+_KEEPING = {"state": "memory"}
+
 
 class InProcessGrid(Grid):
     """Runs a ClientApp in this process, one node after another.
@@ -29,7 +32,8 @@ class InProcessGrid(Grid):
             nodes = [{"partition-id": place, "num-partitions": nodes} for place in range(nodes)]
         self._app = client_app
         self._contexts = {
-            node: Context(1, node, dict(config), RecordDict(), {}) for node, config in enumerate(nodes, start=1)
+            node: Context(1, node, {**_KEEPING, **config}, RecordDict(), {})
+            for node, config in enumerate(nodes, start=1)
         }
         self._run = Run.create_empty(1)
         self._replies: dict[str, Message] = {}

@@ -25,8 +25,11 @@ from fedrac.messages import RoundPlan
 from fedrac.node_config import NodeConfig
 from fedrac.population import Hosted
 from fedrac.problem import Habits, Problem, Shard
-from fedrac.replies import Reply, join
+from fedrac.replica import Initial, Lacks
+from fedrac.replies import Reply, encode_lack, join
 from fedrac.rounds import draw_sketches, start_of_round
+from fedrac.server import ServerState
+from fedrac.snapshot import in_master_dtype
 from fedrac.streams import Index
 
 log = logging.getLogger(__name__)
@@ -67,7 +70,12 @@ class Host:
         self.model = models.build(workload["model"], self.seed).to(self.device, self.dtype).requires_grad_(False)
         check_model(self.model, self.data.train, self.data.task, self.device, self.dtype)
         self._habits = Habits()
+        self.initial = Initial(lambda: self._initial_weights(workload))
         self._place(partition_id, num_partitions)
+
+    def _initial_weights(self, workload: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What a run without pre-training starts from."""
+        return in_master_dtype(models.build(workload["model"], self.seed).state_dict(), workload["dtype"])
 
     def _place(self, partition_id: int, num_partitions: int) -> None:
         served = np.arange(partition_id, self.partition.clients, num_partitions, dtype=np.int64)
@@ -89,13 +97,13 @@ class Host:
         sizes = self.partition.sizes[np.asarray(clients, np.int64)]
         return [int(n) for n in (sizes if self._told is None else np.minimum(sizes, self._told))]
 
-    def train(self, plan: RoundPlan) -> tuple[Reply, dict[int, str]]:
-        """Trains the clients of ``plan``; a client whose training raises is left out, with the reason.
+    def train(self, plan: RoundPlan, state: ServerState) -> tuple[Reply, dict[int, str]]:
+        """Trains the clients of ``plan`` from ``state``; one whose training raises is left out, with the reason.
 
         Raises:
             ValueError: the sketches or the model here are not the server's.
         """
-        self._load(plan.weights)
+        self._load(state.weights)
         blocks = find_blocks(self.model, plan.spec.blocks)
         sketches = draw_sketches(blocks, plan.spec.method, plan.spec.sketch, plan.spec.round)
         if sketches.digest != plan.spec.digest and not plan.sketches:
@@ -106,7 +114,7 @@ class Host:
         values = plan.sketches or sketches.values
         # Factors stay in float32 where the rest computes in bfloat16: their updates are too small for it.
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
-        start = start_of_round(blocks, plan.spec.method, values, plan.factors, dtype, plan.spec.local.precondition).to(
+        start = start_of_round(blocks, plan.spec.method, values, state.factors, dtype, plan.spec.local.precondition).to(
             self.device
         )
         ragged = isinstance(self.data.train.inputs, Tokens)
@@ -259,6 +267,8 @@ def answering(answer: Answer) -> Callable[[Message, Context], Message]:
     def handle(message: Message, context: Context) -> Message:
         try:
             content = answer(message, context)
+        except Lacks as lack:
+            content = encode_lack(str(lack))
         except Exception as error:
             content = RecordDict({"error": ConfigRecord({"reason": _reason(error)})})
         return Message(content, reply_to=message)

@@ -7,7 +7,7 @@ the cohort.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from typing import Any
@@ -19,9 +19,12 @@ from flwr.common.constant import SType
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedrac.chain import Step, Update
 from fedrac.method import Method
 from fedrac.optimizer import LocalSpec
 from fedrac.sketch import SketchSpec
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -53,16 +56,14 @@ class RoundPlan:
 
     Attributes:
         spec: the same for every host.
-        clients: the clients that this host trains.
-        weights: the global weights, by name.
-        factors: by `Block.key`, carried factors (methods that do not merge); else empty.
+        clients: the clients that this host trains or tests.
+        update: leads to the state that they start from.
         sketches: by `Block.name`, the random factors, if they are sent as matrices; else empty.
     """
 
     spec: RoundSpec
     clients: Sequence[int]
-    weights: Mapping[str, Tensor]
-    factors: Mapping[str, Tensor]
+    update: Update
     sketches: Mapping[str, Tensor]
 
 
@@ -115,12 +116,49 @@ def _header(raw: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return shape, by_column, dtype
 
 
-def encode_plan(
-    spec: RoundSpec, clients: Sequence[int], weights: ArrayRecord, factors: ArrayRecord, sketches: ArrayRecord
-) -> RecordDict:
-    """The content of one host's message. The records are shared by all messages of a round, never copied."""
+def pack(tensors: Mapping[str, Tensor], axes: int = 0) -> Tensor:
+    """Tensors one after another in order of name, (..., N): one array makes a smaller message than many do.
+
+    The first ``axes`` axes are those that all have in common.
+    """
+    return torch.cat([tensors[key].reshape(*tensors[key].shape[:axes], -1) for key in sorted(tensors)], -1)
+
+
+def unpack(packed: Tensor, shapes: Shapes) -> dict[str, Tensor]:
+    """The inverse of `pack`: views of ``packed`` (..., N) with the common axes before each of ``shapes``."""
+    names = sorted(shapes)
+    parts = torch.split(packed, [math.prod(shapes[name]) for name in names], -1)
+    return {n: part.reshape(*packed.shape[:-1], *shapes[n]) for n, part in zip(names, parts, strict=True)}
+
+
+def encode_update(update: Update) -> RecordDict:
+    """The part of a host's message that brings it to the server's state."""
+    steps = {"means": torch.stack([step.means for step in update.steps])} if update.steps else {}
+    about: dict[str, Any] = {"round": update.round, "digest": update.digest, "base": update.base}
+    about |= {"rounds": [step.round for step in update.steps], "etas": [step.eta for step in update.steps]}
+    arrays = {"steps": steps, "weights": update.weights, "factors": update.factors}
+    return RecordDict({"update": ConfigRecord(about), **{name: to_record(part) for name, part in arrays.items()}})
+
+
+def decode_update(content: RecordDict) -> Update:
+    """The inverse of `encode_update`, on the host."""
+    about: dict[str, Any] = dict(content.config_records["update"])
+    arrays = content.array_records
+    means = from_record(arrays["steps"]).get("means", torch.empty(0))
+    return Update(
+        round=about["round"],
+        digest=about["digest"],
+        base=about["base"],
+        steps=tuple(Step(*told) for told in zip(about["rounds"], about["etas"], means, strict=True)),
+        weights=from_record(arrays["weights"]),
+        factors=from_record(arrays["factors"]),
+    )
+
+
+def encode_plan(spec: RoundSpec, clients: Sequence[int], update: RecordDict, sketches: ArrayRecord) -> RecordDict:
+    """The content of one host's message. The records are shared by the messages of a round, never copied."""
     plan = ConfigRecord({"clients": list(clients), "spec": json.dumps(vars(spec), default=vars)})
-    return RecordDict({"plan": plan, "weights": weights, "factors": factors, "sketches": sketches})
+    return RecordDict({"plan": plan, **update, "sketches": sketches})
 
 
 def decode_plan(content: RecordDict) -> RoundPlan:
@@ -133,5 +171,5 @@ def decode_plan(content: RecordDict) -> RoundPlan:
         "sketch": SketchSpec(**raw.pop("sketch")),
         "local": LocalSpec(**raw.pop("local"), betas=betas),
     }
-    records = {f.name: from_record(content.array_records[f.name]) for f in fields(RoundPlan)[2:]}
-    return RoundPlan(RoundSpec(**raw, **typed), list(plan["clients"]), **records)  # type: ignore[arg-type]
+    sketches = from_record(content.array_records["sketches"])
+    return RoundPlan(RoundSpec(**raw, **typed), list(plan["clients"]), decode_update(content), sketches)  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,14 +21,22 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Hosted:
-    """The clients of one host: ids and numbers of examples, (k,) int64 each, and the digest of the partition.
+    """What a host says of itself.
 
-    The digest is empty where every node has data of its own: there is no common partition then.
+    Attributes:
+        clients: ids, (k,) int64.
+        examples: how many each has, (k,) int64.
+        partition: digest of the partition of common data that its clients belong to; empty where every node has data
+            of its own.
+        initial: digest of the weights that it can build (`fedrac.replica.Initial`).
+        offers: digests of the states that it keeps.
     """
 
     clients: Index
     examples: Index
     partition: str
+    initial: str = ""
+    offers: tuple[str, ...] = ()
 
 
 def encode_question(workload: Mapping[str, Any]) -> RecordDict:
@@ -45,7 +53,8 @@ def decode_question(content: RecordDict) -> dict[str, Any]:
 def encode_hosted(hosted: Hosted) -> RecordDict:
     """A host's answer."""
     arrays = {"clients": Array(hosted.clients), "examples": Array(hosted.examples)}
-    return RecordDict({"hosted": ArrayRecord(arrays), "about": ConfigRecord({"partition": hosted.partition})})
+    about: dict[str, Any] = {"partition": hosted.partition, "initial": hosted.initial, "offers": list(hosted.offers)}
+    return RecordDict({"hosted": ArrayRecord(arrays), "about": ConfigRecord(about)})
 
 
 def decode_hosted(message: Message) -> Hosted:
@@ -62,9 +71,14 @@ def decode_hosted(message: Message) -> Hosted:
         raise ValueError("fields clients and examples are not two lists of integers of one length")
     if (clients < 0).any() or (examples < 1).any():
         raise ValueError("a client id is negative, or a client has no examples")
-    return Hosted(clients.numpy(), examples.numpy(), str(content.config_records["about"]["partition"]))
+    about = content.config_records["about"]
+    if not isinstance(offers := about["offers"], list):
+        raise ValueError(f"field offers is {offers!r}, not a list")
+    offered = tuple(map(str, offers[:_OFFERS]))
+    return Hosted(clients.numpy(), examples.numpy(), str(about["partition"]), str(about["initial"]), offered)
 
 
+_OFFERS = 8  # digests that a host may offer
 _LATE_SECONDS = 60.0  # for a node that joins a run under way to say whom it serves: the others wait meanwhile
 _AGAIN_SECONDS = 600.0  # until a node that was left out is asked again
 
@@ -85,6 +99,7 @@ class Population:
         self.clients: Index = np.empty(0, np.int64)
         self._began = False
         self._left_out: dict[int, float] = {}  # by node id: when
+        self._doubted: set[int] = set()
 
     def refresh(self, grid: Grid, wanted: int = 1) -> None:
         """Forgets hosts that have gone and asks new ones.
@@ -104,6 +119,10 @@ class Population:
             time.sleep(1)
             self._update(grid)
 
+    def doubt(self, nodes: Iterable[int]) -> None:
+        """Has hosts asked again before they are sampled: they failed, and may have been started anew since."""
+        self._doubted |= set(nodes) & set(self.hosts)
+
     def _separate(self) -> bool:
         return all(hosted.partition == "" for hosted in self.hosts.values())
 
@@ -111,7 +130,8 @@ class Population:
         present = set(self._wait(grid))
         again = time.monotonic() - _AGAIN_SECONDS
         self._left_out = {node: at for node, at in self._left_out.items() if node in present and at > again}
-        hosts = {node: hosted for node, hosted in self.hosts.items() if node in present}
+        hosts = {node: hosted for node, hosted in self.hosts.items() if node in present - self._doubted}
+        self._doubted = set()
         new = sorted(present - set(hosts) - set(self._left_out))
         if not self._began:
             self._index(self._ask(grid, new, self._timeout))
@@ -168,6 +188,12 @@ class Population:
         if len({hosted.partition for hosted in hosts.values()}) > 1:
             raise RuntimeError("the nodes split the data differently: give all the same data and package versions")
         self.hosts, self.clients, self._nodes = hosts, ids, nodes
+        self._examples = np.concatenate([np.empty(0, np.int64), *(h.examples for h in hosts.values())])[order]
+
+    def examples_of(self, cohort: Sequence[int]) -> dict[int, int]:
+        """How many examples each client of the cohort has, as its host says."""
+        counts = self._examples[np.searchsorted(self.clients, cohort)]
+        return dict(zip(cohort, counts.tolist(), strict=True))
 
     def by_host(self, cohort: Sequence[int]) -> dict[int, list[int]]:
         """The cohort by node id; nodes in order of their first client, clients ascending."""

@@ -18,6 +18,7 @@ from fedrac.messages import to_record
 from fedrac.method import Method
 from fedrac.optimizer import LocalSpec
 from fedrac.server import ServerSpec
+from fedrac.snapshot import in_master_dtype
 from fedrac.strategy import FedRacLora
 
 
@@ -29,7 +30,7 @@ def initial_weights(experiment: Experiment) -> dict[str, Tensor]:
     """
     spec = experiment.pretrain
     if not spec.enabled:
-        return _master(models.build(experiment.model, experiment.seed).state_dict(), experiment)
+        return in_master_dtype(models.build(experiment.model, experiment.seed).state_dict(), experiment.runtime.dtype)
     workload: dict[str, Any] = {
         "data": {**experiment.data, "validation": None, **(spec.data or {})},
         "partition": {"scheme": "iid", "clients": 1},
@@ -51,7 +52,7 @@ def initial_weights(experiment: Experiment) -> dict[str, Tensor]:
         return {name: tensor.numpy() for name, tensor in trained.items()}
 
     arrays = cache.arrays(cache.key("pretrain", {**arguments, "torch": torch.__version__}), build)
-    return _master({name: torch.tensor(array) for name, array in arrays.items()}, experiment)
+    return in_master_dtype({name: torch.tensor(a) for name, a in arrays.items()}, experiment.runtime.dtype)
 
 
 def _train(workload: dict[str, Any], local: LocalSpec) -> dict[str, Tensor]:
@@ -67,8 +68,3 @@ def _train(workload: dict[str, Any], local: LocalSpec) -> dict[str, Tensor]:
     start: ArrayRecord = to_record(model.state_dict())
     strategy.start(InProcessGrid(client.app), start, num_rounds=1)
     return strategy.effective_weights()
-
-
-def _master(weights: dict[str, Tensor], experiment: Experiment) -> dict[str, Tensor]:
-    dtype = torch.float64 if experiment.runtime.dtype == "float64" else torch.float32
-    return {k: v.to(dtype) if v.is_floating_point() else v for k, v in weights.items()}

@@ -4,6 +4,7 @@ Nothing that comes in is trusted: a reply is either what was asked for, or refus
 and the field.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,10 @@ import torch
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from fedrac.messages import from_record, to_record
+from fedrac.messages import Shapes, from_record, pack, to_record, unpack
 
-Shapes = Mapping[str, tuple[int, ...]]
 NOT_FINITE = "is not finite"  # how the reason of such a refusal ends
+_LACKS = {"missing": "it has no longer what they follow from", "differs": "those it made have another digest"}
 
 
 @dataclass(frozen=True)
@@ -48,21 +49,33 @@ class Refusal:
         return f"client{'s' if len(self.clients) > 1 else ''} {ids}: {self.reason}"
 
 
-def encode_reply(round_: int, reply: Reply, failed: Mapping[int, str]) -> RecordDict:
-    """The content of a host's answer; ``failed`` maps clients that raised to what they raised."""
-    meta: dict[str, Any] = {"round": round_, "clients": list(reply.clients)}
+def encode_reply(round_: int, reply: Reply, failed: Mapping[int, str], kept: bool = False) -> RecordDict:
+    """The content of a host's answer.
+
+    Args:
+        round_: which it was asked for.
+        reply: what the clients found.
+        failed: clients that raised, and what.
+        kept: whether the host keeps the state that it started from.
+    """
+    meta: dict[str, Any] = {"round": round_, "clients": list(reply.clients), "kept": kept}
     if failed:
         meta |= {"failed": list(failed), "reasons": list(failed.values())}
     metrics: dict[str, Any] = {}
+    factors: dict[str, Tensor] = {}
     if reply.clients:
         metrics = {"examples": list(reply.examples), "losses": list(reply.losses)}
-    return RecordDict(
-        {"reply": ConfigRecord(meta), "metrics": MetricRecord(metrics), "factors": to_record(reply.factors)}
-    )
+        factors = {"factors": pack(reply.factors, 1)}
+    return RecordDict({"reply": ConfigRecord(meta), "metrics": MetricRecord(metrics), "factors": to_record(factors)})
 
 
 def decode_reply(
-    message: Message, round_: int, asked: Sequence[int], shapes: Shapes, dtype: torch.dtype
+    message: Message,
+    round_: int,
+    asked: Sequence[int],
+    shapes: Shapes,
+    dtype: torch.dtype,
+    announced: Mapping[int, int] | None = None,
 ) -> tuple[Reply, list[Refusal]]:
     """Checks a host's answer against what it was asked for.
 
@@ -72,10 +85,11 @@ def decode_reply(
         asked: the clients that this host was to train.
         shapes: of every trained factor, by `Block.key`, without cohort axis.
         dtype: of the factors.
+        announced: how many examples each client has, as its host said before.
 
     Returns:
         What is good of it, and refusals that name client and field. A fault of the whole message refuses all of its
-        clients; a client whose own numbers are not finite is refused alone.
+        clients; a client whose own numbers cannot count is refused alone.
     """
     try:
         reply, failed = _parse(content_of(message), round_, shapes, dtype)
@@ -84,8 +98,8 @@ def decode_reply(
         missing = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
         return empty_reply(shapes, dtype), [Refusal(list(asked), missing)]
     refusals = [Refusal([client], f"raised {reason}") for client, reason in failed.items()]
-    bad = _not_finite(reply)
-    refusals += [Refusal([reply.clients[i]], f"field {field} {NOT_FINITE}") for i, field in bad.items()]
+    bad = {**_miscounted(reply, announced or {}), **_unusable(reply)}
+    refusals += [Refusal([reply.clients[i]], bad[i]) for i in sorted(bad)]
     return _keep(reply, [i for i in range(len(reply.clients)) if i not in bad]), refusals
 
 
@@ -95,7 +109,34 @@ def content_of(message: Message) -> RecordDict:
         raise ValueError(f"raised {message.error.reason or 'an error without a reason'}")
     if "error" in message.content.config_records:
         raise ValueError(f"raised {message.content.config_records['error']['reason']!s}")
+    if (reason := lack_of(message)) is not None:
+        raise ValueError(f"cannot make the server's weights: {_LACKS.get(reason, reason)}")
     return message.content
+
+
+def encode_lack(reason: str) -> RecordDict:
+    """The answer of a host that cannot make the state that the server wants; see `fedrac.replica.Lacks`."""
+    return RecordDict({"lacks": ConfigRecord({"reason": reason})})
+
+
+def lack_of(message: Message) -> str | None:
+    """Why a host needs the whole state; None if it does not ask for it."""
+    if message.has_error() or "lacks" not in message.content.config_records:
+        return None
+    return str(message.content.config_records["lacks"].get("reason", ""))
+
+
+def is_late(message: Message, round_: int) -> bool:
+    """Whether it answers for another round than ``round_``."""
+    records = {} if message.has_error() else message.content.config_records
+    told = records["reply"].get("round") if "reply" in records else None
+    return type(told) is int and told != round_
+
+
+def keeps(message: Message) -> bool:
+    """Whether a host says that it keeps the state that it was sent."""
+    records = {} if message.has_error() else message.content.config_records
+    return "reply" in records and records["reply"].get("kept") is True
 
 
 def empty_reply(shapes: Shapes, dtype: torch.dtype) -> Reply:
@@ -136,14 +177,12 @@ def _parse(content: RecordDict, round_: int, shapes: Shapes, dtype: torch.dtype)
     if not clients:
         return empty_reply(shapes, dtype), failed
     record = content.array_records["factors"]
-    if set(record) != set(shapes):
-        raise ValueError(f"field factors has names {sorted(record)}, expected {sorted(shapes)}")
-    factors = from_record(record)
-    for name, value in factors.items():
-        expected = (len(clients), *shapes[name])
-        if tuple(value.shape) != expected or value.dtype != dtype:
-            raise ValueError(f"field {name} is {value.dtype} {tuple(value.shape)}, expected {dtype} {expected}")
-    return Reply(clients, examples, losses, factors), failed
+    if set(record) != {"factors"}:
+        raise ValueError(f"field factors has names {sorted(record)}, expected ['factors']")
+    packed, expected = from_record(record)["factors"], (len(clients), sum(map(math.prod, shapes.values())))
+    if tuple(packed.shape) != expected or packed.dtype != dtype:
+        raise ValueError(f"field factors is {packed.dtype} {tuple(packed.shape)}, expected {dtype} {expected}")
+    return Reply(clients, examples, losses, unpack(packed, shapes)), failed
 
 
 def _list(field: str, value: Any) -> list[Any]:
@@ -164,17 +203,35 @@ def _check_clients(reply: Reply, failed: Mapping[int, str], asked: Sequence[int]
         raise ValueError(f"field clients is {answered}, expected {sorted(asked)}")
 
 
-def _not_finite(reply: Reply) -> dict[int, str]:
-    """Place of every client with a number that is not finite, and the first such field."""
+def _unusable(reply: Reply) -> dict[int, str]:
+    """Place of every client with a number that cannot count, and why.
+
+    A product of two factors, or a factor times a sketch, must be finite in the master dtype: so what is near the root
+    of its largest number is no factor of a model.
+    """
     bad: dict[int, str] = {}
     if not reply.clients:
         return bad
     columns = {"losses": torch.tensor(reply.losses, dtype=torch.float64), **reply.factors}
     for field, value in columns.items():
-        finite = np.isfinite(value.numpy()).reshape(len(reply.clients), -1).all(1)  # torch's takes ten times as long
-        for place in np.flatnonzero(~finite).tolist():
-            bad.setdefault(place, field)
+        largest = np.abs(value.numpy()).reshape(len(reply.clients), -1).max(1)  # NaN where there is one
+        limit = math.inf if field == "losses" else 1e-3 * math.sqrt(torch.finfo(value.dtype).max)
+        for place, size in enumerate(largest.tolist()):
+            if not math.isfinite(size):
+                bad.setdefault(place, f"field {field} {NOT_FINITE}")
+            elif size > limit:
+                bad.setdefault(place, f"field {field} is {size:.1e}: a product of such {NOT_FINITE}")
     return bad
+
+
+def _miscounted(reply: Reply, announced: Mapping[int, int]) -> dict[int, str]:
+    """Place of every client whose number of examples, a weight of the mean perhaps, is not what its host had said."""
+    pairs = enumerate(zip(reply.clients, reply.examples, strict=True))
+    return {
+        place: f"field examples is {count}, but the host had announced {announced[client]}"
+        for place, (client, count) in pairs
+        if announced.get(client, count) != count
+    }
 
 
 def _keep(reply: Reply, places: Sequence[int]) -> Reply:

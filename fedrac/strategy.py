@@ -9,29 +9,30 @@ The nodes run `client_app.app`, or a ClientApp built from the same parts of `fed
 """
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from torch import nn
 
 from fedrac import source
 from fedrac.blocks import AdaptSpec, plan_blocks, trained_shapes
-from fedrac.client_evaluation import encode_evaluation, mean_metrics
+from fedrac.chain import Step
+from fedrac.client_evaluation import mean_metrics
 from fedrac.collection import collect, enforce, enforce_finite
 from fedrac.delivery import deliver
+from fedrac.downlink import Downlink
 from fedrac.guard import GuardSpec, GuardState, begin, guard, secret_of
-from fedrac.messages import RoundSpec, encode_plan, from_record, payload_bytes, to_record
+from fedrac.messages import RoundSpec, encode_plan, from_record, pack, payload_bytes, to_record
 from fedrac.method import Method
 from fedrac.optimizer import LocalSpec
 from fedrac.population import Population
-from fedrac.replies import Reply
+from fedrac.replies import Reply, keeps, lack_of
 from fedrac.round_report import RoundReport
 from fedrac.rounds import Sketches, draw_sketches
 from fedrac.schedule import ScheduleSpec
@@ -61,6 +62,7 @@ class _Round:
     report: RoundReport
     sketches: Sketches
     hosts: Mapping[int, Sequence[int]]
+    failed: set[int] = field(default_factory=set)
 
 
 class FedRacLora(Strategy):
@@ -118,7 +120,7 @@ class FedRacLora(Strategy):
         self.rounds: int | None = None
         self.state: ServerState | None = None
         self._current: _Round | None = None
-        self._arrays = ArrayRecord()
+        self._downlink: Downlink | None = None
 
     def _check(self) -> None:
         if self.local.precondition and self.method.train == "both":
@@ -144,10 +146,9 @@ class FedRacLora(Strategy):
             RuntimeError: no node is connected, or one cannot serve.
         """
         size = self.server.cohort_size
-        least = math.ceil(size * self.server.min_fraction)
-        self.population.refresh(grid, size if self._current is None else least)
-        clients = len(self.population.clients)
-        if clients < least:
+        needed = size if self._current is None else self.server.least_clients
+        self.population.refresh(grid, needed)
+        if needed > (clients := len(self.population.clients)):
             raise ValueError(
                 f"cohort.size={size} is larger than the population of {clients} clients: lower it or connect more nodes"
             )
@@ -157,24 +158,27 @@ class FedRacLora(Strategy):
     ) -> Iterable[Message]:
         """One message for every host that serves a client of the round's cohort.
 
+        Args:
+            arrays: read before the first round of this strategy: the model's initial weights, which hosts may have.
+
         Raises:
             ValueError: the cohort is larger than the population.
             RuntimeError: no node is connected, or one cannot serve.
         """
         if self.state is None:
             self.state = initial_state(from_record(arrays), self.blocks, self.method, self.sketch)
-            self._arrays = arrays
+        if self._downlink is None or not self._downlink.is_at(self.state):
+            self._downlink = Downlink(from_record(arrays), self.state, self.send_sketch == "seed")
         self.connect(grid)
         self.state = replace(self.state, guard=begin(self.guard, self.state.guard))
         secret = secret_of(self.guard, self.state.guard)
         seed = self.sketch.seed if secret is None else secret
-        size = min(self.server.cohort_size, len(self.population.clients))
-        cohort = draw_cohort(self.population.clients, size, seed, server_round)
+        clients, size = self.population.clients, self.server.cohort_size
+        report = RoundReport(server_round, [], self.server.eta * self._factor(self.server.schedule, server_round))
+        report.cohort = draw_cohort(clients, min(size, len(clients)), seed, server_round)
         sketches = draw_sketches(self.blocks, self.method, self.sketch, server_round)
-        hosts = self.population.by_host(cohort)
-        eta = self.server.eta * self._factor(self.server.schedule, server_round)
-        self._current = _Round(RoundReport(server_round, cohort, eta), sketches, hosts)
-        return self._messages(self._current, self.state)
+        self._current = _Round(report, sketches, self.population.by_host(report.cohort))
+        return self._messages(self._current, MessageType.TRAIN)
 
     def _factor(self, schedule: ScheduleSpec, server_round: int) -> float:
         if self.rounds is None and schedule.shape in ("linear", "cosine"):
@@ -184,32 +188,41 @@ class FedRacLora(Strategy):
             )
         return schedule.factor(server_round, self.rounds or server_round)
 
-    def _messages(self, current: _Round, state: ServerState) -> list[Message]:
-        """The records are made once and shared by all messages."""
-        lr = self.local.lr * self._factor(self.local_schedule, current.report.round)
+    def _messages(self, current: _Round, kind: str) -> list[Message]:
+        """One message a host that has not failed; the records are made once and shared by all."""
+        assert self._downlink is not None
+        report, found = current.report, []
         spec = RoundSpec(
-            current.report.round,
+            report.round,
             self.workload,
             [block.description() for block in self.blocks],
             self.method,
             self.sketch,
             current.sketches.digest,
-            replace(self.local, lr=lr),
+            replace(self.local, lr=self.local.lr * self._factor(self.local_schedule, report.round)),
         )
         matrices = to_record(current.sketches.values if self.send_sketch == "matrix" else {})
-        # Without merging, the arrays that the strategy shows include the carried factors; clients need them apart.
-        weights, factors = (to_record(state.weights) if state.factors else self._arrays), to_record(state.factors)
-        size = sum(map(payload_bytes, (weights, factors, matrices)))
-        current.report.download_bytes = size * len(current.report.cohort)
-        return [
-            Message(
-                encode_plan(spec, clients, weights, factors, matrices),
-                node,
-                MessageType.TRAIN,
-                group_id=str(current.report.round),
-            )
-            for node, clients in current.hosts.items()
-        ]
+        for node, clients in current.hosts.items():
+            if node in current.failed:
+                continue
+            update = self._downlink.content(node, self.population.hosts[node])
+            content = encode_plan(spec, clients, update, matrices)
+            found.append(Message(content, node, kind, group_id=str(report.round)))
+            report.download_bytes += self._downlink.count(node, self.population.hosts[node], clients)
+            report.download_bytes += payload_bytes(matrices) * len(clients)
+        return found
+
+    def _more(self, answer: Message) -> RecordDict | None:
+        """The whole state for a host that says it cannot make it of what it was sent."""
+        assert self._current is not None and self._downlink is not None
+        report, node = self._current.report, answer.metadata.src_node_id
+        if (reason := lack_of(answer)) is None or node not in self._current.hosts:
+            return None
+        log.info("round %d: node %s is sent the whole weights: %s", report.round, node, reason)
+        whole, size = self._downlink.whole(node, reason)
+        # A host that simulates clients has its own memory to mend, not that of a client.
+        report.download_bytes += 0 if self.population.hosts[node].partition else size
+        return whole
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -220,19 +233,37 @@ class FedRacLora(Strategy):
             CohortFailure: fewer clients than ``min_fraction`` of the cohort answered well, or the new weights would not
                 be finite.
         """
-        assert self.state is not None and self._current is not None
+        metrics = self._step(server_round, replies)
+        return self.arrays(), metrics
+
+    def _step(self, server_round: int, replies: Iterable[Message]) -> MetricRecord:
+        assert self.state is not None and self._current is not None and self._downlink is not None
         current, report = self._current, self._current.report
-        factor_dtype = torch.float64 if self.workload["dtype"] == "float64" else torch.float32
-        reply = collect(report, current.hosts, replies, self.shapes, factor_dtype)
-        enforce(report, len(reply.clients), self.server.min_fraction)
+        reply = self._collect(current, replies)
+        enforce(report, len(reply.clients), self.server)
         before = replace(self.state, round=server_round - 1)
         means, guard_state = self._means(before, current, reply)
         state = advance(before, self.blocks, self.method, current.sketches.values, means, report.eta)
         enforce_finite(server_round, [*(state.weights[b.name] for b in self.blocks), *state.factors.values()])
         self.state = replace(state, guard=guard_state)
-        self._arrays = to_record(self.effective_weights())
+        self._downlink.move(self.state, Step(server_round, report.eta, pack(means)))
         report.train_loss = sum(reply.losses) / len(reply.losses)
-        return self._arrays, MetricRecord({"train/loss": report.train_loss, "clients": len(reply.clients)})
+        return MetricRecord({"train/loss": report.train_loss, "clients": len(reply.clients)})
+
+    def _collect(self, current: _Round, replies: Iterable[Message]) -> Reply:
+        assert self._downlink is not None
+        dtype = torch.float64 if self.workload["dtype"] == "float64" else torch.float32
+        announced = self.population.examples_of(current.report.cohort)
+        found = collect(current.report, current.hosts, replies, self.shapes, dtype, announced)
+        for node, kept in found.kept.items():
+            self._downlink.landed(node, current.hosts[node], kept)
+        self.population.doubt(found.failed)
+        current.failed.update(found.failed)
+        return found.reply
+
+    def arrays(self) -> ArrayRecord:
+        """The merged model as it stands."""
+        return to_record(self.effective_weights())
 
     def _means(
         self, state: ServerState, current: _Round, reply: Reply
@@ -268,14 +299,16 @@ class FedRacLora(Strategy):
         """With ``evaluate_on_clients``: one message for every host of the round's cohort."""
         if not (self.evaluate_on_clients and self.is_evaluated(server_round)) or self._current is None:
             return []
-        return [
-            Message(encode_evaluation(self.workload, clients, arrays), node, MessageType.EVALUATE)
-            for node, clients in self._current.hosts.items()
-        ]
+        return self._messages(self._current, MessageType.EVALUATE)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Mean of every metric over all examples of the clients that answered, named ``clients/...``."""
-        return mean_metrics(server_round, replies)
+        answers = list(replies)
+        for answer in answers:
+            node = answer.metadata.src_node_id
+            if self._current and self._downlink and keeps(answer) and node in self._current.hosts:
+                self._downlink.landed(node, self._current.hosts[node], True)
+        return mean_metrics(server_round, answers)
 
     # --- the run ------------------------------------------------------------------------------------------------
 
@@ -301,7 +334,7 @@ class FedRacLora(Strategy):
 
         Args:
             grid: simulation, deployment or in-process.
-            initial_arrays: the model's state dict; not read if ``state`` is given.
+            initial_arrays: the model's state dict before round 1, also if ``state`` is given: hosts may have it.
             num_rounds: the last round's number.
             timeout: seconds to wait for a round's replies.
             train_config, evaluate_config: of Flower's interface; not used.
@@ -315,17 +348,14 @@ class FedRacLora(Strategy):
         Raises:
             CohortFailure: a round had too few good replies, or diverged.
         """
-        self.rounds, self.state, result = num_rounds, state, Result(arrays=initial_arrays)
-        if state is not None:
-            self._arrays = result.arrays = to_record(self.effective_weights())
+        self.rounds, self.state, self._downlink, result = num_rounds, state, None, Result(arrays=initial_arrays)
         self.summary()
         for number in range(1 if state is None else state.round + 1, num_rounds + 1):
             begin = time.perf_counter()
             config = train_config or ConfigRecord()
-            replies = deliver(grid, self.configure_train(number, result.arrays, config, grid), timeout)
-            arrays, metrics = self.aggregate_train(number, replies)
-            assert arrays is not None and metrics is not None and self._current is not None
-            result.arrays, result.train_metrics_clientapp[number] = arrays, metrics
+            messages = self.configure_train(number, initial_arrays, config, grid)
+            result.train_metrics_clientapp[number] = self._step(number, deliver(grid, messages, timeout, self._more))
+            assert self._current is not None
             report = self._current.report
             self._evaluate(number, grid, result, timeout, evaluate_config, evaluate_fn)
             for record in (result.evaluate_metrics_clientapp, result.evaluate_metrics_serverapp):
@@ -333,6 +363,7 @@ class FedRacLora(Strategy):
             report.seconds = time.perf_counter() - begin
             if on_round is not None:
                 on_round(report)
+        result.arrays = self.arrays() if self.state else initial_arrays
         return result
 
     def _evaluate(
@@ -345,10 +376,10 @@ class FedRacLora(Strategy):
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None,
     ) -> None:
         if messages := list(self.configure_evaluate(number, result.arrays, config or ConfigRecord(), grid)):
-            found = self.aggregate_evaluate(number, deliver(grid, messages, timeout))
+            found = self.aggregate_evaluate(number, deliver(grid, messages, timeout, self._more))
             if found is not None:
                 result.evaluate_metrics_clientapp[number] = found
         if evaluate_fn is not None and self.is_evaluated(number):
-            found = evaluate_fn(number, result.arrays)
+            found = evaluate_fn(number, self.arrays())
             if found is not None:
                 result.evaluate_metrics_serverapp[number] = found

@@ -21,7 +21,7 @@ from fedrac.server import ServerSpec
 from fedrac.strategy import FedRacLora
 
 ROUND = 1
-KEY = "layers.0.weight:A"
+KEY = "factors"
 RECORDS = {"reply": ("round", "clients", "failed", "reasons"), "metrics": ("examples", "losses")}
 
 
@@ -66,21 +66,21 @@ def npz(array: np.ndarray[Any, Any]) -> bytes:
     return file.getvalue()
 
 
-GOOD = np.ones((3, 2, 4))
+GOOD = np.ones((3, 28))
 FOREIGN: dict[str, bytes] = {
     "nothing": b"",
     "text": b"numbers",
     "truncated": npy(GOOD)[:-1],
     "header cut off": npy(GOOD)[:20],
     "magic only": npy(GOOD)[:6],
-    "more than there is": npy(GOOD).replace(b"(3, 2, 4)", b"(3, 2, 5)"),
-    "negative": npy(GOOD).replace(b"(3, 2, 4)", b"(3,-2, 4)"),
+    "more than there is": npy(GOOD).replace(b"(3, 28)", b"(3, 29)"),
+    "negative": npy(GOOD).replace(b"(3, 28)", b"(3,-28)"),
     "archive": npz(GOOD),
     "pickle": pickle.dumps(Bomb()),
     "objects": npy(np.array([Bomb()] * 3, dtype=object), pickled=True),
-    "text array": npy(np.full((3, 2, 4), "1")),
+    "text array": npy(np.full((3, 28), "1")),
     "other byte order": npy(GOOD.astype(">f8")),
-    "structured": npy(np.zeros((3, 2, 4), [("a", "f8")])),
+    "structured": npy(np.zeros((3, 28), [("a", "f8")])),
 }
 
 
@@ -108,7 +108,8 @@ def test_what_a_record_says_of_an_array_does_not_count(strategy: FedRacLora, mes
     true, expected = record[KEY], decode(strategy, messages[0], asked)[0]
     record[KEY] = Array("nonsense", (-1, 10**30), true.stype, true.data)
     reply, refusals = decode(strategy, answer, asked)
-    assert not refusals and torch.equal(reply.factors[KEY], expected.factors[KEY])
+    assert not refusals
+    runs.equal(dict(reply.factors), dict(expected.factors))
     record[KEY] = Array(true.dtype, true.shape, "torch.pickle", true.data)
     assert decode(strategy, answer, asked)[1][0].reason.startswith(f"array {KEY!r} cannot be read: ")
 

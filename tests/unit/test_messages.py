@@ -13,17 +13,22 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from runs import arrays, equal, grid, methods, start, strategy, workload
 
 from fedrac.blocks import AdaptSpec
-from fedrac.client_evaluation import decode_evaluation, encode_evaluation
+from fedrac.chain import Step, Update
 from fedrac.messages import (
     RoundSpec,
     decode_plan,
+    decode_update,
     encode_plan,
+    encode_update,
     from_record,
+    pack,
     payload_bytes,
     to_record,
+    unpack,
 )
 from fedrac.method import Method
 from fedrac.optimizer import LocalSpec
+from fedrac.round_report import RoundReport
 from fedrac.schedule import ScheduleSpec
 from fedrac.server import ServerSpec
 from fedrac.sketch import SketchSpec
@@ -47,19 +52,33 @@ def test_a_plan_comes_back_as_it_was_sent() -> None:
         LocalSpec("adamw", 0.1 + 0.2, 3, 7, "replacement", betas=(0.8, 1 / 3), clip=1e-300, max_rows=5),
     )
     weights = {"a": torch.rand(2, 3, dtype=torch.float64), "count": torch.tensor(7), "none": torch.empty(0, 2)}
-    records = [to_record(weights), to_record({"b:A": torch.rand(2, 2)}), to_record({"b": torch.rand(1)})]
-    plan = decode_plan(encode_plan(spec, [5, 9], *records))
-    assert plan.spec == spec
-    assert plan.clients == [5, 9]
-    for sent, got in zip(records, (plan.weights, plan.factors, plan.sketches), strict=True):
-        equal(dict(got), arrays(sent))
-    assert plan.weights["count"].shape == () and plan.weights["count"].dtype == torch.int64
+    steps = (Step(3, 0.1 + 0.2, torch.rand(5)), Step(7, 1 / 3, torch.rand(5)))
+    update = Update(8, "digest of W", "digest of another", steps, weights, {"b:A": torch.rand(2, 2)})
+    sketches = to_record({"b": torch.rand(1)})
+    plan = decode_plan(encode_plan(spec, [5, 9], encode_update(update), sketches))
+    assert (plan.spec, plan.clients) == (spec, [5, 9])
+    got = plan.update
+    assert (got.round, got.digest, got.base) == (update.round, update.digest, update.base)
+    assert [(step.round, step.eta) for step in got.steps] == [(3, 0.1 + 0.2), (7, 1 / 3)]
+    assert all(torch.equal(step.means, sent.means) for step, sent in zip(got.steps, steps, strict=True))
+    equal(dict(got.weights), weights)
+    equal(dict(got.factors), dict(update.factors))
+    equal(dict(plan.sketches), arrays(sketches))
+    assert got.weights["count"].shape == () and got.weights["count"].dtype == torch.int64
 
 
-def test_an_evaluation_comes_back_as_it_was_sent() -> None:
-    asked = decode_evaluation(encode_evaluation(workload(), [4, 0], start()))
-    assert (asked.workload, asked.clients) == (workload(), [4, 0])
-    equal(dict(asked.weights), arrays(start()))
+def test_an_update_of_nothing() -> None:
+    update = decode_update(encode_update(Update(0, "d", "d", (), {}, {})))
+    assert update == Update(0, "d", "d", (), {}, {})
+
+
+@pytest.mark.parametrize("axes", [(), (4,)])
+def test_packed_tensors_come_back(axes: tuple[int, ...]) -> None:
+    shapes = {"b": (2, 3), "a": (5,), "none": (0, 2), "c": (1, 2, 2)}
+    tensors = {name: torch.rand(*axes, *shape) for name, shape in shapes.items()}
+    packed = pack(tensors, len(axes))
+    assert packed.shape == (*axes, 15)
+    equal(unpack(packed, dict(reversed(shapes.items()))), dict(reversed(tensors.items())))
 
 
 @pytest.mark.parametrize("tensor", [torch.arange(6.0).view(2, 3).T, torch.ones(2, requires_grad=True), torch.ones(())])
@@ -86,24 +105,47 @@ def test_payload_of_bytes_that_are_no_arrays() -> None:
 @pytest.mark.parametrize("name", methods())
 @pytest.mark.parametrize("send", ["seed", "matrix"])
 def test_bytes_of_a_round(name: str, send: str) -> None:
-    """Up: the trained factors of every client. Down: the model, and what else is sent, to every client."""
+    """Up: the trained factors of every client. Down: what moved the state last, or what it moved, if that is less."""
     method, rank, number = methods()[name], 2, 8
     spec = AdaptSpec({"*": rank}, ("layers.1.bias",))
     found = strategy(method=method, adapt=spec, send_sketch=send, server=ALL)
-    report = runs.train(found, 2, rounds=2)[-1]
+    first, report = runs.train(found, 2, rounds=2)
     layers = [(5, 4), (3, 5)]  # (m, n)
     left, right = sum(rank * n for _, n in layers), sum(m * rank for m, _ in layers)
     full = sum(m * n for m, n in layers)
-    up = {"full": full, "both": left + right, "factor": left if method.side == "left" else right}[method.train] + 3
-    assert report.upload_bytes == up * number * runs.CLIENTS
-    model = full + 5 + 3
+    up = {"full": full, "both": left + right, "factor": left if method.side == "left" else right}[method.train]
+    assert report.upload_bytes == first.upload_bytes == (up + 3) * number * runs.CLIENTS
     sketches = (right if method.side == "left" else left) if send == "matrix" and method.train != "full" else 0
-    carried = 0 if method.merge else up - 3
-    assert report.download_bytes == (model + sketches + carried) * number * runs.CLIENTS
+    assert first.download_bytes == ((0 if method.merge else up) + sketches) * number * runs.CLIENTS
+    carried, products = 0 if method.merge else up, full if method.average == "products" else 0
+    moved = (full if method.merge or products else 0) + carried
+    means = products + carried if products else up
+    down = min(moved, means) if send == "seed" else moved
+    assert report.download_bytes == (down + 3 + sketches) * number * runs.CLIENTS
+
+
+def test_who_was_away_longer_lacks_more() -> None:
+    """With two of six clients a round: as many steps as rounds since a client's last; never more than the weights."""
+    found = strategy(adapt=AdaptSpec({"*": 1}), server=ServerSpec(cohort_size=2))
+    reports = runs.train(found, 2, rounds=12)
+    step, moved, last = 4 + 5, 5 * 4 + 3 * 5, dict.fromkeys(range(runs.CLIENTS), 0)
+    for report in reports:  # before round 1 all have the initial weights, which they can build
+        behind = [report.round - 1 - last[client] for client in report.cohort]
+        assert report.download_bytes == 8 * sum(min(step * rounds, moved) for rounds in behind)
+        last |= dict.fromkeys(report.cohort, report.round - 1)
+    assert any(step * (r.round - 1) > moved for r in reports)
+
+
+def test_weights_that_hosts_cannot_build_are_sent_once() -> None:
+    found, other = strategy(server=ALL), start(workload(seed=9))
+    reports: list[RoundReport] = []
+    found.start(grid(), other, 2, on_round=reports.append)
+    assert reports[0].download_bytes == payload_bytes(other) * runs.CLIENTS
+    assert reports[1].download_bytes < reports[0].download_bytes
 
 
 def test_float32_is_half_as_much() -> None:
-    reports = [runs.train(strategy(workload(dtype=dtype)), rounds=1)[0] for dtype in ("float64", "float32")]
+    reports = [runs.train(strategy(workload(dtype=dtype)), rounds=2)[1] for dtype in ("float64", "float32")]
     for name in ("upload_bytes", "download_bytes"):
         double, single = (getattr(report, name) for report in reports)
         assert double == 2 * single > 0
@@ -111,30 +153,28 @@ def test_float32_is_half_as_much() -> None:
 
 @pytest.mark.parametrize("name", methods())
 def test_messages_share_their_records(name: str) -> None:
-    """However many hosts there are, the weights are encoded once, and travel once to a SuperLink."""
+    """However many hosts there are, what they lack is encoded once, and travels once to a SuperLink."""
     found = strategy(method=methods()[name], send_sketch="matrix", server=ALL)
     for round_ in (1, 2):
         sent = plans(found, 3, round_)
         assert len(sent) == 3
-        for record in ("weights", "factors", "sketches"):
+        for record in ("update", "steps", "weights", "factors", "sketches"):
             assert len({id(message.content[record]) for message in sent}) == 1
-        replies = grid(3).send_and_receive(sent)
-        weights = found.effective_weights() if found.method.merge else None
-        found.aggregate_train(round_, replies)
-        if weights is not None:
-            equal(arrays(sent[0].content.array_records["weights"]), weights)
+        found.aggregate_train(round_, grid(3).send_and_receive(sent))
     first, *others = ({key for key in get_all_nested_objects(message)} for message in sent)
     own = {message.content.object_id for message in sent} | {message.object_id for message in sent}
     own |= {message.content["plan"].object_id for message in sent}
     assert all(other - own == first - own for other in others)
 
 
-def test_weights_are_encoded_once_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_in_the_same_process_are_not_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[str] = []
-    monkeypatch.setattr("fedrac.strategy.to_record", lambda t: encoded.extend(t) or to_record(t))
-    found = strategy(server=ALL)
-    runs.train(found, 5, rounds=4, evaluate_fn=lambda *_: None)
-    assert encoded.count("layers.0.weight") == 4
+    for module in ("strategy", "messages"):
+        monkeypatch.setattr(f"fedrac.{module}.to_record", lambda t: encoded.extend(t) or to_record(t))
+    found = strategy(server=ALL, evaluate_every=4)
+    runs.train(found, 5, rounds=4)
+    assert encoded.count("means") == 3
+    assert encoded.count("layers.0.weight") == 1  # the result
 
 
 def test_the_sketch_is_in_the_message_only_if_it_is_sent() -> None:
@@ -161,7 +201,7 @@ def test_a_sketch_that_is_sent_is_used() -> None:
 
 def _factors(found: FedRacLora, message: Message) -> dict[str, torch.Tensor]:
     (reply,) = grid().send_and_receive([message])
-    return arrays(reply.content.array_records["factors"])
+    return unpack(arrays(reply.content.array_records["factors"])["factors"], found.shapes)
 
 
 @pytest.mark.parametrize("name", methods())

@@ -10,7 +10,8 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from fedrac.replies import Refusal, Reply, decode_reply, encode_reply, join
+from fedrac.messages import to_record
+from fedrac.replies import Refusal, Reply, decode_reply, encode_lack, encode_reply, join, keeps, lack_of
 
 ASKED = [7, 2, 5]
 ROUND = 3
@@ -86,23 +87,26 @@ def test_clients_that_are_no_integers(clients: list[Any]) -> None:
 
 
 def test_names_of_factors() -> None:
-    full = factors()
-    for arrays in ({"w:A": full["w:A"]}, {**full, "u:A": full["w:A"]}, {"w:A": full["w:A"], "v:B": full["v:D"]}):
-        assert f"factors has names {sorted(arrays)}, expected ['v:D', 'w:A']" in refused(content(arrays=arrays))
+    whole = content()["factors"]["factors"]
+    for names in ([], ["w:A"], ["factors", "w:A"]):
+        reply = content()
+        reply["factors"] = ArrayRecord(dict.fromkeys(names, whole))
+        assert f"factors has names {names}, expected ['factors']" in refused(reply)
 
 
 @pytest.mark.parametrize(
-    "shape", [(3, 2), (3, 1, 4), (3, 4, 2), (2, 2, 4), (4, 2, 4), (3, 2, 4, 1), (24,), ()], ids=str
+    "shape", [(3, 2), (3, 10), (3, 12), (2, 11), (4, 11), (11, 3), (3, 11, 1), (1, 3, 11), (33,), (0, 11), ()], ids=str
 )
-def test_shape_of_a_factor(shape: tuple[int, ...]) -> None:
-    reason = refused(content(arrays={**factors(), "w:A": torch.ones(shape)}))
-    assert reason == f"field w:A is torch.float32 {shape}, expected torch.float32 (3, 2, 4)"
+def test_shape_of_the_factors(shape: tuple[int, ...]) -> None:
+    reply = content()
+    reply["factors"] = to_record({"factors": torch.ones(shape)})
+    assert refused(reply) == f"field factors is torch.float32 {shape}, expected torch.float32 (3, 11)"
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int32, torch.int64, torch.bool], ids=str)
-def test_dtype_of_a_factor(dtype: torch.dtype) -> None:
-    reason = refused(content(arrays={**factors(), "v:D": factors()["v:D"].to(dtype)}))
-    assert reason == f"field v:D is {dtype} (3, 3), expected torch.float32 (3, 3)"
+def test_dtype_of_the_factors(dtype: torch.dtype) -> None:
+    reason = refused(content(arrays={key: value.to(dtype) for key, value in factors().items()}))
+    assert reason == f"field factors is {dtype} (3, 11), expected torch.float32 (3, 11)"
 
 
 @pytest.mark.parametrize("examples", [[4, 0, 9], [4, -1, 9], [4.0, 1.0, 9.0], [4, 1], [4, 1, 9, 1], [], 4])
@@ -160,6 +164,40 @@ def test_a_client_whose_numbers_are_not_finite_is_refused_alone(field: str, valu
     assert (good.clients, good.examples, good.losses) == ([7, 5], [4, 9], [0.5, 1.0])
     for key, whole in factors().items():
         assert torch.equal(good.factors[key], whole[[0, 2]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_client_whose_factor_could_not_be_merged_is_refused_alone(dtype: torch.dtype) -> None:
+    """A product of two of them would not be finite; what is large, but can be merged, is for others to judge."""
+    largest = torch.finfo(dtype).max
+    for size, taken in ((largest**0.5 * 1e-4, True), (largest**0.5 * 1.1, False), (-largest / 2, False)):
+        arrays = {key: value.to(dtype) for key, value in factors().items()}
+        arrays["w:A"][2, 1, 3] = size
+        good, refusals = decode_reply(answer(content(arrays=arrays)), ROUND, ASKED, SHAPES, dtype)
+        assert good.clients == (ASKED if taken else ASKED[:2])
+        assert [str(r) for r in refusals] == (
+            [] if taken else [f"client 5: field w:A is {abs(size):.1e}: a product of such is not finite"]
+        )
+
+
+def test_a_client_with_other_examples_than_announced_is_refused_alone() -> None:
+    announced = {7: 4, 2: 1, 5: 8, 99: 1}
+    good, refusals = decode_reply(answer(content()), ROUND, ASKED, SHAPES, torch.float32, announced)
+    assert [str(r) for r in refusals] == ["client 5: field examples is 9, but the host had announced 8"]
+    assert good.clients == [7, 2]
+
+
+def test_a_host_that_needs_more() -> None:
+    for reason, told in (("missing", "no longer what they follow from"), ("differs", "another digest"), ("?", "?")):
+        assert lack_of(answer(encode_lack(reason))) == reason
+        assert told in refused(encode_lack(reason))
+    assert lack_of(answer(content())) is None and lack_of(answer(Error(1))) is None
+
+
+def test_whether_a_host_keeps_the_state() -> None:
+    reply = Reply(ASKED, [1, 1, 1], [0.5, 0.5, 0.5], factors())
+    assert [keeps(answer(encode_reply(ROUND, reply, {}, kept))) for kept in (True, False)] == [True, False]
+    assert not any(map(keeps, (answer(Error(1)), answer(RecordDict()), answer(encode_lack("missing")))))
 
 
 def test_failed_clients_are_refused_with_their_reasons() -> None:

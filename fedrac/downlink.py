@@ -1,0 +1,83 @@
+"""What hosts and clients already have of the server's state, and so what a message to them must carry."""
+
+from collections.abc import Mapping, Sequence
+
+from flwr.app import RecordDict
+from torch import Tensor
+
+from fedrac import replica
+from fedrac.chain import Chain, Step, size
+from fedrac.messages import encode_update
+from fedrac.population import Hosted
+from fedrac.server import ServerState
+
+
+class Downlink:
+    """Keeps account of a run's hosts; a new run, or one that goes on after a stop, starts with what they offer.
+
+    Args:
+        initial: the weights before round 1, which hosts may be able to build.
+        state: where the run stands.
+        replays: whether hosts can rebuild the sketches, and so replay rounds.
+    """
+
+    def __init__(self, initial: Mapping[str, Tensor], state: ServerState, replays: bool) -> None:
+        self._chain = Chain(ServerState(0, initial, {}), replays)
+        self._kept: dict[int, str] = {}  # by node id, the digest of what it keeps
+        self._reached: dict[int, str] = {}  # by client, the digest of what it was last sent
+        self._cannot_replay: set[int] = set()
+        self.move(state)
+
+    def is_at(self, state: ServerState) -> bool:
+        """Whether messages bring hosts to this state."""
+        tip = self._chain.tip.state
+        return tip.weights is state.weights and tip.factors is state.factors
+
+    def move(self, state: ServerState, step: Step | None = None) -> None:
+        """The server has made a step, or has its state from elsewhere."""
+        self._chain.add(state, step)
+        self._encoded: dict[tuple[str, bool], RecordDict] = {}
+        self._sizes: dict[str, int] = {}
+        replica.remember(self._chain.tip)
+
+    def content(self, node: int, hosted: Hosted) -> RecordDict:
+        """What brings a host to the state; the same object for all that lack the same."""
+        return self._content(self._base(node, hosted), node not in self._cannot_replay)
+
+    def whole(self, node: int, reason: str) -> tuple[RecordDict, int]:
+        """What brings a host to the state that could not make it of what it was sent, and its bytes."""
+        self._kept.pop(node, None)
+        if reason == "differs":
+            self._cannot_replay.add(node)
+        return self._content("", False), self._size("")
+
+    def count(self, node: int, hosted: Hosted, clients: Sequence[int]) -> int:
+        """Bytes that `content` brings the clients of one host, as ``download_bytes`` counts them.
+
+        A node with data of its own is one client, and its message is what it is. Of a host that simulates clients, each
+        counts as if it were such a node, which keeps what it was sent last.
+        """
+        if not hosted.partition:
+            return len(clients) * self._size(self._base(node, hosted))
+        bases = ([hosted.initial, self._reached.get(client, "")] for client in clients)
+        return sum(self._size(self._chain.newest(base)) for base in bases)
+
+    def landed(self, node: int, clients: Sequence[int], kept: bool) -> None:
+        """A host has answered: it and its clients were sent the state."""
+        self._reached |= dict.fromkeys(clients, self._chain.tip.digest)
+        if kept:
+            self._kept[node] = self._chain.tip.digest
+
+    def _base(self, node: int, hosted: Hosted) -> str:
+        kept = [self._kept[node]] if node in self._kept else []
+        return self._chain.newest([hosted.initial, *hosted.offers, *kept])
+
+    def _size(self, base: str) -> int:
+        if base not in self._sizes:
+            self._sizes[base] = size(self._chain.lacking(base))
+        return self._sizes[base]
+
+    def _content(self, base: str, replay: bool) -> RecordDict:
+        if (base, replay) not in self._encoded:
+            self._encoded[base, replay] = encode_update(self._chain.lacking(base, replay))
+        return self._encoded[base, replay]
