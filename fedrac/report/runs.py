@@ -99,14 +99,17 @@ def _folders(folder: Path, output: Path) -> Iterator[tuple[Path, set[str]]]:
     for text, folders, files in os.walk(folder):
         place = Path(text)
         folders[:] = sorted(
-            name for name in folders if not name.startswith((*_RUN_FOLDERS, ".")) and not _same(place / name, output)
+            name
+            for name in folders
+            if not name.startswith((*_RUN_FOLDERS, ".")) and not _is_report(place / name, output)
         )
-        if not _same(place, output):
+        if not _is_report(place, output):
             yield place, {name for name in files if not name.startswith(".")}
 
 
-def _same(one: Path, other: Path) -> bool:
-    return one.absolute() == other.absolute()
+def _is_report(place: Path, output: Path) -> bool:
+    """This report's folder or that of another one, e.g. of a sweep."""
+    return place.absolute() == output.absolute() or (place / "report.html").exists()
 
 
 def _last_words(place: Path) -> str:

@@ -61,6 +61,8 @@ def test_half_written_and_foreign_files(tmp_path: Path) -> None:
     (tmp_path / "paper.pdf").write_bytes(b"%PDF")
     (tmp_path / "report").mkdir()
     (tmp_path / "report/table.csv").write_text("")
+    (tmp_path / "cut/of_a_sweep").mkdir()
+    (tmp_path / "cut/of_a_sweep/report.html").write_text("")
     runs, skipped = found(tmp_path)
     assert set(runs) == {"good", "cut"}
     assert runs["good"].remarks == ["summary.json cannot be read", "clients.npz cannot be read"]
