@@ -128,6 +128,9 @@ class CohortAdapter:
             channel = 1 if isinstance(layer, nn.Conv2d) else -1
             return out + updates.bias(factors.D, out, max(len(out), self._rows), channel)
         x = self._input(path, args)
+        if isinstance(layer, nn.Embedding):
+            return out + block.scale * updates.embedding(layer, x, factors, self._clients)
+        x = x.to(out.dtype)  # they differ under autocast
         if isinstance(layer, nn.Linear):
             out = out if len(out) == len(x) else out.expand(len(x), *out.shape[1:]).clone()
             out, w = (out.detach(), layer.weight) if _is_plain(layer) else (out, None)
@@ -135,10 +138,8 @@ class CohortAdapter:
                 out, x, *factors.pair(), block.scale, self._clients, w
             )
             return added
-        if isinstance(layer, nn.Conv2d):
-            return out + block.scale * updates.conv2d(layer, x, out, factors, self._clients)
-        assert isinstance(layer, nn.Embedding)
-        return out + block.scale * updates.embedding(layer, x, factors, self._clients)
+        assert isinstance(layer, nn.Conv2d)
+        return out + block.scale * updates.conv2d(layer, x, out, factors, self._clients)
 
     def _input(self, path: str, args: tuple[Any, ...]) -> Tensor:
         """The layer's input; one that all rows share (position ids, say) is repeated for every row."""

@@ -24,6 +24,8 @@ def construct(spec: Mapping[str, Any], group: str) -> Any:
         raise ValueError(
             f"{group}._target_ is {target!r}: set it to the import path of a function, e.g. my_module.my_function"
         )
+    if missing := [key for key, value in spec.items() if isinstance(value, str) and value == "???"]:
+        raise ValueError(f"{group}.{missing[0]} is missing: set {group}.{missing[0]}=...")
     try:
         return instantiate(dict(spec), _convert_="all")
     except InstantiationException as error:

@@ -1,11 +1,10 @@
 """Dropout whose masks belong to a client, not to the place where it is trained.
 
 PyTorch's dropout draws from one global generator, so a client's mask would depend on its neighbours in the batch.
-Here every mask entry is a hash (SplitMix64) of the client's own key, the step, the call and the position, computed
-for the whole cohort in a few integer operations, equal on every device.
+Here every mask entry is a hash (SplitMix64) of the client's own key, the step, the call and the entry's own indices,
+computed for the whole cohort in a few integer operations, equal on every device.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -73,9 +72,11 @@ class ClientDropout(TorchFunctionMode):
         self.used = True
         self._calls += 1
         keys = self._keys[: self._clients]
-        own = _mix(keys + _GAMMA * torch.full_like(keys, self._step << 20 | self._calls))
-        place = torch.arange(1, math.prod(shape) // self._clients + 1, device=like.device)
-        uniform = (_mix(own[:, None] + _GAMMA * place) >> 11 & (1 << 53) - 1).double() * 2.0**-53
+        bits = _mix(keys + _GAMMA * torch.full_like(keys, self._step << 20 | self._calls))
+        # One dimension after another: an entry's bits do not depend on how far the texts of others pad the batch.
+        for size in (shape[0] // self._clients, *shape[1:]):
+            bits = _mix(bits.unsqueeze(-1) + _GAMMA * torch.arange(1, size + 1, device=like.device))
+        uniform = (bits >> 11 & (1 << 53) - 1).double() * 2.0**-53
         return ((uniform >= p).to(like.dtype) / max(1.0 - p, torch.finfo(like.dtype).tiny)).reshape(tuple(shape))
 
 

@@ -126,7 +126,7 @@ def checkpoint(
     config = hub.configuration(checkpoint, revision, None if head == "causal_lm" else outputs, dropout)
     model, fresh = hub.model(HEADS[head], checkpoint, revision, config, attention, pretrained, new_head)
     if gradient_checkpointing:
-        _enable_checkpointing(model)
+        checkpoint_activations(model)
     return HuggingFace(model, dtype, fresh)
 
 
@@ -136,13 +136,15 @@ def _autocast(name: str | None) -> torch.dtype | None:
     return None if name is None else torch.bfloat16
 
 
-def _enable_checkpointing(model: Any) -> None:
+def checkpoint_activations(model: Any) -> None:
+    """Lets a model of transformers compute activations again in the backward pass; raises ValueError if it drops."""
     if active := [name for name, p in dropouts(model.config).items() if p > 0]:
         raise ValueError(
             f"model.gradient_checkpointing=true computes every layer twice and would draw its dropout ({active[0]}) "
             "anew: set model.dropout=0"
         )
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def linear_for_conv1d(model: nn.Module) -> list[str]:

@@ -34,10 +34,18 @@ class Workload:
         copy.load_state_dict(self.model.state_dict())
         return HuggingFace(copy)
 
-    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def whole(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs as fedrac's wrapper takes them, and targets."""
         columns = [column[index] for column in self.inputs.values()]
         return columns[0] if len(columns) == 1 else torch.stack(columns, 1), self.targets[index]
+
+    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, texts padded to the longest of them only."""
+        inputs, targets = self.whole(index)
+        if not inputs.is_floating_point():
+            length = int(inputs[:, 1].sum(1).max())
+            inputs, targets = inputs[:, :, :length], targets[:, :length] if targets.ndim == 2 else targets
+        return inputs, targets
 
     def logits(self, weights: dict[str, Tensor], index: Tensor) -> Tensor:
         """What the model of transformers makes of those examples with other weights."""

@@ -38,11 +38,16 @@ class Run:
         self.blocks = plan_blocks(self.model, spec, self.method)
         self.sketches = draw_sketches(self.blocks, self.method, SketchSpec(side=side), 1)
         self.start: Start = start_of_round(self.blocks, self.method, self.sketches.values, {}, torch.float64)
+        self.dtype = torch.float64
         self.shards = [Shard(c, rows) for c, rows in enumerate(torch.arange(sum(SIZES)).split(SIZES))]
 
     def train(self, shards: list[Shard], local: LocalSpec = LOCAL) -> CohortResult:
-        problem = Problem(self.model, self.blocks, self.work.losses, self.work.take, ragged=True)
+        problem = Problem(self.model, self.blocks, self.work.losses, self._take, ragged=True)
         return train_cohort(problem, self.start, shards, local, 0, 1)
+
+    def _take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        inputs, targets = self.work.take(index)
+        return inputs.to(self.dtype) if inputs.is_floating_point() else inputs, targets
 
     def alone(self, shard: Shard) -> dict[str, Tensor]:
         """The client's factors after full-batch steps of SGD on the model of transformers, W + s B A made dense."""
@@ -106,7 +111,7 @@ def test_merge_equals_adapter(factory, side):
     means = {key: f.mean(0) for key, f in found.factors.items()}
     expected = run.dense({**run.start.frozen, **means}, torch.arange(4))
     run.model.load_state_dict(new.weights)
-    inputs, _ = run.work.take(torch.arange(4))
+    inputs, _ = run.work.whole(torch.arange(4))
     real = run.work.targets[:4] != IGNORED  # fedrac has other ids in a language model's padding
     torch.testing.assert_close(run.model(inputs)[real], expected[real], rtol=1e-8, atol=1e-8)
 
@@ -119,7 +124,7 @@ def test_tied_embedding_is_one_block():
 
 def test_padding_may_have_any_id_and_length():
     run = Run(make(roberta), "left")
-    texts, _ = run.work.take(torch.arange(4))
+    texts, _ = run.work.whole(torch.arange(4))
     more = torch.cat([texts, torch.zeros(4, 2, 3, dtype=torch.int64)], 2)
     more[:, 0] += 5 * (more[:, 1] == 0)
     torch.testing.assert_close(run.model(more), run.model(texts), rtol=1e-12, atol=1e-12)

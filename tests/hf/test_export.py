@@ -30,7 +30,7 @@ ROUNDS, RANK = 2, 2
 def data(factory: str) -> Data:
     """The data of one of the architectures as a loader returns them; also named in a configuration."""
     work = make(getattr(architectures, factory))
-    inputs, targets = work.take(torch.arange(sum(architectures.SIZES)))
+    inputs, targets = work.whole(torch.arange(sum(architectures.SIZES)))
     if "pixel_values" in work.inputs:
         part = Examples(inputs.float().numpy(), targets.numpy())
     else:
@@ -83,7 +83,7 @@ def logits(model, factory):
 def learnt(factory, folder):
     """Logits of the run's model, as fedrac computes them."""
     work = make(factory)
-    inputs, _ = work.take(torch.arange(sum(architectures.SIZES)))
+    inputs, _ = work.whole(torch.arange(sum(architectures.SIZES)))
     with torch.no_grad():
         out = finished.read(folder).model()(inputs.float() if inputs.is_floating_point() else inputs)
     return out[work.targets != -100] if work.task == "causal_lm" else out
