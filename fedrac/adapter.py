@@ -133,7 +133,7 @@ class CohortAdapter:
         x = x.to(out.dtype)  # they differ under autocast
         if isinstance(layer, nn.Linear):
             out = out if len(out) == len(x) else out.expand(len(x), *out.shape[1:]).clone()
-            out, w = (out.detach(), layer.weight) if _is_plain(layer) else (out, None)
+            out, w = (out.detach(), layer.weight.to(out.dtype)) if _is_plain(layer) else (out, None)
             added: Tensor = AddUpdate.apply(  # type: ignore[no-untyped-call]
                 out, x, *factors.pair(), block.scale, self._clients, w
             )
