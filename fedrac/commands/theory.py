@@ -11,36 +11,35 @@ from fedrac.theory import Setting, setting
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints what theory says of the configuration; with ``--steps`` only the overrides that set its step sizes.
+    """Prints what theory says of the configuration; with ``--steps`` only the overrides that set step sizes.
 
     Raises:
         ValueError: the configuration is wrong, its problem is not convex, or no theorem covers it.
     """
     parser = argparse.ArgumentParser(prog="fedrac theory", description=(__doc__ or "").split(": ")[1])
-    parser.add_argument("--steps", action="store_true", help="print only the overrides that set the largest steps")
+    parser.add_argument("--steps", action="store_true", help="print only the overrides that set the steps")
+    for name, what in (("gamma", "local"), ("eta", "server")):
+        parser.add_argument(f"--{name}", type=float, default=1.0, metavar="SHARE", help=f"of the largest {what} step")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for a run")
     asked = parser.parse_args(argv)
     experiment = parse(config.load(asked.overrides))
     problem = convex(experiment)
     blocks = plan_blocks(models.build(experiment.model, experiment.seed), experiment.adapt, experiment.method)
     known = setting(experiment, problem, blocks)
-    steps = _largest(known)
+    steps = _steps(known, asked.gamma, asked.eta)
     if asked.steps:
         print(steps)
         return 0
     print(_describe(experiment, problem, known))
-    print(f"the largest     {steps}")
+    print(f"{'the largest' if asked.gamma == asked.eta == 1 else 'these shares':<15} {steps}")
     return 0
 
 
-def _gamma(known: Setting) -> float:
-    """The local step: as large as admissible. Where only the product with eta' counts, eta' is 1."""
-    return known.largest_eta if known.gradient_descent else known.largest_gamma
-
-
-def _largest(known: Setting) -> str:
-    gamma = _gamma(known)
-    return f"local.lr={gamma:.6g} server.eta={known.largest_eta / (gamma * known.steps):.6g}"
+def _steps(known: Setting, gamma_share: float, eta_share: float) -> str:
+    """Overrides for these shares of the largest steps. For gradient descent only eta counts, and eta' is 1."""
+    eta = eta_share * known.largest_eta
+    gamma = eta if known.gradient_descent else gamma_share * known.largest_gamma
+    return f"local.lr={gamma:.6g} server.eta={eta / (gamma * known.steps):.6g}"
 
 
 def _describe(experiment: Experiment, problem: Convex, known: Setting) -> str:
