@@ -5,10 +5,14 @@ PYTHON ?= python3
 SUPERNODES ?= 2
 OVERRIDES ?=
 BENCH ?=
+RUNS ?= paper
+JOBS ?= 2
+MNIST ?=
+PAPER := counterexample linear_regression logistic_regression federated_theory table3 table5 federated
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint bench
+.PHONY: help install run test lint bench paper paper-page
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +32,17 @@ lint: .venv/installed ## check style, format and types
 
 bench: .venv/installed .venv-pfl/installed ## compare speed and memory with others, 10 minutes; BENCH='W1 W5', BENCH=--quick
 	@$(BIN)/python -m benchmarks $(BENCH)
+
+paper: .venv/installed ## all tables and figures, and docs/results.md; MNIST=FOLDER of its IDX files; 1 to 2 hours
+	@failed=0; for item in $(PAPER); do $(MAKE) --no-print-directory paper-$$item || failed=1; done; \
+	  $(MAKE) --no-print-directory paper-page; exit $$failed
+
+paper-page: .venv/installed ## docs/results.md from the runs that there are in RUNS=paper
+	@$(BIN)/python -m experiments '$(RUNS)' docs
+
+# One table or figure, e.g. make paper-table3 MNIST=/data/mnist. Runs that are finished are not run again.
+paper-%: .venv/installed
+	@PATH="$(CURDIR)/$(BIN):$$PATH" RUNS='$(RUNS)' JOBS='$(JOBS)' MNIST='$(MNIST)' sh experiments/run.sh $*
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \

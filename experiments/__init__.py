@@ -1,4 +1,4 @@
-"""What the paper shows, and comparisons that it does not have: sweeps in ``*.sh``, tables and figures of them in ``*.py``.
+"""What the paper shows, and comparisons that it does not have: sweeps in ``*.sh``, their tables in ``*.py``.
 
 The sweeps are ordinary commands; the modules only read the recorded runs. ``python -m experiments RUNS DOCS`` writes
 ``results.md`` with its figures from whatever runs there are.

@@ -65,7 +65,7 @@ def quantiles(curves: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
 def mean_sd(values: Sequence[float], show: Callable[[float], str]) -> str:
     """``mean ± standard deviation``; one value stands alone, and none is a dash."""
     if not len(values):
-        return "–"
+        return "-"
     deviation = f" ± {show(float(np.std(values, ddof=1)))}" if len(values) > 1 else ""
     return f"{show(float(np.mean(values)))}{deviation}"
 

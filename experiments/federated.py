@@ -1,0 +1,138 @@
+"""The federated comparison: the whole family at equal rounds and at equal bytes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.choose import choices, scores
+from experiments.recorded import finished, made, mean_sd, percent, runs, table
+from fedrac.report import style
+from fedrac.report.runs import Run
+
+TITLE = "The family in a federation"
+Kind = tuple[str, str]
+
+
+def section(folder: Path, figures: Path) -> str:
+    """The part of the page, and its figures."""
+    parts = []
+    for epochs in (1, 5):
+        found = finished(runs(folder / str(epochs)))
+        if found:
+            parts += _part(found, runs(folder / "grid" / str(epochs)), epochs, figures)
+    intro = (
+        "Cohorts of 10 of 100 clients, rank 1, 100 rounds, all methods from the same pre-trained model and on the "
+        "same layers (biases frozen), AdamW locally. Every method's learning rate is the best of one grid on validation data "
+        "(a fifth of the training examples of Dirichlet 0.5 clients, seeds that are not used again)."
+    )
+    return "\n\n".join([intro, *parts]) if parts else made([])
+
+
+def _part(found: Sequence[Run], grid: Sequence[Run], epochs: int, figures: Path) -> list[str]:
+    divisions = sorted({_division(run) for run in found}, key=lambda name: (name != "IID", name), reverse=True)
+    kinds = sorted({_kind(run) for run in found}, key=_place)
+    cells = {
+        (k, d): [run for run in found if _kind(run) == k and _division(run) == d] for k in kinds for d in divisions
+    }
+    _draw(cells, kinds, divisions, figures / f"federated_{epochs}")
+    uploads = {k: int(next(run for run in found if _kind(run) == k).columns["upload_bytes"][0]) for k in kinds}
+    budget = min(float(run.total("upload_bytes")[-1]) for run in found if _kind(run) == ("Fed-RAC-LoRA", "left"))
+    return [
+        f"### Local epochs: {epochs}",
+        "Accuracy on test data after 100 rounds, in per cent, mean and standard deviation over seeds:",
+        _table(kinds, divisions, cells, uploads, None),
+        f"The same at equal bytes: after {style.show_bytes(budget)} uploaded by all clients together, which is what "
+        "Fed-RAC-LoRA (left) uploads in 100 rounds. Read off the learning curves, between evaluated rounds linearly. A "
+        "dash: the method's 100 rounds upload less than that.",
+        _table(kinds, divisions, cells, uploads, budget),
+        f"![Accuracy over rounds and bytes](figures/federated_{epochs}.svg)",
+        f"<details><summary>Learning rates: validation accuracy on the grid, {epochs} local epoch(s); chosen in bold"
+        f"</summary>\n\n{_grid(grid)}\n\n</details>",
+        made([*found, *grid]),
+    ]
+
+
+def _kind(run: Run) -> Kind:
+    return run.config["method.name"], run.config["method.side"]
+
+
+def _place(kind: Kind) -> tuple[int, str]:
+    order = ["Fed-RAC-LoRA", "AsymmLoRA", "Fed-COLA", "FLoRA", "FedEx-LoRA", "FedAvg-LoRA", "FedAvg"]
+    return order.index(kind[0]), kind[1]
+
+
+def _label(kind: Kind) -> str:
+    return ", ".join(kind) if kind[0] in ("Fed-RAC-LoRA", "AsymmLoRA") else kind[0]
+
+
+def _division(run: Run) -> str:
+    return "IID" if run.config["partition.scheme"] == "iid" else f"Dirichlet {run.config['partition.alpha']:g}"
+
+
+def at_bytes(run: Run, budget: float) -> float:
+    """Accuracy where the run has uploaded ``budget`` bytes; nan if it never has."""
+    known = np.isfinite(run.columns["test/accuracy"])
+    uploaded = np.concatenate([[0.0], run.total("upload_bytes")[known]])
+    accuracy = np.concatenate([[run.initial["test/accuracy"]], run.columns["test/accuracy"][known]])
+    return float(np.interp(budget, uploaded, accuracy)) if uploaded[-1] >= budget * 0.999 else float("nan")
+
+
+def _table(
+    kinds: Sequence[Kind],
+    divisions: Sequence[str],
+    cells: dict[Any, list[Run]],
+    uploads: dict[Kind, int],
+    budget: float | None,
+) -> str:
+    rows = []
+    for k in kinds:
+        values = []
+        for d in divisions:
+            members = cells[k, d]
+            found = [
+                float(run.columns["test/accuracy"][-1]) if budget is None else at_bytes(run, budget) for run in members
+            ]
+            values.append("-" if np.isnan(found).any() else mean_sd(found, percent))
+        rows.append([_label(k), f"{uploads[k] // 40:,}", *values])
+    return table(["method", "numbers a client uploads a round", *divisions], rows)
+
+
+def _grid(found: Sequence[Run]) -> str:
+    known, chosen = scores(list(found)), choices(list(found))
+    rates = sorted({rate for _, _, rate in known})
+    rows = []
+    for k in sorted(chosen, key=_place):
+        texts = {rate: percent(known[(*k, rate)]) if (*k, rate) in known else "-" for rate in rates}
+        rows.append([_label(k), *(f"**{text}**" if rate == chosen[k] else text for rate, text in texts.items())])
+    return table(["method", *(f"{rate:g}" for rate in rates)], rows)
+
+
+def _draw(cells: dict[Any, list[Run]], kinds: Sequence[Kind], divisions: Sequence[str], path: Path) -> None:
+    names = list(dict.fromkeys(name for name, _ in kinds))
+    looks = dict(zip(names, style.styles(names), strict=True))
+    with style.figure(3.6 * len(divisions) + 0.6, 6.6) as figure:
+        panels = figure.subplots(2, len(divisions), squeeze=False, sharey=True)
+        for column, division in enumerate(divisions):
+            for row, name in enumerate(("round", "upload_bytes")):
+                axes, totals = panels[row][column], []
+                for k in kinds:
+                    members = cells[k, division]
+                    if not members:
+                        continue
+                    known = np.isfinite(members[0].columns["test/accuracy"])
+                    x = members[0].columns["round"] if name == "round" else members[0].total(name)
+                    values = [run.columns["test/accuracy"][known] for run in members]
+                    second = k[0] in ("Fed-RAC-LoRA", "AsymmLoRA") and k[1] == "right"
+                    style.band(
+                        axes, x[known], values, _label(k), **{**looks[k[0]], "linestyle": "--" if second else "-"}
+                    )
+                    totals.append(float(x[-1]))
+                style.label_metric(axes, "test/accuracy", [1.0])
+                style.label_progress(axes, name, totals)
+                if column:
+                    axes.set_ylabel("")
+            panels[0][column].set_title(division)
+        style.legend(figure, panels[0][0])
+        style.save(figure, path)

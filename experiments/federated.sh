@@ -1,0 +1,14 @@
+# The federated comparison. Without MNIST it is made on the 5,000 digits that come with the package.
+DATA=${MNIST:+"data=idx data.path=$MNIST local.batch_size=32"}
+GRID=local.lr=0.0003,0.001,0.003,0.01,0.03
+for epochs in 1 5; do
+  # Every method's learning rate is chosen on validation data, with seeds that are not used again.
+  TRIAL="experiment=federated $DATA evaluate.validation=0.2 local.epochs=$epochs $GRID"
+  fedrac -m $TRIAL seed=100,101 method=fed_rac_lora,asymm_lora method.side=left,right sweep.dir="$RUNS/federated/grid/$epochs/one"
+  fedrac -m $TRIAL seed=100,101 method=fedavg,fedavg_lora,fed_cola,flora,fedex_lora sweep.dir="$RUNS/federated/grid/$epochs/other"
+  # One line for every learning rate that was chosen: methods, side, rate.
+  python -m experiments.choose "$RUNS/federated/grid/$epochs" | while read -r name chosen; do
+    fedrac -m experiment=federated $DATA local.epochs=$epochs $chosen 'seed=range(5)' partition=dirichlet partition.alpha=0.1,0.5 sweep.dir="$RUNS/federated/$epochs/dirichlet/$name"
+    fedrac -m experiment=federated $DATA local.epochs=$epochs $chosen 'seed=range(5)' partition=iid sweep.dir="$RUNS/federated/$epochs/iid/$name"
+  done
+done

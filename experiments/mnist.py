@@ -1,0 +1,109 @@
+"""Tables 3 and 5 of the paper: an MLP pre-trained on the digits 0-4, adapted to 5-9 at rank 1, in one place."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from experiments.recorded import finished, made, mean_sd, percent, runs, table
+from fedrac.report.runs import Run
+
+# Method, side of the sketch, accuracy in the paper, trained parameters there.
+PAPER = (
+    ("FPFT", "", 98.0, "54,700"),
+    ("LoRA", "right", 83.8, "1K"),
+    ("COLA", "right", 92.6, "1K"),
+    ("LoRA", "left", 87.0, "1K"),
+    ("COLA", "left", 96.2, "1K"),
+    ("AsymmLoRA", "right", 62.3, "133"),
+    ("RAC-LoRA", "right", 92.0, "133"),
+    ("AsymmLoRA", "left", 81.6, "912"),
+    ("RAC-LoRA", "left", 96.1, "912"),
+)
+PAPER_BLOCKS = {
+    "COLA": {1: 96.2, 2: 95.8, 3: 95.9, 4: 95.1, 5: 95.4, 10: 94.5},
+    "RAC-LoRA": {1: 96.1, 2: 95.6, 3: 95.6, 4: 94.9, 5: 94.7, 10: 93.9},
+}
+_NAMES = {"FedAvg": "FPFT", "FedAvg-LoRA": "LoRA", "Fed-COLA": "COLA", "Fed-RAC-LoRA": "RAC-LoRA"}
+_INIT = {"right": ("Gaussian", "Zero"), "left": ("Zero", "Gaussian"), "": ("-", "-")}
+Kind = tuple[str, str]
+
+
+def kind(run: Run) -> Kind:
+    """Name of the method in the paper, and the side of the random factor."""
+    name = _NAMES.get(run.config["method.name"], run.config["method.name"])
+    return name, "" if name == "FPFT" else run.config["method.side"]
+
+
+def accuracies(found: Sequence[Run]) -> dict[Kind, list[float]]:
+    """Test accuracy after the last round of every finished run."""
+    values: dict[Kind, list[float]] = {}
+    for run in finished(found):
+        values.setdefault(kind(run), []).append(float(run.columns["test/accuracy"][-1]))
+    return values
+
+
+def table3(folder: Path, figures: Path) -> str:
+    """The nine methods beside the paper's numbers."""
+    found = runs(folder)
+    measured = accuracies(found)
+    rows = []
+    for name, side, paper, trained in PAPER:
+        own = measured.get((name, side), [])
+        difference = f"{100 * float(np.mean(own)) - paper:+.1f}" if own else "-"
+        rows.append([name, *_INIT[side], mean_sd(own, percent), str(len(own)), f"{paper}", difference, trained])
+    header = ["method", "init A", "init B", "accuracy here", "seeds", "paper", "difference", "trained"]
+    return "\n\n".join(
+        [
+            "Rank 1, 50 epochs in all, one epoch a block for the chained methods; test accuracy on the digits 5-9 in "
+            "per cent, mean and standard deviation over seeds. The paper gives no deviations. All seeds start from the "
+            "same pre-trained model.",
+            table(header, rows),
+            _orderings({k: float(np.mean(v)) for k, v in measured.items()}),
+            made(found),
+        ]
+    )
+
+
+def _orderings(mean: dict[Kind, float]) -> str:
+    claims = [
+        (f"{chained} above {single} ({side})", (chained, side), (single, side))
+        for side in ("left", "right")
+        for chained, single in (("RAC-LoRA", "AsymmLoRA"), ("COLA", "LoRA"))
+    ]
+    claims += [
+        (f"left above right ({name})", (name, "left"), (name, "right"))
+        for name in ("RAC-LoRA", "COLA", "AsymmLoRA", "LoRA")
+    ]
+    known = [(text, mean[a] > mean[b]) for text, a, b in claims if a in mean and b in mean]
+    return (
+        "Orderings of the paper: "
+        + "; ".join(f"{text}: {'holds' if holds else '**does not hold**'}" for text, holds in known)
+        + "."
+    )
+
+
+def table5(folder: Path, figures: Path) -> str:
+    """Epochs a block."""
+    found = finished(runs(folder))
+    blocks = sorted(PAPER_BLOCKS["COLA"])
+    rows = []
+    for name, paper in PAPER_BLOCKS.items():
+        own = {
+            block: [
+                float(run.columns["test/accuracy"][-1])
+                for run in found
+                if kind(run)[0] == name and run.config["local.epochs"] == block
+            ]
+            for block in blocks
+        }
+        rows.append([name, "here", *(mean_sd(own[block], percent) for block in blocks)])
+        rows.append([name, "paper", *(f"{paper[block]}" for block in blocks)])
+    return "\n\n".join(
+        [
+            "The chained methods with the left sketch and more epochs a block; 50 epochs in all (51 and 48 with 3 and "
+            "4 a block).",
+            table(["method", "", *(f"{block} epoch{'s' * (block > 1)}" for block in blocks)], rows),
+            made(found),
+        ]
+    )

