@@ -1,0 +1,125 @@
+"""The tables and figures of the paper: how they are read off recorded runs, and what their configuration says."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from experiments import __main__ as page
+from experiments import choose, federated, federated_theory, mnist, recorded, regression
+from fedrac import config, convex
+from fedrac.experiment import parse
+from fedrac.report.runs import Run, read
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(accuracies: Iterable[float], upload: int = 100, seed: int = 0, **settings: Any) -> Run:
+    """A run that was evaluated every second round."""
+    values = [value for accuracy in accuracies for value in (np.nan, accuracy)]
+    rounds = np.arange(1.0, len(values) + 1)
+    columns = {"round": rounds, "test/accuracy": np.array(values), "upload_bytes": np.full(len(values), float(upload))}
+    columns["seconds"] = np.ones(len(values))
+    given = {"method.name": "FLoRA", "method.side": "right", "local.lr": 0.1, **settings}
+    return Run("run", {"seed": seed, "rounds": len(values), **given}, columns, {"test/accuracy": 0.2})
+
+
+def test_accuracy_at_a_number_of_bytes_lies_on_the_curve() -> None:
+    one = run([0.4, 0.8])  # 200 bytes: 0.4; 400 bytes: 0.8
+    assert [federated.at_bytes(one, budget) for budget in (0, 100, 200, 300, 400)] == pytest.approx(
+        [0.2, 0.3, 0.4, 0.6, 0.8]
+    )
+    assert np.isnan(federated.at_bytes(one, 500))
+
+
+def test_the_learning_rate_is_the_best_on_average() -> None:
+    """Not the one with the best seed; a run that diverged counts as 0."""
+    runs = [run([0.1, v], seed=s, **{"local.lr": lr}) for lr, pair in ((0.1, (0.5, 0.6)), (0.2, (0.9, 0.1)))
+            for s, v in enumerate(pair)]  # fmt: skip
+    assert choose.choices(runs) == {("FLoRA", "right"): 0.1}
+    stopped = [run([0.99], **{"local.lr": 0.3, "rounds": 50}), run([0.7, 0.7], seed=1, **{"local.lr": 0.3})]
+    assert choose.scores(stopped) == {("FLoRA", "right", 0.3): pytest.approx(0.35)}
+
+
+def test_what_was_chosen_is_one_sweep_a_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for method, side, rate, accuracy in (
+        ("fedavg", "left", 0.01, 0.9),
+        ("fedavg", "left", 0.1, 0.8),
+        ("fed_rac_lora", "left", 0.01, 0.5),
+        ("flora", "right", 0.1, 0.7),
+    ):
+        recorded_run(
+            tmp_path / f"{method}{rate}", accuracy, f"method={method}", f"method.side={side}", f"local.lr={rate}"
+        )
+    choose.main(tmp_path)
+    first, second = sorted(capsys.readouterr().out.splitlines())
+    assert first.split()[0] == "0.01-left" and set(first.split()[1:]) >= {"method.side=left", "local.lr=0.01"}
+    assert {"fedavg", "fed_rac_lora"} == set(first.split()[1].removeprefix("method=").split(","))
+    assert second == "0.1-right method=flora method.side=right local.lr=0.1"
+
+
+def recorded_run(folder: Path, accuracy: float, *overrides: str) -> None:
+    """The files of a run of one round."""
+    folder.mkdir(parents=True)
+    settings = config.load([*overrides, "rounds=1", f"output_dir={folder}"])
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(settings))
+    line = {"round": 1, "seconds": 1.0, "upload_bytes": 40, "download_bytes": 40, "test/accuracy": accuracy}
+    (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    summary = {"rounds": 1, "diverged": False, "initial": {"test/accuracy": 0.2}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def test_iterations_between_two_gaps_count_parts_of_a_round() -> None:
+    """A gap that falls by 10 a round is at 10^-k in round k, also between rounds."""
+    rounds = np.arange(9.0)
+    for level, at in ((1e-3, 3), (10**-3.5, 3.5), (1e-8, 8)):
+        assert regression.crossing(rounds, 10.0**-rounds, level) == pytest.approx(at)
+    assert np.isnan(regression.crossing(rounds, 10.0**-rounds, 1e-9))
+
+
+def test_a_run_that_diverged_is_infinite_from_then_on() -> None:
+    whole, short = (np.arange(5.0), np.arange(5.0)), (np.arange(2.0), np.array([0.0, 9.0]))
+    rounds, (low, median, high) = recorded.quantiles([whole, short, short])
+    assert rounds.tolist() == [0, 1, 2, 3, 4]
+    assert low.tolist() == [0, 1, 2, 3, 4] and np.isinf(median[2:]).all() and np.isinf(high[2:]).all()
+
+
+def test_the_step_of_the_counterexample_is_what_theory_says() -> None:
+    experiment = parse(config.load(["experiment=counterexample"]))
+    assert experiment.local.lr == pytest.approx(1 / convex.convex(experiment).smoothness("f"), rel=1e-6)
+
+
+def test_the_floor_is_taken_over_the_last_half(tmp_path: Path) -> None:
+    recorded_run(tmp_path / "one", 0.5, "experiment=federated_theory")
+    one = read(tmp_path / "one", "one")
+    columns = {"round": np.arange(1.0, 9), "train/objective": np.array([9, 8, 7, 6, 5, 4, 3, 2.0])}
+    curve = Run("one", {**one.config, "rounds": 8}, columns, {"train/objective": 10.0})
+    assert federated_theory.floor(curve, 1.0) == pytest.approx(np.mean([5, 4, 3, 2]) - 1)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf/experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_is_a_valid_configuration(path: Path) -> None:
+    parse(config.load([f"experiment={path.stem}"]))
+
+
+def test_the_page_is_written_whatever_there_is(tmp_path: Path) -> None:
+    """A section without runs says so; Table 3 keeps the paper's numbers."""
+    page.main(tmp_path / "nothing", tmp_path / "docs")
+    text = (tmp_path / "docs/results.md").read_text()
+    assert text.count("No run of this was found.") >= len(page.SECTIONS) - 1
+    assert "| RAC-LoRA | Zero | Gaussian | - | 0 | 96.1 | - | 912 |" in text
+
+
+def test_the_methods_of_the_tables_are_named_as_in_the_paper(tmp_path: Path) -> None:
+    for method, name, side in (
+        ("fed_rac_lora", "RAC-LoRA", "left"),
+        ("fedavg_lora", "LoRA", "right"),
+        ("fedavg", "FPFT", ""),
+    ):
+        recorded_run(tmp_path / method, 0.9, f"method={method}")
+        assert mnist.kind(read(tmp_path / method, method)) == (name, side)
+        assert (name, side) in {row[:2] for row in mnist.PAPER}
