@@ -201,6 +201,6 @@ def _check_patterns(model: nn.Module, spec: AdaptSpec) -> None:
     for option, patterns, names in (("layers", spec.layers, layers), ("full", spec.full, parameters)):
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in names) and not (option == "layers" and not layers):
-                known = [*names, *dict.fromkeys(f"*.{name.rpartition('.')[2]}" for name in names)]
-                near = difflib.get_close_matches(pattern, known, 3, 0.3) or names[:5]
-                raise ValueError(f"adapt.{option}: {pattern!r} matches nothing in the model; near: {', '.join(near)}")
+                key, word, known = peft_names.spoken(model, option, pattern, names)
+                near = difflib.get_close_matches(word, known, 3, 0.3) or known[:5]
+                raise ValueError(f"adapt.{key}: {word!r} matches nothing in the model; near: {', '.join(near)}")

@@ -59,6 +59,16 @@ def resolve(model: nn.Module, spec: "AdaptSpec") -> "AdaptSpec":
     return replace(spec, layers=layers, full=full)
 
 
+def spoken(model: nn.Module, option: str, pattern: str, names: Sequence[str]) -> tuple[str, str, list[str]]:
+    """A pattern that matches none of ``names`` as its user wrote it: the key, the word, and words that do match."""
+    word = pattern.removeprefix("*.").removesuffix(".*")
+    if not hasattr(model, "heads") or word == pattern or set(word) & set("*?["):
+        return option, pattern, list(names)
+    paths = names if option == "layers" else [name.rpartition(".")[0] for name in names]
+    ends = dict.fromkeys(path.rpartition(".")[2] for path in paths)
+    return "target_modules" if option == "layers" else "modules_to_save", word, list(ends)
+
+
 def _linear(model: nn.Module, heads: Sequence[str]) -> list[str]:
     """Paths of the linear layers outside the heads."""
     paths = [path for path, module in model.named_modules() if isinstance(module, nn.Linear)]
