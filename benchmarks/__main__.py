@@ -32,10 +32,13 @@ def main() -> None:
             measured, differences[name] = groups.measure(name, given.device, given.repetitions, given.quick, say)
             series += measured
     waits = wait_for_shell(given.repetitions, say) if "shell" in given.workloads else []
-    results = report.goals({(one.group, one.name): one for one in series}, waits)
-    print("\n" + report.table(series, results))
+    found = {(one.group, one.name): one for one in series}
+    results, shares = report.goals(found, waits), report.frozen_share(found)
+    print("\n" + report.table(series, results, shares))
     path = ROOT / "benchmarks/results" / f"{given.name}.json"
-    write(path, given, report.as_json(series), results=results, differences=differences, shell=waits)
+    write(
+        path, given, report.as_json(series), results=results, frozen_share=shares, differences=differences, shell=waits
+    )
 
 
 def arguments() -> argparse.Namespace:

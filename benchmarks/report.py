@@ -76,14 +76,26 @@ def goals(found: Found, shell: Sequence[float]) -> list[dict[str, Any]]:
     return results
 
 
-def table(series: Sequence[Series], results: Sequence[Mapping[str, Any]]) -> str:
-    """Both tables as text."""
+def frozen_share(found: Found) -> dict[str, float]:
+    """By workload: the share of a round in process that its products with the frozen weights take by themselves."""
+    floors = [(group, name) for group, name in found if name.endswith(" floor")]
+    pairs = {
+        name.split()[0]: (found[group, name], found[group, name.replace("floor", "ours")]) for group, name in floors
+    }
+    return {
+        w: statistics.median(f.per_repetition()) / statistics.median(o.per_repetition()) for w, (f, o) in pairs.items()
+    }
+
+
+def table(series: Sequence[Series], results: Sequence[Mapping[str, Any]], shares: Mapping[str, float]) -> str:
+    """Both tables as text, and the shares of the frozen products."""
     heads = ("a round", "range", "clients/s", "first round", "memory", "private", "threads")
     lines = [_row("", heads), *(_measured(one) for one in series)]
     lines += ["", f"{'':44}{'ratio':>8}{'range':>17}   wanted"]
     for r in results:
         spread = f"{r['low']:.2f} - {r['high']:.2f}"
         lines.append(f"{r['goal']:44}{r['value']:8.2f}{spread:>17}   {r['bound']:8} {'met' if r['met'] else 'NOT met'}")
+    lines += [f"\n{w}: products with the frozen weights are {share:.0%} of a round" for w, share in shares.items()]
     return "\n".join(lines)
 
 

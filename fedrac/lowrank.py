@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 class AddUpdate(torch.autograd.Function):
@@ -38,8 +37,9 @@ class AddUpdate(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # as once_differentiable, which takes as long as a small product
+            raise RuntimeError("second derivatives of a model with trained factors are not there: use no create_graph")
         rows, a, b, hidden, w = ctx.saved_tensors
         scale, clients = ctx.scale, ctx.clients
         g = gradient.reshape(-1, gradient.shape[-1])

@@ -22,9 +22,10 @@ class Factors:
 
     def to(self, dtype: torch.dtype) -> "Factors":
         """The same in another dtype."""
-        if all(f is None or f.dtype == dtype for f in (self.A, self.B, self.D)):
+        a, b, d = self.A, self.B, self.D
+        if (a is None or a.dtype == dtype) and (b is None or b.dtype == dtype) and (d is None or d.dtype == dtype):
             return self
-        return Factors(*(None if f is None else f.to(dtype) for f in (self.A, self.B, self.D)))
+        return Factors(*(None if f is None else f.to(dtype) for f in (a, b, d)))
 
     def pair(self) -> tuple[Tensor, Tensor | None]:
         """(A, B) of a low-rank update; (D as (C, m, n), None) of a full one: B is the identity."""

@@ -269,3 +269,15 @@ def test_gradient_goes_back_through_what_a_layer_really_does(make_layer, outer):
     found, wanted = (torch.autograd.grad(y.square().sum(), list(factors.values())) for y in (out, expected))
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_second_derivatives_are_refused():
+    model = nn.Sequential(nn.Linear(6, 3)).double()
+    blocks = plan_blocks(model, AdaptSpec({"*": 1}), Method())
+    factor = torch.ones(1, 1, 6, dtype=torch.float64).requires_grad_()
+    adapter = CohortAdapter(model, blocks)
+    adapter.use({"0.weight:A": factor, "0.weight:B": torch.ones(3, 1, dtype=torch.float64)}, 1, 12)
+    with adapter.attached():
+        out = model(data(6).double()).square().sum()
+    with pytest.raises(RuntimeError, match="second derivatives"):
+        torch.autograd.grad(out, factor, create_graph=True)

@@ -1,8 +1,11 @@
 """What the benchmarks time against one another is the same work."""
 
+import json
+
 import pytest
 import torch
 
+from benchmarks import markdown, profile
 from benchmarks.sides import loop, ours
 from benchmarks.workloads import WORKLOADS
 
@@ -23,3 +26,25 @@ def test_the_plain_loop_agrees_with_ours(case: str) -> None:
 def test_unequal_clients_all_have_an_example() -> None:
     sizes = [len(shard) for shard in WORKLOADS["check-mlp"].shards]
     assert sum(sizes) == WORKLOADS["check-mlp"].examples and min(sizes) >= 1 and max(sizes) > min(sizes)
+
+
+def test_the_readme_shows_what_was_measured() -> None:
+    page = markdown.README.read_text()
+    assert markdown.updated(page, json.loads(markdown.RESULTS.read_text())) == page
+
+
+def test_tables_stand_between_the_marks_and_nowhere_else() -> None:
+    found = json.loads(markdown.RESULTS.read_text())
+    page = markdown.updated(f"before\n{markdown.BEGIN}old\n{markdown.END}\nafter\n", found)
+    assert page.startswith(f"before\n{markdown.BEGIN}| workload") and page.endswith(f"{markdown.END}\nafter\n")
+    assert "old" not in page
+    with pytest.raises(ValueError, match="no lines"):
+        markdown.updated("no marks", found)
+
+
+def test_parts_of_a_profile_add_up_to_the_whole() -> None:
+    now = iter(range(0, 100, 2))
+    watch = profile.Stopwatch(lambda: float(next(now)))
+    inner = watch.timed("inner", lambda: None)
+    watch.timed("outer", lambda: [inner(), inner()])()
+    assert watch.seconds == {"inner": 4.0, "outer": 6.0}

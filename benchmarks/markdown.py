@@ -1,0 +1,104 @@
+"""The README's tables of speed, from the figures of ``make bench``.
+
+The command: ``python -m benchmarks.markdown [RESULTS.json]``.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.driver import ROOT
+from benchmarks.workloads import WORKLOADS
+
+README, RESULTS = ROOT / "README.md", ROOT / "benchmarks/results/cpu2.json"
+BEGIN, END = "<!-- made by python -m benchmarks.markdown -->\n", "<!-- until here -->"
+WHO = {
+    "ours": "fedrac, in process",
+    "flower": "fedrac on `flwr run`, two SuperNodes",
+    "loop": "plain PyTorch loop, one client at a time",
+    "pfl": "pfl",
+    "flower-peer": "plain Flower app, one client a SuperNode, on Ray",
+    "floor": "the products with the frozen weights alone",
+}
+
+
+def tables(found: Mapping[str, Any]) -> str:
+    """What was measured, as Markdown: a table of times, one of the ratios, and where and how they came about."""
+    machine, options = found["machine"], found["options"]
+    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "flwr", "ray", "pfl"))
+    heads = (
+        "workload",
+        "who",
+        "a round",
+        "clients a second",
+        "first round",
+        "memory",
+        "fedrac in process is faster by",
+    )
+    times = [_row(heads), _row("---" for _ in heads), *(_row(cells) for cells in _times(found["series"]))]
+    goals = [_row(("", "measured", "range", "wanted", "")), _row("-----"), *map(_goal, found["results"])]
+    about = (
+        f"Medians of {options['repetitions']} turns on {machine['cores']} cores ({machine['processor']}; {versions}). "
+        "Memory is the largest private memory of all processes together."
+    )
+    return "\n".join([*times, "", *goals, "", about, ""])
+
+
+def _times(series: list[dict[str, Any]]) -> Iterator[list[str]]:
+    """A row of every side, the first time it was measured."""
+    seen = set()
+    ours = {(one["group"], one["name"]): one["median"] for one in series if one["name"].endswith(" ours")}
+    for one in series:
+        workload, side = one["name"].split()
+        if one["name"] in seen:
+            continue
+        seen.add(one["name"])
+        faster = one["median"] / ours[one["group"], f"{workload} ours"]
+        yield [
+            workload,
+            WHO[side],
+            f"{1e3 * one['median']:.3g} ms",
+            "" if side == "floor" else f"{WORKLOADS[workload].cohort / one['median']:,.0f}",
+            f"{statistics.median(one['first']):.1f} s",
+            f"{one['private'] / 1e6:,.0f} MB",
+            "" if side in ("ours", "floor") else f"{faster:.2g}",
+        ]
+
+
+def _goal(result: Mapping[str, Any]) -> str:
+    spread = f"{result['low']:.2f} to {result['high']:.2f}"
+    bound = result["bound"].replace(">=", "at least").replace("<=", "at most")
+    return _row((result["goal"], f"{result['value']:.2f}", spread, bound, "met" if result["met"] else "not met"))
+
+
+def _row(cells: Any) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def updated(page: str, found: Mapping[str, Any]) -> str:
+    """``page`` with the tables between its two marks.
+
+    Raises:
+        ValueError: it has no such marks.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"the page has no lines {BEGIN.strip()!r} and {END!r} for the tables to stand between")
+    return before + begin + tables(found) + end + after
+
+
+def main() -> None:
+    """Writes the tables into the README."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.markdown", description="Tables for the README.")
+    parser.add_argument("results", nargs="?", type=Path, default=RESULTS, help=f"default: {RESULTS.relative_to(ROOT)}")
+    found = json.loads(parser.parse_args().results.read_text())
+    README.write_text(updated(README.read_text(), found))
+    print(tables(found))
+
+
+if __name__ == "__main__":
+    main()
