@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import TypeAdapter, ValidationError
@@ -21,6 +21,7 @@ from fedrac.sketch import Law
 from fedrac.strategy import Send
 
 T = TypeVar("T")
+Log = Literal["text", "json"]
 
 _SECTIONS = (
     *("data", "partition", "model", "method", "adapt", "sketch", "local", "server", "guard", "cohort", "evaluate"),
@@ -101,6 +102,7 @@ class RuntimeSpec:
     dtype: str
     device: str
     threads: int | None
+    log: Log = "text"
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "float64", "bfloat16"):

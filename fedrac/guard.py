@@ -133,7 +133,8 @@ class Guarded:
 
 def begin(spec: GuardSpec, state: GuardState) -> GuardState:
     """The state before a round: with a secret, if noise needs one, and a bound."""
-    secret = state.secret if state.secret is not None or not spec.noise else privacy.new_secret()
+    wanted = spec.noise > 0 and spec.noise_seed is None and state.secret is None
+    secret = privacy.new_secret() if wanted else state.secret
     return replace(state, secret=secret, clip=None if spec.clip_quantile is None else state.clip or spec.clip)
 
 

@@ -45,23 +45,24 @@ class Record:
     Args:
         folder: the run's ``output_dir``; made if it is not there.
         config: the resolved configuration as YAML.
-        finished: the last round that counts; lines of later rounds (of a run that was cut off) are dropped.
+        finished: of a run that goes on, the last round that counts; lines of later ones (it was cut off) are dropped.
+            None: the run is new.
 
     Raises:
         FileExistsError: the folder holds rounds of another run, which are not overwritten.
     """
 
-    def __init__(self, folder: Path, config: str, finished: int = 0) -> None:
+    def __init__(self, folder: Path, config: str, finished: int | None = None) -> None:
         self.folder = folder
         self._metrics = folder / "metrics.jsonl"
         found = read_metrics(self._metrics)
-        if finished == 0 and found:
+        if finished is None and found:
             raise FileExistsError(
                 f"output_dir={folder} holds the results of another run: choose another, or go on with it by "
                 f"resume={folder}"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        self.lines = [line for line in found if line["round"] <= finished]
+        self.lines = [line for line in found if line["round"] <= (finished or 0)]
         write_atomically(self._metrics, "".join(json.dumps(line) + "\n" for line in self.lines))
         write_atomically(folder / "config.yaml", config)
         write_atomically(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")

@@ -1,6 +1,8 @@
 """One run, the same in every runtime: configuration and Grid in, recorded results out."""
 
+import logging
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from fedrac.data import own
 from fedrac.experiment import Experiment, parse
 from fedrac.grid import InProcessGrid
 from fedrac.host import pick_device
+from fedrac.json_log import JsonLog
 from fedrac.messages import from_record, to_record
 from fedrac.node_config import own_nodes
 from fedrac.objective import objective
@@ -25,8 +28,12 @@ from fedrac.pretrain import initial_weights
 from fedrac.progress import Progress, Watcher
 from fedrac.record import Record
 from fedrac.round_report import Divergence, RoundReport
+from fedrac.server import ServerState
+from fedrac.status import Status
 from fedrac.strategy import FedRacLora
 from fedrac.track import tracking
+
+log = logging.getLogger(__name__)
 
 
 def run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | None = None) -> dict[str, Any]:
@@ -50,7 +57,7 @@ def run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | N
         torch.set_num_threads(experiment.runtime.threads)
     model, examples = models.build(experiment.model, experiment.seed), server_data(experiment)
     strategy = build_strategy(experiment, model, test_on_clients=examples is None)
-    state = checkpoint.load(Path(settings.resume)) if settings.resume else None
+    state = _stopped_at(Path(settings.resume)) if settings.resume else None
     strategy.connect(grid)
     test = tester(experiment, model, examples) if examples else None
     if test and examples and experiment.evaluate.objective:
@@ -62,18 +69,22 @@ def run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | N
     if state is not None:
         strategy.state = state
         now = _floats(test(0, to_record(strategy.effective_weights()))) if test else {}
-    record = Record(output_dir, config.to_yaml(settings), state.round if state else 0)
+    finished = state.round if state else 0
+    record = Record(output_dir, config.to_yaml(settings), finished if settings.resume else None)
     if examples:
         census.write(output_dir, experiment, examples, strategy.population)
     checkpoints = Checkpoints(output_dir, experiment.checkpoint, strategy)
-    with tracking(settings.get("track"), settings) as trackers:
-        watchers: list[Watcher] = [watcher or Progress(), *trackers]
+    status = Status(output_dir, experiment.rounds, finished)
+    shown = watcher or (JsonLog() if experiment.runtime.log == "json" else Progress())
+    with tracking(settings.get("track"), settings) as trackers, status, closing(checkpoints):
+        watchers: list[Watcher] = [shown, *trackers]
         for each in watchers:
             each.begin(strategy, experiment.rounds, output_dir, now)
 
         def on_round(report: RoundReport) -> None:
             record.add(report)
             checkpoints.after(report)
+            status.round(report)
             for each in watchers:
                 each.round(report)
 
@@ -83,12 +94,19 @@ def run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | N
         except Divergence:  # that is a result, too
             record.summarise(experiment.method.name, initial, diverged=True)
             raise
-        finally:
-            checkpoints.close()
         summary = record.summarise(experiment.method.name, initial)
         for each in watchers:
             each.end(summary)
     return summary
+
+
+def _stopped_at(folder: Path) -> ServerState | None:
+    """Where a run stopped; None if that was before its first checkpoint."""
+    try:
+        return checkpoint.load(folder)
+    except FileNotFoundError:
+        log.warning("%s has no checkpoint yet: the run starts with round 1", folder)
+        return None
 
 
 def _with_objective(

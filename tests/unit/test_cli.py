@@ -21,7 +21,16 @@ TINY = [
     *("data.clients=2", "model=mlp", "model.inputs=4", "model.hidden=[5]", "model.outputs=3", "pretrain=none"),
     *("partition=size", "partition.clients=4", "cohort.size=3", "local.batch_size=4", "rounds=2", "evaluate.every=2"),
 ]
-FILES = {"config.yaml", "versions.json", "metrics.jsonl", "summary.json", "checkpoint", "checkpoint.1", "best"}
+FILES = {
+    "config.yaml",
+    "versions.json",
+    "metrics.jsonl",
+    "summary.json",
+    "checkpoint",
+    "checkpoint.1",
+    "best",
+    "status.json",
+}
 FIELDS = {"round", "seconds", "cohort", "eta", "train/loss", "upload_bytes", "download_bytes"}
 Command = Callable[..., None]
 
@@ -211,11 +220,17 @@ def test_a_run_that_stopped_between_its_line_and_its_checkpoint(fedrac: Command,
     assert facts("out") == facts("whole")
 
 
-def test_nothing_to_go_on_with(fedrac: Command) -> None:
+def test_a_run_that_stopped_before_its_first_checkpoint(fedrac: Command) -> None:
     with pytest.MonkeyPatch.context() as patch:
         failing_in(patch, 1, CohortFailure("no"))
         stopped(fedrac, *TINY, "output_dir=out")
-    assert "give the output_dir of a run that finished a round" in stopped(fedrac, "resume=out")
+    status = json.loads(Path("out/status.json").read_text())
+    assert (status["state"], status["round"]) == ("failed", 0) and "answered well" in status["error"]
+    Path("out/metrics.jsonl").write_text('{"round": 1, "seconds": 1}\n')  # the machine stopped before its checkpoint
+    fedrac("resume=out")
+    fedrac(*TINY, "output_dir=whole")
+    assert facts("out") == facts("whole")
+    equal(weights("out"), weights("whole"))
 
 
 def test_hosts_and_dtype(fedrac: Command) -> None:

@@ -1,0 +1,78 @@
+"""One of five clients sends what it found reversed and a hundred times larger; which means withstand it?
+
+    python experiments/hostile.py OUTPUT_FOLDER [KEY=VALUE ...]
+
+The default experiment, seeds 1 to 3, with every `guard.mean`, with and without the attack. The attack is a ClientApp
+of its own: the server sees well-formed replies. Prints a table of test accuracies after the last round.
+"""
+
+import sys
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from statistics import mean, stdev
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedrac import client, config
+from fedrac.grid import InProcessGrid
+from fedrac.host import answering, host_of
+from fedrac.messages import decode_plan
+from fedrac.replies import Reply, encode_reply
+from fedrac.run import run
+
+FACTOR = -100.0
+SEEDS = (1, 2, 3)
+GUARDS = {
+    "plain mean": [],
+    "clipped mean (`guard.clip=1`)": ["guard.clip=1"],
+    "trimmed mean": ["guard.mean=trimmed_mean"],
+    "median": ["guard.mean=median"],
+    "geometric median": ["guard.mean=geometric_median"],
+    "Krum": ["guard.mean=krum"],
+}
+
+
+def hostile_app(every: int) -> ClientApp:
+    """fedrac's ClientApp, in which each client whose id is a multiple of ``every`` is hostile."""
+    app = ClientApp()
+    app.query()(client.query)
+
+    @app.train()
+    @answering
+    def train(message: Message, context: Context) -> RecordDict:
+        plan = decode_plan(message.content)
+        reply, failed = host_of(plan.spec.workload, context).train(plan)
+        factors = {key: value.clone() for key, value in reply.factors.items()}
+        for place, id_ in enumerate(reply.clients):
+            if id_ % every == 0:
+                for value in factors.values():
+                    value[place] *= FACTOR
+        return encode_reply(plan.spec.round, Reply(reply.clients, reply.examples, reply.losses, factors), failed)
+
+    return app
+
+
+def accuracy(app: ClientApp, overrides: list[str], folder: Path) -> float:
+    """In per cent, after the last round."""
+    settings = config.load([*overrides, f"output_dir={folder}", "evaluate.every=1000", "checkpoint.every=1000"])
+    with redirect_stdout(StringIO()):
+        summary = run(settings, InProcessGrid(app), folder)
+    return 100 * summary["last"]["test/accuracy"]
+
+
+def main(output: Path, overrides: list[str]) -> None:
+    """One line a guard."""
+    print("| | no attack | one in five hostile |\n|---|---|---|")
+    for name, settings in GUARDS.items():
+        cells = []
+        for kind, app in (("honest", client.app), ("attacked", hostile_app(5))):
+            label = f"{name.split(' (')[0].replace(' ', '-')}-{kind}"
+            found = [accuracy(app, [*overrides, *settings, f"seed={s}"], output / f"{label}-{s}") for s in SEEDS]
+            cells.append(f"{mean(found):.1f} ± {stdev(found):.1f}")
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).absolute(), sys.argv[2:])
