@@ -33,6 +33,11 @@ class Downlink:
         tip = self._chain.tip.state
         return tip.weights is state.weights and tip.factors is state.factors
 
+    @property
+    def digest(self) -> str:
+        """Of the state that messages bring hosts to."""
+        return self._chain.tip.digest
+
     def move(self, state: ServerState, step: Step | None = None) -> None:
         """The server has made a step, or has its state from elsewhere."""
         self._chain.add(state, step)
@@ -64,9 +69,9 @@ class Downlink:
 
     def landed(self, node: int, clients: Sequence[int], kept: bool) -> None:
         """A host has answered: it and its clients were sent the state."""
-        self._reached |= dict.fromkeys(clients, self._chain.tip.digest)
+        self._reached |= dict.fromkeys(clients, self.digest)
         if kept:
-            self._kept[node] = self._chain.tip.digest
+            self._kept[node] = self.digest
 
     def _base(self, node: int, hosted: Hosted) -> str:
         kept = [self._kept[node]] if node in self._kept else []

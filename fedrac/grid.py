@@ -13,8 +13,10 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedrac.node_config import MEMORY
+
 # Of every node's configuration: what this process remembers of the weights need not be sent to it.
-_KEEPING = {"state": "memory"}
+_KEEPING = {"state": MEMORY}
 
 
 class InProcessGrid(Grid):

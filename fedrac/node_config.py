@@ -8,8 +8,9 @@ from typing import Any
 
 from fedrac.partition import NODES
 
-_KEYS = ("partition-id", "num-partitions", "data", "tell-examples")
+_KEYS = ("partition-id", "num-partitions", "data", "tell-examples", "state")
 _MOST = 2**20
+MEMORY = "memory"  # for `state`: one process answers all messages of the node, so that its memory is enough
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,14 @@ class NodeConfig:
         count: ``num-partitions``: how many nodes share common data.
         data: a place, see `fedrac.data.own.load`; None where the node shares common data.
         tell_examples: the server is told of at most so many examples; 1 hides the number altogether.
+        state: a folder for the node's copy of the weights; `MEMORY`; None: where it is usual (`fedrac.replay`).
     """
 
     place: int
     count: int
     data: str | None = None
     tell_examples: int | None = None
+    state: str | None = None
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> "NodeConfig":
@@ -53,7 +56,10 @@ class NodeConfig:
             ) from None
         if not 0 <= place < count:
             raise ValueError(f"node-config partition-id={place} must lie in 0 .. {count - 1}")
-        return cls(place, count, data, told)
+        state = config.get("state")
+        if state is not None and not isinstance(state, str):
+            raise ValueError(f"node-config state={state!r} must be a folder, in quotes")
+        return cls(place, count, data, told, state)
 
 
 def own_nodes(partition: Mapping[str, Any]) -> list[dict[str, int | str]]:

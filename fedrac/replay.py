@@ -9,11 +9,10 @@ from fedrac.blocks import find_blocks
 from fedrac.chain import Step
 from fedrac.data import cache
 from fedrac.messages import RoundPlan, unpack
+from fedrac.node_config import MEMORY, NodeConfig
 from fedrac.replica import Initial, Replica
 from fedrac.rounds import draw_sketches
 from fedrac.server import ServerState, advance, effective_weights, mean_shapes
-
-MEMORY = "memory"
 
 
 def follow(plan: RoundPlan, model: nn.Module, replica: Replica) -> tuple[ServerState, bool]:
@@ -49,13 +48,13 @@ def merged(plan: RoundPlan, model: nn.Module, state: ServerState) -> dict[str, T
 def replica_of(initial: Initial, context: Context) -> Replica:
     """Where this node keeps its state: ``state`` of its node-config.
 
-    A folder; or ``memory``, where one process answers all of its messages. A node with data of its own keeps it in the
-    cache unless told; one that shares common data, as in a simulation, keeps nothing.
+    A folder; ``memory``; or nowhere, if it is empty. Unless told, a node with data of its own keeps it in the cache;
+    one that shares common data, as in a simulation, keeps nothing.
     """
-    config, run = context.node_config, f"{context.run_id:x}"
-    if config.get("state") == MEMORY:
+    node, run = NodeConfig.read(context.node_config), f"{context.run_id:x}"
+    if node.state == MEMORY:
         return Replica(initial, None, True, run)
-    if chosen := config.get("state"):
-        return Replica(initial, Path(str(chosen)).expanduser(), False, run)
-    own = cache.root() / "state" / f"node-{config['partition-id']}" if "data" in config else None
+    if node.state:
+        return Replica(initial, Path(node.state).expanduser(), False, run)
+    own = cache.root() / "state" / f"node-{node.place}" if node.data and node.state is None else None
     return Replica(initial, own, False, run)

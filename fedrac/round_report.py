@@ -23,7 +23,8 @@ class RoundReport:
         cohort: ids of the clients that were asked, ascending.
         eta: the server's step of this round.
         train_loss: mean over the clients that answered, of each one's mean training loss.
-        upload_bytes, download_bytes: payload of the arrays that crossed, summed over clients.
+        upload_bytes, download_bytes: payload of the arrays that crossed, summed over clients; of a host that simulates
+            clients, what each would be sent if it were a node of its own (docs/protocol.md).
         refused: clients that did not count, with reasons.
         seconds: wall time of the round.
         guard: ``guard/...`` and ``privacy/...`` numbers, where updates are clipped or noise is added.

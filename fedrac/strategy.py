@@ -257,6 +257,8 @@ class FedRacLora(Strategy):
         found = collect(current.report, current.hosts, replies, self.shapes, dtype, announced)
         for node, kept in found.kept.items():
             self._downlink.landed(node, current.hosts[node], kept)
+            if not kept and not self.population.hosts[node].partition:
+                log.warning("round %d: node %s does not keep the weights", current.report.round, node)
         self.population.doubt(found.failed)
         current.failed.update(found.failed)
         return found.reply

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import runs
 import torch
@@ -14,8 +15,10 @@ from runs import equal, methods, start, strategy, workload
 from fedrac import chain, client, replica, snapshot
 from fedrac.blocks import AdaptSpec
 from fedrac.chain import Chain, Step, Update
+from fedrac.downlink import Downlink
 from fedrac.grid import InProcessGrid
 from fedrac.messages import decode_update
+from fedrac.population import Hosted
 from fedrac.replica import Initial, Lacks, Replica
 from fedrac.replies import lack_of
 from fedrac.round_report import RoundReport
@@ -303,3 +306,41 @@ def test_a_base_that_is_not_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     with pytest.raises(Lacks, match="differs"):
         kept(tmp_path).follow(found.lacking(snapshot.take(states[0]).digest), lambda before, _: before)
     assert not list(tmp_path.iterdir())
+
+
+def hosted(partition: str, initial: str = "") -> Hosted:
+    return Hosted(np.arange(1), np.ones(1, np.int64), partition, initial)
+
+
+def test_a_node_with_data_of_its_own_is_charged_for_its_messages() -> None:
+    """What it kept counts, not what it was sent; a simulated client keeps what it was sent."""
+    first, then = state(0.0), state(1.0, 1)
+    link = Downlink(first.weights, first, replays=True)
+    real, simulated = hosted("", snapshot.take(first).digest), hosted("split", snapshot.take(first).digest)
+    assert link.count(1, real, [0]) == link.count(2, simulated, [1]) == 0
+    for node in (1, 2):
+        link.landed(node, [node - 1], kept=False)
+    means = torch.ones(5)
+    link.move(then, Step(1, 1.0, means))
+    link.move(state(2.0, 2), Step(2, 1.0, means))
+    assert link.count(1, real, [0]) == 2 * 5 * 4
+    link.landed(1, [0], kept=True)
+    link.landed(2, [1, 2], kept=False)
+    link.move(state(3.0, 3), Step(3, 1.0, means))
+    assert decode_update(link.content(1, real)).base == snapshot.take(state(2.0)).digest
+    assert link.count(1, real, [0]) == 5 * 4
+    assert link.count(2, simulated, [1, 2, 7]) == (5 + 5 + 15) * 4  # client 7 takes part for the first time
+    whole, size = link.whole(1, "missing")
+    everything = sum(t.numel() * t.element_size() for t in first.weights.values())
+    assert size == everything and decode_update(whole).base == ""
+    assert link.count(1, real, [0]) == 3 * 5 * 4  # what it kept is forgotten; what it can build is not
+    assert link.count(3, hosted(""), [0]) == everything
+
+
+def test_those_who_lack_the_same_share_a_message() -> None:
+    first = state(0.0)
+    link = Downlink(first.weights, first, replays=True)
+    link.move(state(1.0, 1), Step(1, 1.0, torch.ones(2)))
+    digest = snapshot.take(first).digest
+    assert link.content(1, hosted("", digest)) is link.content(2, hosted("split", digest))
+    assert link.content(1, hosted("")) is not link.content(1, hosted("", digest))
