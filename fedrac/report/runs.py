@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 Skipped = tuple[str, str]
 
 _FILES = {"config.yaml", "metrics.jsonl", "summary.json", "versions.json", "clients.npz", "error.txt", "mlflow.json"}
-_RUN_FOLDERS = ("checkpoint", "tensorboard", "mlflow")
+_RUN_FOLDERS = ("checkpoint", "best", "tensorboard")  # or what begins so
 _NUMBERS = ("round", "seconds", "upload_bytes", "download_bytes")
 
 
@@ -98,13 +98,12 @@ def find(folder: Path, output: Path) -> tuple[list[Run], list[Skipped]]:
 def _folders(folder: Path, output: Path) -> Iterator[tuple[Path, set[str]]]:
     for text, folders, files in os.walk(folder):
         place = Path(text)
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith((*_RUN_FOLDERS, ".")) and not _is_report(place / name, output)
-        )
-        if not _is_report(place, output):
-            yield place, {name for name in files if not name.startswith(".")}
+        if place != folder and _is_report(place, output):
+            folders.clear()
+            continue
+        own = () if _FILES.isdisjoint(files) else _RUN_FOLDERS
+        folders[:] = sorted(name for name in folders if not name.startswith((*own, ".")))
+        yield place, {name for name in files if not name.startswith(".")}
 
 
 def _is_report(place: Path, output: Path) -> bool:

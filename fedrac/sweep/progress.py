@@ -25,7 +25,7 @@ class SweepProgress:
     def __init__(self, cells: Sequence[Cell], folder: Path, jobs: int) -> None:
         self._total, self._folder, self._jobs = len(cells), folder, max(jobs, 1)
         self._earlier = sum(cell.status is Status.FINISHED for cell in cells)
-        self._seconds: list[float] = []
+        self._ended = 0
         self._rounds: dict[str, tuple[int, int]] = {}
         self.failures: dict[str, str] = {}
         self._live, self._begin, self._drawn = sys.stdout.isatty(), time.monotonic(), 0.0
@@ -48,7 +48,7 @@ class SweepProgress:
             self._print(f"{cell.name}: {content}")
             return
         self._rounds.pop(cell.name, None)
-        self._seconds.append(time.monotonic())
+        self._ended += 1
         if kind == "failed":
             self.failures[cell.name] = content
         said = _reached(content) if kind == "finished" else f"FAILED: {content.splitlines()[0] if content else ''}"
@@ -56,7 +56,7 @@ class SweepProgress:
 
     @property
     def _done(self) -> int:
-        return self._earlier + len(self._seconds)
+        return self._earlier + self._ended
 
     def _draw(self) -> None:
         now = time.monotonic()
@@ -69,7 +69,7 @@ class SweepProgress:
 
     def _left(self, now: float) -> str:
         """By the pace so far, the parts of runs under way included."""
-        done = len(self._seconds) + sum(at / last for at, last in self._rounds.values())
+        done = self._ended + sum(at / last for at, last in self._rounds.values())
         rest = self._total - self._earlier - done
         return f", about {show_duration((now - self._begin) / done * rest)} left" if done else ""
 
@@ -79,8 +79,8 @@ class SweepProgress:
     def stopped(self) -> None:
         """After Ctrl-C."""
         self._print(
-            f"stopped; {self._done - len(self.failures)} of {self._total} runs are finished in {self._folder}, and of "
-            "the others every round that was; the same command goes on"
+            f"stopped; {self._done - len(self.failures)} of {self._total} runs are finished in {self._folder}; the "
+            "same command goes on"
         )
 
     def end(self) -> dict[str, str]:

@@ -27,6 +27,16 @@ def test_a_run_as_it_was_recorded(tmp_path: Path) -> None:
     assert run.labels is None and run.remarks == [] and run.versions["fedrac"]
 
 
+def test_a_report_in_the_folder_of_the_runs(tmp_path: Path) -> None:
+    record(tmp_path / "run")
+    assert [run.name for run in find(tmp_path, tmp_path)[0]] == ["run"]
+
+
+def test_folders_of_any_name(tmp_path: Path) -> None:
+    record(tmp_path / "best/checkpoint")
+    assert list(found(tmp_path)[0]) == ["best/checkpoint"]
+
+
 def test_a_folder_that_is_itself_a_run(tmp_path: Path) -> None:
     record(tmp_path)
     assert list(found(tmp_path)[0]) == ["."]
@@ -61,6 +71,9 @@ def test_half_written_and_foreign_files(tmp_path: Path) -> None:
     (tmp_path / "paper.pdf").write_bytes(b"%PDF")
     (tmp_path / "report").mkdir()
     (tmp_path / "report/table.csv").write_text("")
+    for name in ("best", "checkpoint.29"):
+        (good / name).mkdir()
+        (good / name / "state.json").write_text("{}")
     (tmp_path / "cut/of_a_sweep").mkdir()
     (tmp_path / "cut/of_a_sweep/report.html").write_text("")
     runs, skipped = found(tmp_path)
