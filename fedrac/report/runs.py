@@ -87,7 +87,7 @@ def find(folder: Path, output: Path) -> tuple[list[Run], list[Skipped]]:
     skipped: list[Skipped] = []
     for place, names in _folders(folder, output):
         name = str(place.relative_to(folder))
-        if _FILES.isdisjoint(names - {"error.txt"}):
+        if _FILES.isdisjoint(names):
             skipped += [(str((place / n).relative_to(folder)), "not a file of a run") for n in sorted(names - _FILES)]
             continue
         try:
