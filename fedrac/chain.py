@@ -114,7 +114,7 @@ def _size_of_steps(steps: Iterable[Step]) -> int:
 
 
 def _size(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import pytest
 import runs
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message
+from flwr.common.constant import SType
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from runs import arrays, equal, grid, methods, start, strategy, workload
 
@@ -217,3 +218,37 @@ def test_the_rate_of_the_round_is_sent() -> None:
     for round_, share in ((1, 0.25), (2, 0.5), (4, 1.0)):
         sent = decode_plan(plans(found, round_=round_)[0].content).spec
         assert (sent.round, sent.local) == (round_, replace(found.local, lr=share * found.local.lr))
+
+
+def header(descr: str = "'<f4'", shape: str = "(2,)", version: bytes = b"\x01\x00") -> bytes:
+    text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY" + version + len(text).to_bytes(2, "little") + text
+
+
+WHOLE = header() + bytes(8)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (WHOLE[:-1], "buffer is smaller"),
+        (WHOLE[:20], "EOF"),
+        (b"", "EOF"),
+        (header(version=b"\x02\x00") + bytes(8), r"its format is \(2, 0\)"),
+        (header(shape="(-1,)") + bytes(8), r"its shape is \(-1,\)"),
+        (header(shape="(10**12,)") + bytes(8), "malformed"),
+        (header(shape=f"({10**15},)") + bytes(8), "buffer is smaller"),
+        (header(descr="'|O'") + bytes(16), "OBJECT"),
+        (header(descr="'>f4'") + bytes(8), "byte order"),
+        (header(descr="[('a', '<f4')]") + bytes(8), "void"),
+    ],
+)
+def test_bytes_that_are_no_array(data: bytes, why: str) -> None:
+    assert torch.equal(from_record(ArrayRecord({"x": Array("float32", (2,), SType.NUMPY, WHOLE)}))["x"], torch.zeros(2))
+    with pytest.raises(ValueError, match=f"array 'x' cannot be read.*{why}"):
+        from_record(ArrayRecord({"x": Array("float32", (2,), SType.NUMPY, data)}))
+
+
+def test_an_array_in_another_format() -> None:
+    with pytest.raises(ValueError, match="its type is 'pickle'"):
+        from_record(ArrayRecord({"x": Array("float32", (2,), "pickle", WHOLE)}))
