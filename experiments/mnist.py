@@ -60,9 +60,22 @@ def table3(folder: Path, figures: Path) -> str:
             "same pre-trained model.",
             table(header, rows),
             _orderings({k: float(np.mean(v)) for k, v in measured.items()}),
+            *_moments(folder / "moments.txt"),
             made(found),
         ]
     )
+
+
+def _moments(path: Path) -> list[str]:
+    """What `experiments.moments` printed: where a difference to the paper comes from."""
+    if not path.exists():
+        return []
+    return [
+        "The authors' code keeps AdamW's moments when a block ends, though the next block has another random basis; the "
+        "library starts them anew. Both, for RAC-LoRA, in a plain loop that shares only data and initial model with "
+        "the library (`python -m experiments.moments FOLDER`):",
+        f"```\n{path.read_text().rstrip()}\n```",
+    ]
 
 
 def _orderings(mean: dict[Kind, float]) -> str:

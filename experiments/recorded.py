@@ -1,25 +1,42 @@
 """Recorded runs, as the tables and figures need them."""
 
+import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from omegaconf import OmegaConf
 
 from fedrac import config
 from fedrac.convex import Convex, convex
 from fedrac.experiment import parse
-from fedrac.report.runs import Run, find
+from fedrac.report.runs import Run, find, flat
 
 Floats = NDArray[np.float64]
 
 
 def runs(folder: Path) -> list[Run]:
-    """All runs in a folder with a finished round; none where there is no such folder."""
-    return find(folder, folder / "report")[0] if folder.is_dir() else []
+    """All runs in a folder that ended, by their last round or by diverging; none where there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return [*(run for run in find(folder, folder / "report")[0] if run.initial), *_diverged_at_once(folder)]
+
+
+def _diverged_at_once(folder: Path) -> Iterator[Run]:
+    """Runs without a finished round: the first one that there would be has nothing but infinities."""
+    columns = {name: np.ones(1) for name in ("round", "seconds", "upload_bytes", "download_bytes")}
+    for path in sorted(folder.rglob("summary.json")):
+        summary = json.loads(path.read_text())
+        if summary.get("diverged") and summary["rounds"] == 0:
+            settings = OmegaConf.to_container(OmegaConf.load(path.parent / "config.yaml"))
+            values = {name: np.array([np.nan]) for name in summary["initial"]}
+            yield Run(
+                str(path.parent.relative_to(folder)), dict(flat(settings)), {**columns, **values}, summary["initial"]
+            )
 
 
 def grouped(found: Sequence[Run], *keys: str) -> dict[tuple[Any, ...], list[Run]]:
