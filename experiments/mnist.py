@@ -72,8 +72,8 @@ def _moments(path: Path) -> list[str]:
         return []
     return [
         "The authors' code keeps AdamW's moments when a block ends, though the next block has another random basis; "
-        "the library starts them anew. Both, for RAC-LoRA, in a plain loop that shares only data and initial model with "
-        "the library (`python -m experiments.moments FOLDER`):",
+        "the library starts them anew. Both, for RAC-LoRA, in a plain loop that shares only data and initial model "
+        "with the library (`python -m experiments.moments FOLDER`):",
         f"```\n{path.read_text().rstrip()}\n```",
     ]
 
