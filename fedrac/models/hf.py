@@ -12,6 +12,7 @@ What goes in and what comes out:
 
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
+from inspect import signature
 from typing import Any, Literal
 
 import torch
@@ -54,6 +55,8 @@ class HuggingFace(nn.Module):
         self.autocast = autocast
         self.heads = tuple(f"model.{name}" for name, _ in _heads(model))
         self.max_length = _max_length(config)
+        # Training predicts all tokens at once: there is nothing to keep for the next one.
+        self._options = {"use_cache": False} if "use_cache" in signature(model.forward).parameters else {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of texts (rows, 2 or 3, length), or of images (rows, channels, height, width).
@@ -63,7 +66,7 @@ class HuggingFace(nn.Module):
         """
         inputs = {"pixel_values": x} if x.is_floating_point() else self._text(x)
         with nullcontext() if self.autocast is None else torch.autocast(x.device.type, self.autocast):
-            logits: Tensor = self.model(**inputs).logits
+            logits: Tensor = self.model(**inputs, **self._options).logits
         return logits
 
     def released(self) -> Any:
