@@ -6,7 +6,7 @@ since then, or the tensors that have changed, whichever are fewer bytes.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -79,7 +79,8 @@ class Chain:
             self._steps.clear()
             return
         self._steps.append(step)
-        while _size_of_steps(self._steps) >= _size(self.tip.tensors().values()):
+        whole = _size(self.tip.tensors().values())
+        while _size_of_steps(self._steps) >= whole:
             self._steps.popleft()  # from so far back, the tensors themselves are never longer
 
     def newest(self, digests: Iterable[str]) -> str:
@@ -109,8 +110,8 @@ def size(update: Update) -> int:
     return _size_of_steps(update.steps) + _size([*update.weights.values(), *update.factors.values()])
 
 
-def _size_of_steps(steps: Iterable[Step]) -> int:
-    return _size(step.means for step in steps)
+def _size_of_steps(steps: Sequence[Step]) -> int:
+    return len(steps) * _size([steps[0].means]) if steps else 0  # all rounds of a run have means of the same shapes
 
 
 def _size(tensors: Iterable[Tensor]) -> int:

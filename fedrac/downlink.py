@@ -42,7 +42,7 @@ class Downlink:
         """The server has made a step, or has its state from elsewhere."""
         self._chain.add(state, step)
         self._encoded: dict[tuple[str, bool], RecordDict] = {}
-        self._sizes: dict[str, int] = {}
+        self._sizes: dict[tuple[str, bool], int] = {}
         replica.remember(self._chain.tip)
 
     def content(self, node: int, hosted: Hosted) -> RecordDict:
@@ -63,7 +63,7 @@ class Downlink:
         counts as if it were such a node, which keeps what it was sent last.
         """
         if not hosted.partition:
-            return len(clients) * self._size(self._base(node, hosted))
+            return len(clients) * self._size(self._base(node, hosted), node not in self._cannot_replay)
         bases = ([hosted.initial, self._reached.get(client, "")] for client in clients)
         return sum(self._size(self._chain.newest(base)) for base in bases)
 
@@ -77,10 +77,10 @@ class Downlink:
         kept = [self._kept[node]] if node in self._kept else []
         return self._chain.newest([hosted.initial, *hosted.offers, *kept])
 
-    def _size(self, base: str) -> int:
-        if base not in self._sizes:
-            self._sizes[base] = size(self._chain.lacking(base))
-        return self._sizes[base]
+    def _size(self, base: str, replay: bool = True) -> int:
+        if (base, replay) not in self._sizes:
+            self._sizes[base, replay] = size(self._chain.lacking(base, replay))
+        return self._sizes[base, replay]
 
     def _content(self, base: str, replay: bool) -> RecordDict:
         if (base, replay) not in self._encoded:

@@ -335,6 +335,8 @@ def test_a_node_with_data_of_its_own_is_charged_for_its_messages() -> None:
     assert size == everything and decode_update(whole).base == ""
     assert link.count(1, real, [0]) == 3 * 5 * 4  # what it kept is forgotten; what it can build is not
     assert link.count(3, hosted(""), [0]) == everything
+    link.whole(1, "differs")
+    assert link.count(1, real, [0]) == 16 * 4  # from now on, what has changed
 
 
 def test_those_who_lack_the_same_share_a_message() -> None:
