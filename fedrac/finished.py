@@ -1,5 +1,6 @@
 """A run that has finished rounds, read back from its ``output_dir``."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from fedrac import checkpoint, models
+from fedrac.data.examples import Task
 from fedrac.experiment import Experiment, parse
 from fedrac.record import read_metrics
 
@@ -21,6 +23,8 @@ class FinishedRun:
         weights: the merged model's state dict.
         round: the last finished one.
         metrics: by name, as they were last.
+        task: what the outputs are.
+        labels: what the classes are called, where they have names.
     """
 
     settings: DictConfig
@@ -28,6 +32,8 @@ class FinishedRun:
     weights: dict[str, Tensor]
     round: int
     metrics: dict[str, float]
+    task: Task
+    labels: tuple[str, ...]
 
     def initial_model(self) -> nn.Module:
         """The model as the configuration describes it, without what the run has learnt."""
@@ -53,7 +59,16 @@ def read(folder: Path) -> FinishedRun:
     settings = OmegaConf.load(folder / "config.yaml")
     assert isinstance(settings, DictConfig)
     weights, round_ = checkpoint.merged(folder)
-    return FinishedRun(settings, parse(settings), weights, round_, _metrics(folder))
+    experiment = parse(settings)
+    return FinishedRun(settings, experiment, weights, round_, _metrics(folder), *_task(folder, experiment))
+
+
+def _task(folder: Path, experiment: Experiment) -> tuple[Task, tuple[str, ...]]:
+    try:
+        about = json.loads((folder / "task.json").read_text())
+    except FileNotFoundError:  # the server had no data
+        about = {"task": experiment.data.get("task", "classification"), "labels": ()}
+    return about["task"], tuple(about["labels"])
 
 
 def _metrics(folder: Path) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """What a run leaves in its ``output_dir``, for people and for other programs.
 
-``config.yaml``, ``versions.json``, ``clients.npz`` (`fedrac.census`), one line of ``metrics.jsonl`` a round,
-``summary.json``, and ``checkpoint/``.
+``config.yaml``, ``task.json``, ``versions.json``, ``clients.npz`` (`fedrac.census`), one line of ``metrics.jsonl`` a
+round, ``summary.json``, and ``checkpoint/``.
 """
 
 import importlib.metadata
@@ -9,6 +9,7 @@ import json
 import math
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,10 @@ class Record:
         write_atomically(self._metrics, "".join(json.dumps(line) + "\n" for line in self.lines))
         write_atomically(folder / "config.yaml", config)
         write_atomically(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
+
+    def describe(self, task: str, labels: Sequence[str]) -> None:
+        """Writes ``task.json``: what the model's outputs mean, for those who use it without the data."""
+        write_atomically(self.folder / "task.json", json.dumps({"task": task, "labels": list(labels)}) + "\n")
 
     def add(self, report: RoundReport) -> None:
         """One line of ``metrics.jsonl``."""

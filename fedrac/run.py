@@ -73,6 +73,7 @@ def run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | N
     record = Record(output_dir, config.to_yaml(settings), finished if settings.resume else None)
     if examples:
         census.write(output_dir, experiment, examples, strategy.population)
+        record.describe(examples.task, examples.labels)
     checkpoints = Checkpoints(output_dir, experiment.checkpoint, strategy)
     status = Status(output_dir, experiment.rounds, finished)
     shown = watcher or (JsonLog() if experiment.runtime.log == "json" else Progress())

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 # Name of a module here, and what the command does, as `fedrac --help` shows it.
 COMMANDS = {
+    "predict": "what the model of a run says of texts, rows or images",
     "report": "figures and tables of all runs in a folder",
     "split": "divide a data set into a folder for every node",
     "export": "the model of a run for transformers, PEFT, or as safetensors",

@@ -123,6 +123,17 @@ class Tokenizer:
                     types[i] = cut_types[place]
         return join(rows, self.pad, types)
 
+    def opening(self, text: str) -> Tokens:
+        """A text that is to be continued: without the end-of-text token that some tokenizers put behind every text."""
+        (row,), _ = self._rows([text], None, False)
+        closed = len(row) > 1 and row[-1] == self._tokenizer.eos_token_id
+        return join([row[:-1] if closed else row], self.pad)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, without special tokens."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
     def _rows(
         self, texts: Sequence[str], second: Sequence[str] | None, end: bool, limit: int | None = None
     ) -> tuple[list[list[int]], list[list[int]] | None]:

@@ -23,6 +23,7 @@ TINY = [
 ]
 FILES = {
     "config.yaml",
+    "task.json",
     "versions.json",
     "metrics.jsonl",
     "summary.json",
