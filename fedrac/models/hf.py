@@ -124,8 +124,10 @@ def checkpoint(
     if head not in HEADS:
         raise ValueError(f"model.head={head!r} is unknown: choose one of {', '.join(HEADS)}")
     dtype = _autocast(autocast)
-    from fedrac.models import hub  # transformers takes seconds to import
-
+    try:
+        from fedrac.models import hub  # transformers takes seconds to import
+    except ImportError as error:
+        raise ValueError("model=hf needs the package transformers: pip install 'fedrac[hf]'") from error
     config = hub.configuration(checkpoint, revision, None if head == "causal_lm" else outputs, dropout)
     model, fresh = hub.model(HEADS[head], checkpoint, revision, config, attention, pretrained, new_head)
     if gradient_checkpointing:

@@ -156,6 +156,13 @@ def test_transformers_is_imported_for_its_models_only():
     assert out.strip() == "set()"
 
 
+def test_transformers_that_is_not_installed(folders, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fedrac.models.hub", None)
+    monkeypatch.delattr("fedrac.models.hub")
+    with pytest.raises(ValueError, match=r"model=hf needs the package transformers: pip install 'fedrac\[hf\]'"):
+        checkpoint(str(folders[bert]))
+
+
 def test_full_patterns_beside_the_words_of_peft(folders):
     spec = AdaptSpec({"all-linear": 2, "*.pooler.dense": "frozen"}, ["head", "*.LayerNorm.weight"])
     found = {b.name: b.rank for b in plan_blocks(checkpoint(str(folders[bert]), outputs=3), spec, Method())}
