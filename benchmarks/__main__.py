@@ -84,7 +84,8 @@ def write(path: Path, given: argparse.Namespace, series: object, **parts: object
     path.parent.mkdir(exist_ok=True)
     content = {"options": options, "machine": report.machine(), **parts, "series": series}
     path.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"\nwritten to {path.relative_to(ROOT)}")
+    name = path.relative_to(ROOT)
+    print(f"\nwritten to {name}; into the README's tables: python -m benchmarks.markdown {name}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from benchmarks import markdown, profile
+from benchmarks import markdown, profile, report
+from benchmarks.series import Series
 from benchmarks.sides import loop, ours
 from benchmarks.workloads import WORKLOADS
 
@@ -48,3 +49,16 @@ def test_parts_of_a_profile_add_up_to_the_whole() -> None:
     inner = watch.timed("inner", lambda: None)
     watch.timed("outer", lambda: [inner(), inner()])()
     assert watch.seconds == {"inner": 4.0, "outer": 6.0}
+
+
+def test_shares_and_goals_are_those_of_the_medians() -> None:
+    rounds = {"ours": [[0.02, 0.03, 0.04], [0.05]], "floor": [[0.006], [0.004, 0.01, 0.008]], "loop": [[0.6], [0.4]]}
+    sides = [Series("W1", f"W1 {side}", first=[1.0], seconds=seconds) for side, seconds in rounds.items()]
+    found = {(one.group, one.name): one for one in sides}
+    shares, results = report.frozen_share(found), {one["goal"]: one for one in report.goals(found, [3.0, 7.0, 2.0])}
+    assert shares == {"W1": pytest.approx(0.007 / 0.04)}
+    faster = results["W1, plain loop / in process"]  # 0.6 / 0.03 and 0.4 / 0.05
+    assert (faster["value"], faster["low"], faster["high"], faster["met"]) == (*map(pytest.approx, (14, 8, 20)), True)
+    assert results["shell to first round of the default (s)"]["value"] == 3.0
+    text = report.table(sides, list(results.values()), shares)
+    assert "W1: products with the frozen weights are 18% of a round" in text and "NOT met" in text
