@@ -12,10 +12,10 @@ PAPER := counterexample linear_regression logistic_regression federated_theory t
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint bench paper paper-page
+.PHONY: help install run test docker-test lint bench paper paper-page
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/installed ## install fedrac and its tools into .venv, in the versions of constraints.txt
 
@@ -24,6 +24,9 @@ run: .venv/installed ## run the default experiment on Flower; SUPERNODES=4 OVERR
 
 test: .venv/installed ## run all tests
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+docker-test: .venv/installed ## a federation in real containers; DOCKER_BUILD_ARGS='--build-arg PIP_ARGS=', COMPOSE=docker-compose
+	FEDRAC_DOCKER=1 DOCKER_BUILD_ARGS="$(DOCKER_BUILD_ARGS)" $(BIN)/pytest -rs -s tests/deployment/test_docker.py
 
 lint: .venv/installed ## check style, format and types
 	$(BIN)/ruff check

@@ -1,0 +1,73 @@
+"""A deployed federation on loopback: TLS, authenticated nodes, private data, and everything killed once."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from federation import Federation, free_port, in_process, make, wait_for
+from safetensors.torch import load_file
+
+from fedrac.record import read_metrics
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="process groups and a shell script of Linux"),
+    pytest.mark.xdist_group("deployment"),
+]
+
+
+@pytest.fixture
+def federation(tmp_path: Path, app: Path) -> Iterator[Federation]:
+    port = free_port()
+    make(tmp_path / "federation", nodes=4, PORT=str(port))
+    found = Federation(tmp_path / "federation", app, port)
+    try:
+        yield found
+    finally:
+        found.stop()
+
+
+def _lines(output: Path) -> list[dict[str, Any]]:
+    return read_metrics(output / "metrics.jsonl")
+
+
+def test_a_federation_from_the_first_key_to_the_last_round(federation: Federation, data: Path, tmp_path: Path) -> None:
+    """Five rounds equal the in-process run, although the ServerApp and a node are killed after the second.
+
+    Then a node dies in the middle of a round: the round goes on without it, and the node is back in the next one. A
+    node with a key that nobody registered is refused all the while.
+    """
+    output = federation.folder / "outputs" / "run"
+    federation.start_superlink()
+    federation.register(0, 1, 2)
+    federation.start_serverapp()
+    for node in range(4):
+        federation.start_node(node, data / f"node-{node % 3}")
+    federation.run(f"data.path={data / 'server'} pretrain=none rounds=5 output_dir={output}")
+
+    wait_for(lambda: len(_lines(output)) >= 2)
+    federation.kill("serverapp")
+    federation.kill("node-1")
+    federation.start_serverapp()
+    federation.start_node(1, data / "node-1")
+    federation.run(f"resume={output}")
+    wait_for((output / "summary.json").exists)
+    assert [line["round"] for line in _lines(output)] == [1, 2, 3, 4, 5]
+    assert all(line["cohort"] == [0, 1, 2] and "refused" not in line for line in _lines(output))
+    expected = in_process(data, tmp_path / "in-process")
+    for name, value in load_file(output / "checkpoint" / "weights.safetensors").items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-6 * float(expected[name].abs().max()))
+    wait_for(lambda: federation.processes["node-3"].poll() is not None or federation.says("node-3", "305"))
+
+    # Time enough for one of three at least, also where the machine is busy.
+    federation.run(f"resume={output} rounds=7 cohort.timeout=60 cohort.min_fraction=0.3")
+    wait_for(lambda: federation.says("node-1", "ROUND 6"))
+    federation.kill("node-1")
+    federation.start_node(1, data / "node-1")
+    wait_for(lambda: len(_lines(output)) == 7)
+    sixth, seventh = _lines(output)[5:]
+    assert "client 1: no reply in time" in str(sixth["refused"]) and sixth["cohort"] == [0, 1, 2]
+    assert seventh["cohort"] == [0, 1, 2] and "client 1" not in str(seventh.get("refused"))
