@@ -36,6 +36,8 @@ if [ ! -e superlink/server.crt ]; then
       -extfile <(echo "subjectAltName=$names") 2>/dev/null
   echo "made the SuperLink's certificate for $names, $(openssl x509 -enddate -noout -in superlink/server.crt)"
 fi
+openssl x509 -checkend 2592000 -noout -in superlink/server.crt >/dev/null ||
+  echo "the SuperLink's certificate has expired, or will within 30 days: move superlink/server.crt away, then call me again"
 cp ca/ca.crt superlink/ca.crt
 [ -e superlink/superexec.secret ] || openssl rand -hex 32 >superlink/superexec.secret
 

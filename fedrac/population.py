@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from fedrac.messages import from_record
@@ -161,17 +162,22 @@ class Population:
         content = encode_question(self._workload)
         questions = [Message(content, node, MessageType.QUERY, group_id="population") for node in nodes]
         answers: dict[int, Hosted] = {}
+        gone: set[int] = set()
         for answer in grid.send_and_receive(questions, timeout=timeout):
             node = answer.metadata.src_node_id
+            if answer.has_error() and answer.error.code == ErrorCode.NODE_UNAVAILABLE:
+                log.warning("node %d has gone: %s", node, answer.error.reason)
+                gone.add(node)
+                continue
             try:
                 answers[node] = decode_hosted(answer)
             except KeyError as missing:
                 raise RuntimeError(f"node {node} cannot serve: field {missing} is missing in its answer") from missing
             except ValueError as error:
                 raise RuntimeError(f"node {node} cannot serve: {str(error).removeprefix('raised ')}") from error
-        if silent := [node for node in nodes if node not in answers]:
+        if silent := [node for node in nodes if node not in answers and node not in gone]:
             raise RuntimeError(f"node {silent[0]} did not say which clients it serves within {timeout:.0f} s")
-        return {node: answers[node] for node in nodes}
+        return {node: answers[node] for node in nodes if node in answers}
 
     def _index(self, hosts: dict[int, Hosted]) -> None:
         """Takes the hosts if they go together; otherwise all stays as it was."""

@@ -17,7 +17,8 @@ def main(grid: Grid, context: Context) -> None:
     show_log()
 
     overrides = config.split_overrides(str(context.run_config["overrides"]))
-    if preset := context.run_config["preset"]:
+    resumed = any(override.startswith("resume=") for override in overrides)  # it keeps what it began with
+    if (preset := context.run_config["preset"]) and not resumed:
         overrides.insert(0, f"experiment={preset}")
     settings = config.load(overrides)
     run.run(settings, grid, Path(settings.output_dir).absolute())

@@ -112,15 +112,19 @@ class Federation:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def start_node(self, node: int, data: Path | str, place: int | None = None) -> subprocess.Popen[bytes]:
-        """With the key of ``node``; its partition id is ``place``, if that is another one."""
+        """With the key of ``node``; its partition id is ``place``, if that is another one.
+
+        It is started again whenever it ends, as containers are: the SuperLink takes a killed node back only when it has
+        missed the one that was killed.
+        """
         own = self.folder / "nodes" / str(node)
         config = f'partition-id={node if place is None else place} data="{data}"'
-        return self.start(
-            f"node-{node}",
+        command = (
             f"flower-supernode --superlink 127.0.0.1:{self.port} --root-certificates {own / 'ca.crt'} "
-            f"--auth-supernode-private-key {own / 'key'} --port {free_port()} --node-config '{config}'",
-            {"FEDRAC_CACHE": str(self.folder / "state" / f"node-{node}" / "cache")},
+            f"--auth-supernode-private-key {own / 'key'} --port {free_port()} --node-config '{config}'"
         )
+        cache = {"FEDRAC_CACHE": str(self.folder / "state" / f"node-{node}" / "cache")}
+        return self.start(f"node-{node}", f"sh -c {shlex.quote(f'while :; do {command}; sleep 2; done')}", cache)
 
     def flwr(self, *arguments: str, check: bool = True) -> str:
         """What the command line says."""

@@ -37,8 +37,7 @@ def _lines(output: Path) -> list[dict[str, Any]]:
 def test_a_federation_from_the_first_key_to_the_last_round(federation: Federation, data: Path, tmp_path: Path) -> None:
     """Five rounds equal the in-process run, although the ServerApp and a node are killed after the second.
 
-    Then a node dies in the middle of a round: the round goes on without it, and the node is back in the next one. A
-    node with a key that nobody registered is refused all the while.
+    A node with a key that nobody registered is refused all the while.
     """
     output = federation.folder / "outputs" / "run"
     federation.start_superlink()
@@ -47,10 +46,12 @@ def test_a_federation_from_the_first_key_to_the_last_round(federation: Federatio
     for node in range(4):
         federation.start_node(node, data / f"node-{node % 3}")
     federation.run(f"data.path={data / 'server'} pretrain=none rounds=5 output_dir={output}")
-
     wait_for(lambda: len(_lines(output)) >= 2)
     federation.kill("serverapp")
     federation.kill("node-1")
+    finished = len(_lines(output))
+    assert finished < 5
+
     federation.start_serverapp()
     federation.start_node(1, data / "node-1")
     federation.run(f"resume={output}")
@@ -60,14 +61,5 @@ def test_a_federation_from_the_first_key_to_the_last_round(federation: Federatio
     expected = in_process(data, tmp_path / "in-process")
     for name, value in load_file(output / "checkpoint" / "weights.safetensors").items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-6 * float(expected[name].abs().max()))
-    wait_for(lambda: federation.processes["node-3"].poll() is not None or federation.says("node-3", "305"))
-
-    # Time enough for one of three at least, also where the machine is busy.
-    federation.run(f"resume={output} rounds=7 cohort.timeout=60 cohort.min_fraction=0.3")
-    wait_for(lambda: federation.says("node-1", "ROUND 6"))
-    federation.kill("node-1")
-    federation.start_node(1, data / "node-1")
-    wait_for(lambda: len(_lines(output)) == 7)
-    sixth, seventh = _lines(output)[5:]
-    assert "client 1: no reply in time" in str(sixth["refused"]) and sixth["cohort"] == [0, 1, 2]
-    assert seventh["cohort"] == [0, 1, 2] and "client 1" not in str(seventh.get("refused"))
+    assert federation.says("superlink", "No SuperNode found with the given public key")
+    assert federation.says("node-3", "Exit Code: 305") and not federation.says("node-3", "Receiving")

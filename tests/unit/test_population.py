@@ -8,6 +8,7 @@ import pytest
 import runs
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
 
 from fedrac.grid import InProcessGrid
 from fedrac.population import Hosted, Population, decode_hosted, decode_question, encode_hosted, encode_question
@@ -165,6 +166,17 @@ def test_a_node_that_cannot_serve() -> None:
         asked({4: Error(1, "no such file")})
     with pytest.raises(RuntimeError, match=r"^node 4 cannot serve: ValueError: why$"):
         asked({4: RecordDict({"error": ConfigRecord({"reason": "ValueError: why"})})})
+
+
+def test_a_node_that_died_just_now_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is listed until the SuperLink has missed it; it ends no run, and is asked again when it is back."""
+    gone = Error(ErrorCode.NODE_UNAVAILABLE, "no heartbeat")
+    grid, found = Answers({1: hosted([0], ""), 2: gone}), population()
+    monkeypatch.setattr("fedrac.population.time.sleep", lambda _: grid.answers.update({2: hosted([1], "")}))
+    found.refresh(grid)
+    assert found.clients.tolist() == [0]
+    found.refresh(grid, wanted=2)
+    assert found.clients.tolist() == [0, 1] and grid.asked == [1, 2, 2, 2]
 
 
 def test_silence() -> None:
