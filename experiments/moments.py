@@ -68,6 +68,7 @@ def main(folder: str) -> None:
     """Prints the four means."""
     experiment = parse(config.load(["experiment=transfer", f"data.path={folder}"]))
     torch.set_num_threads(1)
+    print(f"{SEEDS} seeds, {EPOCHS} blocks of one epoch", flush=True)
     for side in ("left", "right"):
         for keep in (False, True):
             found = [accuracy(experiment, side, keep, seed) for seed in range(SEEDS)]

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from fedrac import config
-from fedrac.convex import Convex, convex
+from fedrac.affine import convex_problem
+from fedrac.convex import Convex
 from fedrac.experiment import parse
 from fedrac.report.runs import Run, find, flat
 
@@ -55,7 +56,7 @@ def finished(found: Sequence[Run]) -> list[Run]:
 @cache
 def problem(experiment: str) -> Convex:
     """The convex problem of an experiment."""
-    return convex(parse(config.load([f"experiment={experiment}"])))
+    return convex_problem(parse(config.load([f"experiment={experiment}"])))
 
 
 def gaps(run: Run, minimum: float) -> tuple[Floats, Floats]:

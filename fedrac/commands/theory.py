@@ -4,8 +4,9 @@ import argparse
 from collections.abc import Sequence
 
 from fedrac import config, models
+from fedrac.affine import convex_problem
 from fedrac.blocks import plan_blocks
-from fedrac.convex import Convex, convex
+from fedrac.convex import Convex
 from fedrac.experiment import Experiment, parse
 from fedrac.theory import Setting, setting
 
@@ -23,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for a run")
     asked = parser.parse_args(argv)
     experiment = parse(config.load(asked.overrides))
-    problem = convex(experiment)
+    problem = convex_problem(experiment)
     blocks = plan_blocks(models.build(experiment.model, experiment.seed), experiment.adapt, experiment.method)
     known = setting(experiment, problem, blocks)
     steps = _steps(known, asked.gamma, asked.eta)

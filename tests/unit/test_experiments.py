@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 
 from experiments import __main__ as page
 from experiments import choose, federated, federated_theory, mnist, recorded, regression
-from fedrac import config, convex
+from fedrac import config
+from fedrac.affine import convex_problem
 from fedrac.experiment import parse
 from fedrac.report.runs import Run, read
 
@@ -90,7 +91,7 @@ def test_a_run_that_diverged_is_infinite_from_then_on() -> None:
 
 def test_the_step_of_the_counterexample_is_what_theory_says() -> None:
     experiment = parse(config.load(["experiment=counterexample"]))
-    assert experiment.local.lr == pytest.approx(1 / convex.convex(experiment).smoothness("f"), rel=1e-6)
+    assert experiment.local.lr == pytest.approx(1 / convex_problem(experiment).smoothness("f"), rel=1e-6)
 
 
 def test_the_floor_is_taken_over_the_last_half(tmp_path: Path) -> None:

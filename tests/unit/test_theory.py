@@ -7,7 +7,8 @@ import pytest
 import torch
 from test_convergence import Ridge
 
-from fedrac import client, config, convex, data, theory
+from fedrac import client, config, data, theory
+from fedrac.affine import convex_problem
 from fedrac.blocks import plan_blocks
 from fedrac.commands import theory as command
 from fedrac.experiment import Experiment, parse
@@ -42,7 +43,7 @@ def configured(*overrides: str) -> Experiment:
 def known(*overrides: str) -> theory.Setting:
     experiment = configured(*overrides)
     blocks = plan_blocks(build(experiment.model, experiment.seed), experiment.adapt, experiment.method)
-    return theory.setting(experiment, convex.convex(experiment), blocks)
+    return theory.setting(experiment, convex_problem(experiment), blocks)
 
 
 def ridge() -> Ridge:
@@ -53,7 +54,7 @@ def ridge() -> Ridge:
 
 
 def test_least_squares_has_the_constants_of_its_closed_form() -> None:
-    found, expected = convex.convex(configured(*SMALL)), ridge()
+    found, expected = convex_problem(configured(*SMALL)), ridge()
     assert found.smoothness("example") == pytest.approx(expected.smoothness(), rel=1e-9)
     assert found.convexity == pytest.approx(expected.convexity(), rel=1e-9)
     assert found.minimum == pytest.approx(expected.best(), rel=1e-9)
@@ -67,14 +68,14 @@ def test_without_ridge_the_smallest_curvature_that_is_not_zero_counts() -> None:
     few = [*SMALL, "data.examples=2", "data.clients=1", "cohort.size=1", "local.l2=0"]
     x = torch.tensor(data.load(configured(*few).data).train.inputs).double()
     expected = torch.linalg.eigvalsh(x @ x.T / 2)[0]
-    problem = convex.convex(configured(*few))
+    problem = convex_problem(configured(*few))
     assert problem.convexity == pytest.approx(float(expected), rel=1e-6)
     assert problem.within == pytest.approx(0.0, abs=1e-12)
 
 
 def test_logistic_regression_is_minimised_and_bounded() -> None:
     """The gradient at the minimiser vanishes; the Hessian anywhere lies between mu and L."""
-    problem = convex.convex(configured(*LOGISTIC))
+    problem = convex_problem(configured(*LOGISTIC))
     w = problem.minimiser.clone().requires_grad_()
     outputs = (problem.jacobian @ w + problem.offset).flatten(0, 1)
     loss = torch.nn.functional.cross_entropy(outputs, problem.targets.flatten()) + 0.05 * w.square().sum()
@@ -91,7 +92,7 @@ def test_logistic_regression_is_minimised_and_bounded() -> None:
 
 def test_gradient_descent_is_theorem_5_5() -> None:
     found = known(*SMALL, "local.sampling=full", "rank=1")
-    problem = convex.convex(configured(*SMALL))
+    problem = convex_problem(configured(*SMALL))
     assert found.largest_eta == 1 / problem.smoothness("f")
     predicted = found.predict(0.2, 0.2)
     assert predicted.admissible and predicted.drift == predicted.sampling == 0
@@ -132,7 +133,7 @@ def test_runs_with_the_printed_steps_keep_the_bound(tmp_path: Path, capsys: pyte
 def gaps(overrides: Sequence[str], folder: Path) -> list[float]:
     """``f - f*`` before the first round and at every evaluated one."""
     settings = config.load(overrides)
-    problem = convex.convex(parse(settings))
+    problem = convex_problem(parse(settings))
     run(settings, InProcessGrid(client.app), folder)
     recorded = [line["train/objective"] for line in read_metrics(folder / "metrics.jsonl") if "train/objective" in line]
     return [value - problem.minimum for value in (problem.value(problem.start), *recorded)]
@@ -168,7 +169,7 @@ def test_the_counterexample_is_the_quadratic_of_the_paper(tmp_path: Path) -> Non
     """``1/2 x^T M x - b^T x`` with M = Diag(10, 1, ..., 1), b = 10 (1, ..., 1), x = W row by row, from W = 0."""
     base = ["data=quadratic", "model=scaled_linear", "partition=iid", "partition.clients=1", "cohort.size=1"]
     base += ["local=theory", "local.sampling=full", "pretrain=none", "runtime.dtype=float64"]
-    problem = convex.convex(configured(*base))
+    problem = convex_problem(configured(*base))
     diagonal = torch.tensor([10.0] + 8 * [1.0]).double()
     assert problem.smoothness("f") == pytest.approx(10, rel=1e-6) and problem.convexity == pytest.approx(1, rel=1e-6)
     assert torch.equal(problem.start, torch.zeros(9).double())
