@@ -135,5 +135,11 @@ def _check(experiment: Experiment) -> None:
         raise ValueError("the theorems are for plain SGD steps: set local=theory")
     if method.train == "factor" and not local.precondition:
         raise ValueError("the theorems are for the projected step: set local=theory (local.precondition=true)")
+    guard = experiment.guard
+    if guard.mean != "mean" or guard.clip is not None or guard.noise:
+        raise ValueError("the theorems are for the plain mean: set guard.mean=mean guard.clip=null guard.noise=0")
+    for name, schedule in (("local", experiment.local_schedule), ("server", experiment.server.schedule)):
+        if schedule.shape != "constant" or schedule.warmup:
+            raise ValueError(f"the theorems are for constant steps: set {name}.schedule={{shape: constant, warmup: 0}}")
     if local.sampling == "replacement":
         raise ValueError("local.sampling=replacement is not covered here: set local.sampling=rr or full")

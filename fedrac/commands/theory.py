@@ -23,6 +23,8 @@ def main(argv: Sequence[str]) -> int:
         parser.add_argument(f"--{name}", type=float, default=1.0, metavar="SHARE", help=f"of the largest {what} step")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for a run")
     asked = parser.parse_args(argv)
+    if not (asked.gamma > 0 and asked.eta > 0):
+        raise ValueError(f"--gamma {asked.gamma:g} --eta {asked.eta:g}: the shares must be positive")
     experiment = parse(config.load(asked.overrides))
     problem = convex_problem(experiment)
     blocks = plan_blocks(models.build(experiment.model, experiment.seed), experiment.adapt, experiment.method)
