@@ -1,6 +1,6 @@
 # The federated comparison. Without MNIST it is made on the 5,000 digits that come with the package.
 DATA=${MNIST:+"data=idx data.path=$MNIST local.batch_size=32"}
-GRID=local.lr=0.0003,0.001,0.003,0.01,0.03
+GRID=local.lr=0.0003,0.001,0.003,0.01,0.03,0.1
 for epochs in 1 5; do
   # Every method's learning rate is chosen on validation data, with seeds that are not used again.
   TRIAL="experiment=federated $DATA evaluate.validation=0.2 local.epochs=$epochs $GRID"
