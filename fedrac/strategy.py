@@ -308,8 +308,9 @@ class FedRacLora(Strategy):
         answers = list(replies)
         for answer in answers:
             node = answer.metadata.src_node_id
-            if self._current and self._downlink and keeps(answer) and node in self._current.hosts:
-                self._downlink.landed(node, self._current.hosts[node], True)
+            tested = not answer.has_error() and "metrics" in answer.content.metric_records
+            if self._current and self._downlink and tested and node in self._current.hosts:
+                self._downlink.landed(node, self._current.hosts[node], keeps(answer))
         return mean_metrics(server_round, answers)
 
     # --- the run ------------------------------------------------------------------------------------------------

@@ -105,12 +105,13 @@ def test_a_copy_on_disk_follows_the_server(name: str, tmp_path: Path) -> None:
         assert not any(update.weights for update in grid.updates if update.steps)
 
 
-@pytest.mark.parametrize("name", ["fed_rac_lora", "fedavg_lora", "flora"])
+@pytest.mark.parametrize("name", ["fed_rac_lora", "fed_cola", "fedavg_lora", "flora"])
 def test_a_node_that_keeps_nothing_goes_on_from_what_it_can_build(name: str) -> None:
     usual, found = strategy(**settings(name)), strategy(**settings(name))
-    runs.train(usual, 3, rounds=ROUNDS)
+    expected = runs.train(usual, 3, rounds=ROUNDS)
     grid = Nodes(["", "", ""])
-    run(grid, found)
+    reports = run(grid, found)
+    assert [r.download_bytes for r in reports] == [r.download_bytes for r in expected]
     equal(found.effective_weights(), usual.effective_weights())
     assert not grid.lacks and len({update.base for update in grid.updates}) == 1
 
