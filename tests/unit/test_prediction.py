@@ -18,7 +18,8 @@ def finish(tmp_path, frame, *overrides):
     frame.to_csv(tmp_path / "t.csv", index=False)
     chosen = f"""
         data=table data.path={tmp_path}/t.csv data.target=y partition=iid partition.clients=2 cohort.size=2
-        pretrain=none model=linear model.inputs=2 adapt.full=[*.bias] rounds=3 local.lr=0.5 seed=1 output_dir={tmp_path}/run
+        pretrain=none model=linear model.inputs=2 adapt.full=[*.bias] rounds=3 local.lr=0.5
+        seed=1 output_dir={tmp_path}/run
     """.split()
     settings = config.load([*chosen, *overrides])
     run(settings, in_process(settings), tmp_path / "run")
