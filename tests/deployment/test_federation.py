@@ -1,5 +1,6 @@
 """A deployed federation on loopback: TLS, authenticated nodes, private data, and everything killed once."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from fedrac.record import read_metrics
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.skipif(not os.environ.get("FEDRAC_DEPLOYMENT"), reason="takes minutes: FEDRAC_DEPLOYMENT=1"),
     pytest.mark.skipif(sys.platform != "linux", reason="process groups and a shell script of Linux"),
     pytest.mark.xdist_group("deployment"),
 ]
