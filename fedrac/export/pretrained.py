@@ -21,8 +21,12 @@ def save(run: FinishedRun, folder: Path) -> None:
     from fedrac.models.hub import quiet
 
     save_tokenizer(run, folder)
+    released = model.released()
+    if run.labels:
+        released.config.id2label = dict(enumerate(run.labels))
+        released.config.label2id = {label: number for number, label in enumerate(run.labels)}
     with quiet():
-        model.released().save_pretrained(folder)
+        released.save_pretrained(folder)
 
 
 def of_transformers(model: nn.Module) -> HuggingFace:

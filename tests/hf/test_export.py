@@ -25,6 +25,7 @@ FACTORIES = (bert, roberta, gpt2, gpt2_classifier, llama, vit)
 every_factory = pytest.mark.parametrize("factory", FACTORIES, ids=lambda f: f.__name__)
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT's
 ROUNDS, RANK = 2, 2
+LABELS = ("bad", "fair", "good")
 
 
 def data(factory: str) -> Data:
@@ -39,7 +40,8 @@ def data(factory: str) -> Data:
         part = Examples(
             join(rows[0], 0, rows[1] if types else None), None if work.task == "causal_lm" else targets.numpy()
         )
-    return Data(part, part, work.task, 23 if work.task == "causal_lm" else 3, f"hf-{factory}")
+    labels = () if work.task == "causal_lm" else LABELS
+    return Data(part, part, work.task, len(labels) or 23, f"hf-{factory}", labels)
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +97,9 @@ def test_merged_model_loads_in_transformers(factory, finish):
     out = folder / "export-hf"
     assert commands.run("export", [str(folder), "--to", "hf"]) == 0
     expected = learnt(factory, folder)
-    torch.testing.assert_close(logits(load(factory, out), factory), expected, rtol=1e-5, atol=1e-5)
+    model = load(factory, out)
+    torch.testing.assert_close(logits(model, factory), expected, rtol=1e-5, atol=1e-5)
+    assert factory in (gpt2, llama) or tuple(model.config.id2label.values()) == LABELS
     assert (logits(load(factory, base), factory) - expected).abs().max() > 1e-2  # it has learnt
 
 
