@@ -15,7 +15,7 @@ BIN := .venv/bin
 .PHONY: help install run test docker-test lint bench paper paper-page
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/installed ## install fedrac and its tools into .venv, in the versions of constraints.txt
 
