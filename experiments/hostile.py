@@ -12,14 +12,12 @@ from io import StringIO
 from pathlib import Path
 from statistics import mean, stdev
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Message, MessageType
 from flwr.clientapp import ClientApp
 
 from fedrac import client, config
 from fedrac.grid import InProcessGrid
-from fedrac.host import answering, host_of
-from fedrac.messages import decode_plan
-from fedrac.replies import Reply, encode_reply
+from fedrac.messages import from_record, to_record
 from fedrac.run import run
 
 FACTOR = -100.0
@@ -34,24 +32,23 @@ GUARDS = {
 }
 
 
-def hostile_app(every: int) -> ClientApp:
+class Hostile(ClientApp):
     """fedrac's ClientApp, in which each client whose id is a multiple of ``every`` is hostile."""
-    app = ClientApp()
-    app.query()(client.query)
 
-    @app.train()
-    @answering
-    def train(message: Message, context: Context) -> RecordDict:
-        plan = decode_plan(message.content)
-        reply, failed = host_of(plan.spec.workload, context).train(plan)
-        factors = {key: value.clone() for key, value in reply.factors.items()}
-        for place, id_ in enumerate(reply.clients):
-            if id_ % every == 0:
-                for value in factors.values():
-                    value[place] *= FACTOR
-        return encode_reply(plan.spec.round, Reply(reply.clients, reply.examples, reply.losses, factors), failed)
+    def __init__(self, every: int) -> None:
+        super().__init__()
+        self._every = every
 
-    return app
+    def __call__(self, message: Message, context: Context) -> Message:
+        reply = client.app(message, context)
+        if message.metadata.message_type == MessageType.TRAIN and "reply" in reply.content:
+            factors = from_record(reply.content.array_records["factors"])
+            for place, id_ in enumerate(reply.content.config_records["reply"]["clients"]):
+                if id_ % self._every == 0:
+                    for value in factors.values():
+                        value[place] *= FACTOR
+            reply.content.array_records["factors"] = to_record(factors)
+        return reply
 
 
 def accuracy(app: ClientApp, overrides: list[str], folder: Path) -> float:
@@ -67,7 +64,7 @@ def main(output: Path, overrides: list[str]) -> None:
     print("| | no attack | one in five hostile |\n|---|---|---|")
     for name, settings in GUARDS.items():
         cells = []
-        for kind, app in (("honest", client.app), ("attacked", hostile_app(5))):
+        for kind, app in (("honest", client.app), ("attacked", Hostile(5))):
             label = f"{name.split(' (')[0].replace(' ', '-')}-{kind}"
             found = [accuracy(app, [*overrides, *settings, f"seed={s}"], output / f"{label}-{s}") for s in SEEDS]
             cells.append(f"{mean(found):.1f} ± {stdev(found):.1f}")

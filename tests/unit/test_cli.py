@@ -62,8 +62,9 @@ def lines(folder: str) -> list[dict[str, Any]]:
 
 
 def facts(folder: str) -> list[dict[str, Any]]:
-    """All but the time that it took."""
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines(folder)]
+    """All but what depends on when it was run: a server that starts again does not know what its nodes have."""
+    passing = ("seconds", "download_bytes")
+    return [{name: value for name, value in line.items() if name not in passing} for line in lines(folder)]
 
 
 def weights(folder: str) -> dict[str, torch.Tensor]:
@@ -92,7 +93,7 @@ def test_what_a_run_writes(fedrac: Command) -> None:
     assert all(len(line["cohort"]) == 3 and set(line["cohort"]) <= set(range(4)) for line in (first, last))
     numbers = 4 + 5  # rank 1, left: the inputs of two layers
     assert first["upload_bytes"] == 3 * 4 * numbers
-    assert first["download_bytes"] == 3 * 4 * (5 * 4 + 5 + 3 * 5 + 3)
+    assert first["download_bytes"] == 0 < last["download_bytes"] < 3 * 4 * (5 * 4 + 5 + 3 * 5 + 3)
     summary = json.loads(Path("out/one/summary.json").read_text())
     assert summary["rounds"] == 2 and summary["upload_bytes"] == 2 * first["upload_bytes"]
     assert summary["last"]["test/loss"] == last["test/loss"] < summary["initial"]["test/loss"]
@@ -159,7 +160,7 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(fedrac: Command, method: str) ->
     assert facts("parts") == facts("whole")
     equal(weights("parts"), weights("whole"))
     whole, parts = (json.loads(Path(folder, "summary.json").read_text()) for folder in ("whole", "parts"))
-    assert {**whole, "seconds": 0} == {**parts, "seconds": 0}
+    assert {**whole, "seconds": 0, "download_bytes": 0} == {**parts, "seconds": 0, "download_bytes": 0}
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()], ids=["failure", "Ctrl-C"])

@@ -169,7 +169,7 @@ def mutations(draw: st.DrawFn, content: RecordDict) -> RecordDict:
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_reply_is_half_accepted(strategy: FedRacLora, messages: list[Message], data: st.DataObject) -> None:
     answer, asked = copy.deepcopy(messages[0]), runs.clients_of(messages[0])
     answer.content = data.draw(mutations(messages[0].content))
