@@ -37,6 +37,19 @@ def test_heterogeneity_moves_truth_and_features_of_each_client():
         assert mine[1] < 1e-10 and np.allclose(mine[0], theirs[0], atol=1e-4)  # the same client in both parts
 
 
+def test_condition_is_the_ratio_of_the_features_variances():
+    x = linear_regression(20000, 10, features=5, outputs=2, clients=1, condition=16).train.inputs
+    assert x.var(axis=0) == pytest.approx([1, 1 / 2, 1 / 4, 1 / 8, 1 / 16], rel=0.1)
+
+
+@pytest.mark.parametrize("heterogeneity", [0.0, 1.0])
+def test_unit_examples_have_length_one_and_their_targets_follow(heterogeneity):
+    data = linear_regression(400, 40, features=3, outputs=2, noise=0, clients=4, heterogeneity=heterogeneity, unit=True)
+    assert np.linalg.norm(data.train.inputs, axis=1) == pytest.approx(np.ones(400), rel=1e-5)
+    for client in range(4):
+        assert fit(data.train.take(np.flatnonzero(data.train.groups == client)))[1] < 1e-10
+
+
 def test_a_little_heterogeneity_is_a_little_change():
     same, near, far = (linear_regression(noise=0, heterogeneity=h).train for h in (0.0, 0.01, 1.0))
     assert np.abs(near.targets - same.targets).max() < 0.1 < np.abs(far.targets - same.targets).max()
@@ -65,6 +78,7 @@ def test_the_seed_names_the_draw():
         ({"test_examples": 5, "clients": 6}, "or 5 test examples"),
         ({"noise": -1.0}, "data.noise=-1.0 is not a number from 0 up"),
         ({"heterogeneity": float("nan")}, "data.heterogeneity=nan is not a number"),
+        ({"condition": 0.5}, "data.condition=0.5 is not a number from 1 up"),
     ],
 )
 def test_impossible_values_are_named(arguments, message):
