@@ -27,11 +27,11 @@ def _accuracy(run: Run) -> float:
 
 
 def choices(found: list[Run]) -> Choice:
-    """The learning rate of every method."""
+    """The learning rate of every method; of two that are as good, the smaller one."""
     best: dict[tuple[str, str], tuple[float, float]] = {}
     for (name, side, rate), score in scores(found).items():
-        best[name, side] = max(best.get((name, side), (-1.0, 0.0)), (score, rate))
-    return {kind: rate for kind, (_, rate) in best.items()}
+        best[name, side] = max(best.get((name, side), (-1.0, 0.0)), (score, -rate))
+    return {kind: -rate for kind, (_, rate) in best.items()}
 
 
 def main(folder: Path) -> None:

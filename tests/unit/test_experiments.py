@@ -42,6 +42,7 @@ def test_the_learning_rate_is_the_best_on_average() -> None:
     runs = [run([0.1, v], seed=s, **{"local.lr": lr}) for lr, pair in ((0.1, (0.5, 0.6)), (0.2, (0.9, 0.1)))
             for s, v in enumerate(pair)]  # fmt: skip
     assert choose.choices(runs) == {("FLoRA", "right"): 0.1}
+    assert choose.choices([run([0.5], **{"local.lr": lr}) for lr in (0.3, 0.1, 0.2)]) == {("FLoRA", "right"): 0.1}
     stopped = [run([0.99], **{"local.lr": 0.3, "rounds": 50}), run([0.7, 0.7], seed=1, **{"local.lr": 0.3})]
     assert choose.scores(stopped) == {("FLoRA", "right", 0.3): pytest.approx(0.35)}
 
