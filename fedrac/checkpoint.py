@@ -47,10 +47,10 @@ def save(folder: Path, state: ServerState, merged: Mapping[str, Tensor], keep: i
 
 
 def mark_best(folder: Path) -> None:
-    """Makes ``folder/best`` the newest checkpoint. The two share their files on disk."""
+    """Makes ``folder/best`` the newest whole checkpoint. The two share their files on disk."""
     new, best = folder / "best.new", folder / "best"
     shutil.rmtree(new, ignore_errors=True)
-    shutil.copytree(folder / "checkpoint", new, copy_function=_link)
+    shutil.copytree(_newest(folder)[0], new, copy_function=_link)
     shutil.rmtree(best, ignore_errors=True)
     new.rename(best)
 

@@ -20,7 +20,8 @@ class CheckpointSpec:
     """``checkpoint`` of the configuration.
 
     Attributes:
-        every: rounds between checkpoints; the last finished round always has one, unless the machine dies.
+        every: rounds between checkpoints; the last finished round always has one, unless the machine dies. With
+            ``guard.noise`` every round has one.
         keep: how many are kept, the newest among them.
         best: the metric by which ``best`` is chosen among the evaluated rounds; None: there is none.
     """
@@ -75,7 +76,9 @@ class Checkpoints:
         improved = self._improves(report.metrics)
         assert self._strategy.state is not None
         self._waiting = self._strategy.state, self._strategy.effective_weights()
-        if improved or report.round % self._spec.every == 0:
+        # A round that is done again draws the same noise. If clients had seen its first result, and one of them were
+        # away the second time, the two results would tell that client's update: with noise no round is done again.
+        if improved or self._strategy.guard.noise or report.round % self._spec.every == 0:
             self.close()
         if improved:
             checkpoint.mark_best(self._folder)

@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 Answer = Callable[[Message, Context], RecordDict]
 
+_ROWS = 1000  # that are tested at once: a node may have more than fit into memory with their activations
+
 
 class Host:
     """The clients ``c`` of a workload with ``c mod num_partitions == partition_id``; or, where every node has data of
@@ -136,7 +138,7 @@ class Host:
         columns: dict[str, list[float]] = {}
         for client, told in zip(clients, self._tell(clients), strict=True):
             held = self._held_out(client)
-            parts = batches(held, len(held), self.device, self.dtype)
+            parts = batches(held, _ROWS, self.device, self.dtype)
             for name, total in evaluation.sums(self.model, self.data.task, parts).items():
                 columns.setdefault(name, []).append(total * min(1.0, told / len(held)))
         return columns

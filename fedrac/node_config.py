@@ -54,6 +54,8 @@ class NodeConfig:
                 f"node-config has no {missing}: start the SuperNode with --node-config 'partition-id=0 "
                 "num-partitions=2', or 'partition-id=0 data=\"/data\"' for data of its own"
             ) from None
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"node-config partition-id and num-partitions must be whole numbers: {error}") from None
         if not 0 <= place < count:
             raise ValueError(f"node-config partition-id={place} must lie in 0 .. {count - 1}")
         state = config.get("state")

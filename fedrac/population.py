@@ -134,20 +134,22 @@ class Population:
         hosts = {node: hosted for node, hosted in self.hosts.items() if node in present - self._doubted}
         self._doubted = set()
         new = sorted(present - set(hosts) - set(self._left_out))
+        answers, faults = self._ask(grid, new, min(self._timeout, _LATE_SECONDS) if self._began else self._timeout)
         if not self._began:
-            self._index(self._ask(grid, new, self._timeout))
+            if faults:
+                raise RuntimeError(faults[min(faults)])
+            self._index(answers)
             self._began = True
             return
         if len(hosts) < len(self.hosts):
             self._index(hosts)
-        for node in new:
-            self._join(grid, node)
-
-    def _join(self, grid: Grid, node: int) -> None:
-        try:
-            self._index(self.hosts | self._ask(grid, [node], min(self._timeout, _LATE_SECONDS)))
-        except RuntimeError as error:
-            log.warning("node %d is left out: %s", node, error)
+        for node, hosted in answers.items():
+            try:
+                self._index(self.hosts | {node: hosted})
+            except RuntimeError as error:
+                faults[node] = str(error)
+        for node in sorted(faults):
+            log.warning("node %d is left out: %s", node, faults[node])
             self._left_out[node] = time.monotonic()
 
     def _wait(self, grid: Grid) -> list[int]:
@@ -158,26 +160,26 @@ class Population:
             time.sleep(0.2)
         return present
 
-    def _ask(self, grid: Grid, nodes: Sequence[int], timeout: float) -> dict[int, Hosted]:
+    def _ask(self, grid: Grid, nodes: Sequence[int], timeout: float) -> tuple[dict[int, Hosted], dict[int, str]]:
+        """All of ``nodes`` at once: who does not answer costs the time of one. What they host, and faults."""
         content = encode_question(self._workload)
         questions = [Message(content, node, MessageType.QUERY, group_id="population") for node in nodes]
         answers: dict[int, Hosted] = {}
-        gone: set[int] = set()
-        for answer in grid.send_and_receive(questions, timeout=timeout):
+        faults = {node: f"node {node} did not say which clients it serves within {timeout:.0f} s" for node in nodes}
+        for answer in grid.send_and_receive(questions, timeout=timeout) if questions else ():
             node = answer.metadata.src_node_id
+            if faults.pop(node, None) is None:  # nobody asked it
+                continue
             if answer.has_error() and answer.error.code == ErrorCode.NODE_UNAVAILABLE:
                 log.warning("node %d has gone: %s", node, answer.error.reason)
-                gone.add(node)
                 continue
             try:
                 answers[node] = decode_hosted(answer)
             except KeyError as missing:
-                raise RuntimeError(f"node {node} cannot serve: field {missing} is missing in its answer") from missing
+                faults[node] = f"node {node} cannot serve: field {missing} is missing in its answer"
             except ValueError as error:
-                raise RuntimeError(f"node {node} cannot serve: {str(error).removeprefix('raised ')}") from error
-        if silent := [node for node in nodes if node not in answers and node not in gone]:
-            raise RuntimeError(f"node {silent[0]} did not say which clients it serves within {timeout:.0f} s")
-        return {node: answers[node] for node in nodes if node in answers}
+                faults[node] = f"node {node} cannot serve: {str(error).removeprefix('raised ')}"
+        return {node: answers[node] for node in nodes if node in answers}, faults
 
     def _index(self, hosts: dict[int, Hosted]) -> None:
         """Takes the hosts if they go together; otherwise all stays as it was."""

@@ -7,7 +7,7 @@ found there saves time. Nothing relies on the disk either: a copy is what its di
 import contextlib
 import logging
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -88,9 +88,9 @@ class Replica:
         Raises:
             Lacks: it cannot be made from what is here.
         """
-        found = self._find(update.digest)
+        found = self._held(update.digest)
         if found is None:
-            held = self._find(update.base) if update.base else None
+            held = (self._held(update.base) or self._built(update.base)) if update.base else None
             if update.base and held is None:
                 raise Lacks("missing")
             found = snapshot.take(apply(update, held.state if held else None, advance), held)
@@ -99,18 +99,21 @@ class Replica:
         remember(found)
         return found.state, self._keep(found) or self.in_memory
 
-    def _find(self, digest: str) -> Snapshot | None:
-        return next((found for found in self._candidates(digest) if found.digest == digest), None)
-
-    def _candidates(self, digest: str) -> Iterator[Snapshot]:
-        if _latest is not None:
-            yield _latest
+    def _held(self, digest: str) -> Snapshot | None:
+        if _latest is not None and _latest.digest == digest:
+            return _latest
         for path in self._files():
             if _digest_in(path) == digest:
                 with contextlib.suppress(OSError, SafetensorError):  # damaged, or removed by another process
-                    yield snapshot.take(snapshot.state_of(0, load_file(path)))
-        if self.initial.digest == digest:
-            yield self.initial.snapshot()
+                    found = snapshot.take(snapshot.state_of(0, load_file(path)))
+                    if found.digest == digest:
+                        return found
+        return None
+
+    def _built(self, digest: str) -> Snapshot | None:
+        """Comes last: building a large model takes longer than all the rest."""
+        found = self.initial.snapshot()
+        return found if found.digest == digest else None
 
     def _files(self) -> list[Path]:
         """Newest first."""

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import runs
 import torch
 from runs import equal
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fedrac import checkpoint, models
+from fedrac.checkpointing import Checkpoints, CheckpointSpec
+from fedrac.guard import GuardSpec
 from fedrac.server import ServerState
 
 
@@ -188,6 +191,25 @@ def test_the_best_one_stays(tmp_path: Path) -> None:
     save(tmp_path, state(2))
     checkpoint.mark_best(tmp_path)
     equal(load_file(tmp_path / "best" / "weights.safetensors"), merged(state(2)))
+
+
+def test_a_damaged_checkpoint_does_not_become_the_best(tmp_path: Path) -> None:
+    for round_ in (1, 2):
+        save(tmp_path, state(round_))
+    _cut(tmp_path / "checkpoint" / "weights.safetensors")
+    checkpoint.mark_best(tmp_path)
+    equal(load_file(tmp_path / "best" / "weights.safetensors"), merged(state(1)))
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_with_noise_every_round_has_a_checkpoint(tmp_path: Path, noise: float) -> None:
+    """However seldom they are asked for: what noise has hidden is never told twice."""
+    noisy = runs.strategy(guard=GuardSpec(clip=1.0, noise=noise))
+    checkpoints = Checkpoints(tmp_path, CheckpointSpec(every=10, best=None), noisy)
+    runs.train(noisy, rounds=2, on_round=checkpoints.after)
+    assert (tmp_path / "checkpoint").exists() == bool(noise)
+    if noise:
+        assert checkpoint.load(tmp_path).round == 2
 
 
 def test_no_checkpoint(tmp_path: Path) -> None:

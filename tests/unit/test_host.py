@@ -161,6 +161,15 @@ def test_evaluation_sums_over_each_clients_own_examples(served: Host) -> None:
         assert columns["loss"][place] == pytest.approx(len(rows) * 1.5 * F.mse_loss(model(x), y).item(), rel=1e-12)
 
 
+def test_evaluation_takes_the_examples_in_parts(monkeypatch: pytest.MonkeyPatch, served: Host) -> None:
+    whole, rows = served.evaluate(arrays(start()), [4, 1]), []
+    served.model.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    monkeypatch.setattr("fedrac.host._ROWS", 2)
+    parts = served.evaluate(arrays(start()), [4, 1])
+    assert max(rows) == 2 and sum(rows) == sum(whole["examples"])
+    assert parts == {name: pytest.approx(values, rel=1e-12) for name, values in whole.items()}
+
+
 @pytest.mark.parametrize(
     ("config", "reason"),
     [

@@ -107,6 +107,7 @@ NODE_ERRORS = {
     "no folder": ({"partition_id": 0, "data": "/nowhere/at/all"}, "there is no /nowhere/at/all"),
     "no id": ({"data": "/data"}, "node-config has no 'partition-id'"),
     "negative id": ({"partition_id": -1, "data": "/data"}, r"partition-id=-1 must lie in 0 \.\."),
+    "no number": ({"partition_id": "first", "data": "/data"}, "partition-id and num-partitions must be whole numbers"),
     "relative": ({"partition_id": 0, "data": "my/data"}, "give an absolute path"),
     "unknown function": ({"partition_id": 0, "data": "no_such_module.load"}, "no_such_module"),
     "not a path": ({"partition_id": 0, "data": 3}, "data=3 must be a path"),

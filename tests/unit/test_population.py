@@ -125,6 +125,26 @@ def test_a_late_node_that_cannot_serve_is_left_out(
     assert found.clients.tolist() == [0, 4, 7]
 
 
+def test_late_nodes_are_asked_together() -> None:
+    """However many of them are silent, the others wait once."""
+    waits: list[list[int]] = []
+
+    class Counting(Answers):
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+            known = list(messages)
+            waits.append([message.metadata.dst_node_id for message in known])
+            return super().send_and_receive(known, timeout=timeout)
+
+    grid, found = Counting({1: hosted([0])}), population()
+    found.refresh(grid)
+    grid.answers |= {2: None, 3: hosted([4]), 4: None, 5: hosted([0])}
+    found.refresh(grid)
+    assert waits == [[1], [2, 3, 4, 5]]
+    assert found.clients.tolist() == [0, 4]
+    found.refresh(grid)
+    assert waits == [[1], [2, 3, 4, 5]]
+
+
 def test_a_run_outlives_the_absence_of_all_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     grid, found = Answers({1: hosted([0])}), population()
     found.refresh(grid)

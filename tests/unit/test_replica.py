@@ -309,6 +309,24 @@ def test_a_base_that_is_not_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_on_disk_is_not_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nor is what comes whole: a model can be large, and each message may find a new process."""
+    built: list[int] = []
+
+    def node() -> Replica:
+        monkeypatch.setattr(replica, "_latest", None)
+        return Replica(Initial(lambda: (built.append(1), state(0.0).weights)[1]), tmp_path)
+
+    found, states = grown(3)
+    first = Chain(state(0.0))
+    first.add(states[1], None)
+    node().follow(first.lacking(snapshot.take(state(0.0)).digest), add)
+    assert built == [1]
+    for update in (found.lacking(snapshot.take(states[1]).digest), found.lacking("")):
+        node().follow(update, add)
+    assert built == [1]
+
+
 def hosted(partition: str, initial: str = "") -> Hosted:
     return Hosted(np.arange(1), np.ones(1, np.int64), partition, initial)
 
