@@ -31,22 +31,30 @@ def section(folder: Path, figures: Path) -> str:
 
 
 def _part(found: Sequence[Run], grid: Sequence[Run], epochs: int, figures: Path) -> list[str]:
-    divisions = sorted({_division(run) for run in found}, key=lambda name: (name != "IID", name), reverse=True)
+    order = ("IID", "Dirichlet 0.5", "Dirichlet 0.1", "one class a client")
+    divisions = sorted({_division(run) for run in found}, key=order.index)
     kinds = sorted({_kind(run) for run in found}, key=_place)
     cells = {
         (k, d): [run for run in found if _kind(run) == k and _division(run) == d] for k in kinds for d in divisions
     }
     _draw(cells, kinds, divisions, figures / f"federated_{epochs}")
     uploads = {k: int(next(run for run in found if _kind(run) == k).columns["upload_bytes"][0]) for k in kinds}
-    budget = min(float(run.total("upload_bytes")[-1]) for run in found if _kind(run) == ("Fed-RAC-LoRA", "left"))
+    budgets = {
+        side: min(float(run.total("upload_bytes")[-1]) for run in found if _kind(run) == ("Fed-RAC-LoRA", side))
+        for side in ("left", "right")
+        if ("Fed-RAC-LoRA", side) in kinds
+    }
     return [
         f"### Local epochs: {epochs}",
         "Accuracy on test data after 100 rounds, in per cent, mean and standard deviation over seeds:",
         _table(kinds, divisions, cells, uploads, None),
-        f"The same at equal bytes: after {style.show_bytes(budget)} uploaded by all clients together, which is what "
-        "Fed-RAC-LoRA (left) uploads in 100 rounds. Read off the learning curves, between evaluated rounds linearly. A "
-        "dash: the method's 100 rounds upload less than that.",
-        _table(kinds, divisions, cells, uploads, budget),
+        *(
+            f"The same at equal bytes: after {style.show_bytes(budget)} uploaded by all clients together, which is "
+            f"what Fed-RAC-LoRA ({side}) uploads in 100 rounds. Read off the learning curves, between evaluated rounds "
+            "linearly. A dash: the method's 100 rounds upload less than that.\n\n"
+            + _table(kinds, divisions, cells, uploads, budget)
+            for side, budget in budgets.items()
+        ),
         f"![Accuracy over rounds and bytes](figures/federated_{epochs}.svg)",
         f"<details><summary>Learning rates: validation accuracy on the grid, {epochs} local epoch(s); chosen in bold"
         f"</summary>\n\n{_grid(grid)}\n\n</details>",
@@ -68,7 +76,10 @@ def _label(kind: Kind) -> str:
 
 
 def _division(run: Run) -> str:
-    return "IID" if run.config["partition.scheme"] == "iid" else f"Dirichlet {run.config['partition.alpha']:g}"
+    scheme = run.config["partition.scheme"]
+    if scheme == "dirichlet":
+        return f"Dirichlet {run.config['partition.alpha']:g}"
+    return "IID" if scheme == "iid" else "one class a client"
 
 
 def at_bytes(run: Run, budget: float) -> float:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 from experiments.recorded import Floats, gaps, made, problem, runs, table
 from fedrac import config
@@ -157,7 +158,7 @@ def _bounds(found: Sequence[Run], minimum: float) -> str:
     cells: dict[tuple[str, ...], list[Run]] = {}
     for run in found:
         cells.setdefault(
-            tuple(str(run.config[key]) for key in ("rank", "cohort.size", "local.lr", "server.eta")), []
+            tuple(str(run.config[key]) for key in ("rank", "cohort.size", "local.lr", "server.eta", "rounds")), []
         ).append(run)
     for members in cells.values():
         told = known(members[0]).predict(members[0].config["local.lr"], _eta(members[0]))
@@ -190,6 +191,8 @@ def _draw_floors(floors: dict[str, Points], predicted: dict[str, Callable[[float
             axes.set_yscale("log")
             if logarithmic:
                 axes.set_xscale("log")
+                axes.set_xticks(x, [f"{value:.2g}" for value in x])
+                axes.xaxis.set_minor_formatter(NullFormatter())
             else:
                 axes.set_ylim(min(y) / 3, max(y) * 3)
             axes.set_xlabel(label)

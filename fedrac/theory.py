@@ -11,6 +11,8 @@ from fedrac.blocks import Block
 from fedrac.convex import Convex
 from fedrac.experiment import Experiment
 
+_ROUNDED = 1 + 1e-5  # step sizes are printed with six digits
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -69,7 +71,7 @@ class Setting:
 
     def predict(self, gamma: float, eta: float) -> "Prediction":
         """What the theorem promises for these step sizes, if they are admissible."""
-        admissible = gamma <= self.largest_gamma * (1 + 1e-6) and eta <= self.largest_eta * (1 + 1e-6)
+        admissible = gamma <= self.largest_gamma * _ROUNDED and eta <= self.largest_eta * _ROUNDED
         if self.gradient_descent:
             return Prediction(admissible, 1 - eta * self.convexity * self.slowest, 0.0, 0.0)
         kappa, big_l = self.fastest / self.slowest, self.smoothness
