@@ -81,6 +81,7 @@ def decode_hosted(message: Message) -> Hosted:
 
 _OFFERS = 8  # digests that a host may offer
 _LATE_SECONDS = 60.0  # for a node that joins a run under way to say whom it serves: the others wait meanwhile
+_PATIENCE_SECONDS = 60.0  # with a first question; doubled with every further one
 _AGAIN_SECONDS = 600.0  # until a node that was left out is asked again
 
 
@@ -161,15 +162,35 @@ class Population:
         return present
 
     def _ask(self, grid: Grid, nodes: Sequence[int], timeout: float) -> tuple[dict[int, Hosted], dict[int, str]]:
-        """All of ``nodes`` at once: who does not answer costs the time of one. What they host, and faults."""
-        content = encode_question(self._workload)
-        questions = [Message(content, node, MessageType.QUERY, group_id="population") for node in nodes]
+        """All of ``nodes`` at once: who does not answer costs the time of one. What they host, and faults.
+
+        Silent nodes are asked again: one that was killed with the question, and came back, never hears of it.
+        """
+        deadline, patience = time.monotonic() + timeout, _PATIENCE_SECONDS
         answers: dict[int, Hosted] = {}
         faults = {node: f"node {node} did not say which clients it serves within {timeout:.0f} s" for node in nodes}
-        for answer in grid.send_and_receive(questions, timeout=timeout) if questions else ():
+        silent = list(nodes)
+        while silent:
+            begin, left = time.monotonic(), max(deadline - time.monotonic(), 0.0)
+            silent = self._try(grid, silent, min(patience, left), answers, faults)
+            if left <= patience or time.monotonic() - begin < patience:  # a grid that does not wait has no more to say
+                break
+            patience *= 2  # what is answered late is lost, and a slow node works its questions off one by one
+        return {node: answers[node] for node in nodes if node in answers}, faults
+
+    def _try(
+        self, grid: Grid, nodes: Sequence[int], timeout: float, answers: dict[int, Hosted], faults: dict[int, str]
+    ) -> list[int]:
+        """Asks once, enters what is said into ``answers`` and ``faults``, and returns the nodes that say nothing."""
+        content = encode_question(self._workload)
+        questions = [Message(content, node, MessageType.QUERY, group_id="population") for node in nodes]
+        silent = list(nodes)
+        for answer in grid.send_and_receive(questions, timeout=timeout):
             node = answer.metadata.src_node_id
-            if faults.pop(node, None) is None:  # nobody asked it
+            if node not in silent:  # nobody asked it
                 continue
+            silent.remove(node)
+            del faults[node]
             if answer.has_error() and answer.error.code == ErrorCode.NODE_UNAVAILABLE:
                 log.warning("node %d has gone: %s", node, answer.error.reason)
                 continue
@@ -179,7 +200,7 @@ class Population:
                 faults[node] = f"node {node} cannot serve: field {missing} is missing in its answer"
             except ValueError as error:
                 faults[node] = f"node {node} cannot serve: {str(error).removeprefix('raised ')}"
-        return {node: answers[node] for node in nodes if node in answers}, faults
+        return silent
 
     def _index(self, hosts: dict[int, Hosted]) -> None:
         """Takes the hosts if they go together; otherwise all stays as it was."""

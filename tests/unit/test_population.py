@@ -285,3 +285,25 @@ def test_real_hosts() -> None:
     found = population()
     found.refresh(runs.grid(4))
     assert found.clients.tolist() == list(range(runs.CLIENTS))
+
+
+class Deaf(Answers):
+    """Waits as long as it is told to; a node answers only its second question."""
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        replies = super().send_and_receive(messages, timeout=timeout)
+        heard = [reply for reply in replies if self.asked.count(reply.metadata.src_node_id) > 1]
+        if len(heard) < len(replies):
+            self.now += timeout or 0.0
+        return heard
+
+    now = 0.0
+
+
+def test_a_node_that_lost_the_question_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that was killed with the question, and came back before the SuperLink missed it."""
+    grid, found = Deaf({1: hosted([0]), 2: hosted([1])}), population(600.0)
+    monkeypatch.setattr("fedrac.population.time.monotonic", lambda: grid.now)
+    found.refresh(grid)
+    assert found.clients.tolist() == [0, 1] and grid.asked == [1, 2, 1, 2]
+    assert 0.0 < grid.now < 600.0
