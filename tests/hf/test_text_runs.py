@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from fedrac import client, commands, config, finished
+from fedrac import client, commands, config, finished, models
 from fedrac.grid import InProcessGrid
 from fedrac.run import run
 
@@ -109,8 +109,9 @@ def movies(roberta, reviews, tmp_path_factory):
     """A run of the experiment ``movies``; its folder and its summary."""
     folder = tmp_path_factory.mktemp("movies") / "run"
     summary = finish(
-        folder, "experiment=movies", f"data.path={reviews}", "data.max_length=null", f"model.checkpoint={roberta}",
-        LAYERS, "cohort.size=8", "rounds=30", "local.lr=0.02",
+        folder, "experiment=movies", "model=hf", f"data.path={reviews}", "data.max_length=null",
+        f"model.checkpoint={roberta}", LAYERS, "cohort.size=8", "rounds=30",
+        "local.lr=0.02", "local.schedule.shape=constant", "adapt.lora_alpha=8",
     )  # fmt: skip
     return folder, summary
 
@@ -162,6 +163,17 @@ def test_what_cannot_be_predicted_is_named(movies, tmp_path, monkeypatch):
         predict(tmp_path)
 
 
+def test_sentence_encoder_is_a_linear_layer_on_the_mean_of_a_texts_tokens(roberta):
+    model = models.build({"_target_": "fedrac.models.sentence.sentence", "checkpoint": str(roberta), "outputs": 3}, 1)
+    encoder = transformers.AutoModel.from_pretrained(roberta).eval()
+    short, long = torch.tensor([[0, 8, 4, 2]]), torch.tensor([[0, 8, 5, 6, 10, 2]])
+    padded = torch.nn.functional.pad(short, (0, 2), value=7)
+    batch = torch.stack([torch.cat([padded, long]), torch.tensor([[1, 1, 1, 1, 0, 0], [1] * 6])], 1)
+    with torch.no_grad():
+        means = [encoder(ids).last_hidden_state.mean(1) for ids in (short, long)]
+        torch.testing.assert_close(model.eval()(batch), model.model.head(torch.cat(means)), rtol=0, atol=1e-5)
+
+
 WRONG = {
     "outputs": (["model.outputs=1"], "label 1 but the model has 1 outputs: set model.outputs=2"),
     "tokens": (["data.tokenizer=bytes", "data.max_length=8"], "does not take these texts, of up to 8 tokens"),
@@ -176,7 +188,7 @@ WRONG = {
 def test_what_is_wrong_is_named_before_any_training(roberta, reviews, tmp_path, overrides, message):
     base = [f"data.path={reviews}", "data.max_length=null", f"model.checkpoint={roberta}", "cohort.size=2"]
     with pytest.raises((ValueError, RuntimeError), match=message):
-        finish(tmp_path / "run", "experiment=movies", *base, LAYERS, *overrides)
+        finish(tmp_path / "run", "experiment=movies", "model=hf", *base, LAYERS, *overrides)
     assert not (tmp_path / "run").exists()
 
 
