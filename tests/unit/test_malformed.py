@@ -12,7 +12,7 @@ import pytest
 import runs
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrac.replies import Refusal, Reply, decode_reply
@@ -168,11 +168,24 @@ def mutations(draw: st.DrawFn, content: RecordDict) -> RecordDict:
     return content
 
 
-@given(st.data())
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_reply_is_half_accepted(strategy: FedRacLora, messages: list[Message], data: st.DataObject) -> None:
+def test_no_reply_is_half_accepted(strategy: FedRacLora, messages: list[Message]) -> None:
+    """At least 500 of the made-up replies are refused, in whole or for some of their clients; the rest are harmless."""
+    refused = 0
+
+    @given(st.data())
+    @settings(max_examples=800, deadline=None)
+    def try_one(data: st.DataObject) -> None:
+        nonlocal refused
+        refused += _made_up(strategy, messages, data.draw(mutations(messages[0].content)))
+
+    try_one()
+    assert refused >= 500
+
+
+def _made_up(strategy: FedRacLora, messages: list[Message], content: RecordDict) -> bool:
+    """Whether something of a reply was refused; whatever is accepted is whole."""
     answer, asked = copy.deepcopy(messages[0]), runs.clients_of(messages[0])
-    answer.content = data.draw(mutations(messages[0].content))
+    answer.content = content
     reply, refusals = decode(strategy, answer, asked)
     refused = [client for refusal in refusals for client in refusal.clients]
     assert sorted([*reply.clients, *refused]) == sorted(asked)
@@ -184,6 +197,7 @@ def test_no_reply_is_half_accepted(strategy: FedRacLora, messages: list[Message]
         assert len(value) == len(reply.clients) and value.dtype == torch.float64 and bool(value.isfinite().all())
     assert not Bomb.went_off
     _server_takes(strategy, answer, messages[1], reply)
+    return bool(refused)
 
 
 def _server_takes(strategy: FedRacLora, answer: Message, other: Message, reply: Reply) -> None:
