@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from federation import ROOT, app_folder
+from deployed import ROOT, app_folder
 
 
 @pytest.fixture(scope="session")

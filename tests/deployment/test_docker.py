@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from federation import ENVIRONMENT, ROOT, free_port, in_process, make, wait_for
+from deployed import ENVIRONMENT, ROOT, free_port, in_process, make, wait_for
 from safetensors.torch import load_file
 
 from fedrac.record import read_metrics

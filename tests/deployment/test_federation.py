@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from federation import Federation, free_port, in_process, make, wait_for
+from deployed import Federation, free_port, in_process, make, wait_for
 from safetensors.torch import load_file
 
 from fedrac.record import read_metrics
