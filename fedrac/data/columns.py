@@ -137,6 +137,25 @@ def existing(key: str, value: str) -> Path:
     return file
 
 
+def share(value: str) -> dict[str, str | None]:
+    """A party's files: what ``data.path`` names, for training; or by their names in that folder.
+
+    Raises:
+        FileNotFoundError: the folder has none.
+        ValueError: the folder has two for the same part.
+    """
+    path = Path(value).expanduser()
+    if not path.is_dir():
+        return {"path": str(path)}
+    found = {name: sorted(path.glob(f"{part}.*")) for name, part in (("path", "train"), ("test_path", "test"))}
+    for part in found.values():
+        if len(part) > 1:
+            raise ValueError(f"{path} has {part[0].name} and {part[1].name}: leave one of them")
+    if not any(found.values()):
+        raise FileNotFoundError(f"{path} has neither train.csv nor test.csv (or .tsv, .jsonl, .parquet)")
+    return {name: str(part[0]) if part else None for name, part in found.items()}
+
+
 def read(files: Sequence[Path]) -> Columns:
     """The rows of one or two files.
 

@@ -1,13 +1,12 @@
 """Tables of numbers: CSV, Parquet or JSON lines."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrac.data.columns import Columns, existing, read
+from fedrac.data.columns import Columns, existing, read, share
 from fedrac.data.examples import Data, Examples, Task
 from fedrac.data.split import Index, split
 from fedrac.data.store import stored
@@ -62,7 +61,7 @@ def table(
             "all parties of a federation must read their columns alike: set data.standardize=false, data.features to "
             "the list of columns and, for a classification, data.classes to the list of all labels, e.g. [no,yes]"
         )
-    named = _share(Path(path).expanduser()) if partial else {"path": path, "test_path": test_path}
+    named = share(path) if partial else {"path": path, "test_path": test_path}
     files = {name: existing(name, value) for name, value in named.items() if value is not None}
     targets = [target] if isinstance(target, str) else list(target)
 
@@ -103,19 +102,6 @@ def parts(
     first = target if isinstance(target, str) else target[0]
     train, test = _rows(columns, first, task, test_fraction, split_seed)
     return columns.frame.iloc[train], columns.frame.iloc[test]
-
-
-def _share(path: Path) -> dict[str, str | None]:
-    """A party's files: ``path`` itself for training, or by their names in the folder ``path``."""
-    if not path.is_dir():
-        return {"path": str(path)}
-    found = {name: sorted(path.glob(f"{part}.*")) for name, part in (("path", "train"), ("test_path", "test"))}
-    for part in found.values():
-        if len(part) > 1:
-            raise ValueError(f"{path} has {part[0].name} and {part[1].name}: leave one of them")
-    if not any(found.values()):
-        raise FileNotFoundError(f"{path} has neither train.csv nor test.csv (or .tsv, .jsonl, .parquet)")
-    return {name: str(part[0]) if part else None for name, part in found.items()}
 
 
 def _rows(columns: Columns, target: str, task: Task, test_fraction: float, split_seed: int) -> tuple[Index, Index]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedrac import metrics as of_sets
 from fedrac.data import hub
-from fedrac.data.columns import Columns, existing, read
+from fedrac.data.columns import Columns, existing, read, share
 from fedrac.data.examples import Data, Examples, Task
 from fedrac.data.split import Index, split, split_whole
 from fedrac.data.store import stored
@@ -67,11 +67,13 @@ def text(
     test_fraction: float = 0.2,
     split_seed: int = 0,
     metrics: Sequence[str] = (),
+    partial: bool = False,
 ) -> Data:
     """Examples from the rows of a table with one or two columns of texts.
 
     Args:
-        path: a .csv, .tsv, .parquet or .jsonl file; the text formats may be compressed (.gz, .bz2, .xz, .zip).
+        path: a .csv, .tsv, .parquet or .jsonl file; the text formats may be compressed (.gz, .bz2, .xz, .zip). With
+            ``partial`` also a folder with ``train.csv`` or its like, ``test.csv``, or both.
         hub_name, subset, revision: or a data set of the Hugging Face hub, of which the split ``train`` is read.
         test_path, test_split: another file, or the hub's split, for testing; where None, ``test_fraction`` of the rows
             are.
@@ -83,6 +85,8 @@ def text(
             so it is with ``evaluate.validation``). Otherwise every class is divided alike.
         split_seed: names the split; not the run's seed.
         metrics: of the whole test part, see `fedrac.metrics`.
+        partial: a party's share of a federation. All rows of ``path`` are for training; classes may be missing, so the
+            list must be given.
 
     Raises:
         FileNotFoundError: a file is not there.
@@ -94,11 +98,17 @@ def text(
         raise ValueError(
             f"data.path={path} data.hub_name={hub_name}: set one of them, e.g. data.path=/data/reviews.csv"
         )
-    files = [existing(name, value) for name, value in (("path", path), ("test_path", test_path)) if value is not None]
+    if partial and task == "classification" and classes is None:
+        raise ValueError(
+            "all parties of a federation must number their labels alike: set data.classes to the list of all labels, "
+            "e.g. [no,yes]"
+        )
+    named = share(path) if partial and path is not None else {"path": path, "test_path": test_path}
+    files = {name: existing(name, value) for name, value in named.items() if value is not None}
 
     def source() -> Columns:
         if files:
-            rows = read(files)
+            rows = read(list(files.values()))
         else:
             splits = ("train",) if test_split is None else ("train", test_split)
             rows = hub.columns(str(hub_name), hub.download(str(hub_name), subset, revision), splits)
@@ -106,7 +116,9 @@ def text(
 
     def parts(columns: Columns, groups: Groups) -> tuple[Index, Index]:
         train, test = columns.parts
-        if len(test):
+        if partial and "path" not in files:
+            return test, train
+        if partial or len(test):
             return train, test
         if split_groups and groups is not None:
             return split_whole(groups, test_fraction, split_seed)
@@ -116,9 +128,9 @@ def text(
     if split_groups and group is None:
         raise ValueError("data.split_groups=true needs groups: set data.group to the column that names them")
     arguments = {"hub": [hub_name, subset, revision, test_split], "split_groups": split_groups}
-    arguments |= {"test_fraction": test_fraction, "split_seed": split_seed}
+    arguments |= {"test_fraction": test_fraction, "split_seed": split_seed, "parts": list(files) if partial else None}
     reading = Tokenizer(tokenizer, max_length, too_long)
-    data = tokenized("text.text", arguments, source, meaning, parts, reading, files, metrics)
+    data = tokenized("text.text", arguments, source, meaning, parts, reading, list(files.values()), metrics)
     return replace(data, groups_apart=split_groups)
 
 

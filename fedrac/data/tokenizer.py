@@ -25,7 +25,6 @@ class Tokenizer:
             special tokens, which needs no files.
         max_length: the most tokens of an example, special ones included; None: as many as the checkpoint reads.
         too_long: cut longer texts, with a warning, or refuse them.
-        revision: of the hub's repository.
 
     Raises:
         ValueError: a value that is not known or not positive.
@@ -34,7 +33,6 @@ class Tokenizer:
     name: str | None
     max_length: int | None = None
     too_long: TooLong = "truncate"
-    revision: str | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -53,7 +51,7 @@ class Tokenizer:
     def identity(self) -> dict[str, Any]:
         """What token ids follow from besides the texts and `files`."""
         versions = [_version(name) for name in ("transformers", "tokenizers")]
-        return {"tokenizer": self.name, "max_length": self.max_length, "revision": self.revision, "versions": versions}
+        return {"tokenizer": self.name, "max_length": self.max_length, "versions": versions}
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -67,7 +65,7 @@ class Tokenizer:
         try:
             if folder.is_dir():
                 return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-            return AutoTokenizer.from_pretrained(self.name, revision=self.revision)
+            return AutoTokenizer.from_pretrained(self.name)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"data.tokenizer={self.name}: there is no tokenizer to be had ({_first_line(error)}): give a folder "

@@ -6,6 +6,7 @@ import numpy as np
 import pandas
 import pytest
 
+from fedrac.data import own
 from fedrac.data.text import text
 from fedrac.data.tokenizer import Tokenizer
 from fedrac.data.validation import hold_out
@@ -105,6 +106,26 @@ def test_validation_is_made_of_whole_films_too(load):
     films = [set(part.groups.tolist()) for part in (tuning.train, tuning.test, whole.test)]
     assert [len(f) for f in films] == [6, 2, 2] and not films[0] & films[1]
     assert films[0] | films[1] == set(whole.train.groups.tolist())
+
+
+def test_a_partys_share_has_all_its_rows_and_everyones_labels(frame, tmp_path, tokenizer):
+    spec = {"_target_": "fedrac.data.text.text", "path": None, "tokenizer": tokenizer, "max_length": None}
+    (tmp_path / "both").mkdir()
+    frame[:6].to_csv(tmp_path / "both" / "train.csv", index=False)
+    frame[6:9].to_csv(tmp_path / "both" / "test.csv", index=False)
+    (tmp_path / "tests").mkdir()
+    frame[:3].to_csv(tmp_path / "tests" / "test.csv", index=False)
+    fresh = frame[frame.label == "fresh"]
+    fresh.to_csv(tmp_path / "one.csv", index=False)
+    with pytest.raises(ValueError, match=r"number their labels alike: set data\.classes"):
+        own.load(spec, str(tmp_path / "one.csv"))
+    spec["classes"] = ["rotten", "fresh"]
+    sizes = {"both": (6, 3), "tests": (0, 3), "one.csv": (len(fresh), 0)}
+    for place, size in sizes.items():
+        data = own.load(spec, str(tmp_path / place))
+        assert (len(data.train), len(data.test), data.outputs) == (*size, 2)
+        for row, label in zip(rows_of(data.train), data.train.targets, strict=True):
+            assert row[4] == (9, 8)[label]  # bad, good
 
 
 def test_rows_of_other_classes_are_left_out(load):
