@@ -230,7 +230,7 @@ def test_a_run_that_stopped_before_its_first_checkpoint_starts_again() -> None:
 @pytest.mark.usefixtures("_no_report")
 def test_an_interrupted_sweep_goes_on() -> None:
     """No round is run twice but the one under way, and all is as if nothing had happened."""
-    overrides = [*OWN, "rounds=12", "evaluate.every=1", "seed=1,2,3", "sweep.dir=out"]
+    overrides = [*OWN, "rounds=60", "evaluate.every=1", "seed=1,2,3", "sweep.dir=out"]
     command = [sys.executable, "-m", "fedrac.cli", "-m", *overrides]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(command, env=environment, start_new_session=True, text=True, stdout=subprocess.PIPE)
