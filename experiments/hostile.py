@@ -1,8 +1,9 @@
 """One of five clients sends what it found reversed and a hundred times larger; which means withstand it?
 
-    python experiments/hostile.py OUTPUT_FOLDER [KEY=VALUE ...]
+    python experiments/hostile.py OUTPUT_FOLDER partition.clients=5 cohort.size=5
 
-The default experiment, seeds 1 to 3, with every `guard.mean`, with and without the attack. The attack is a ClientApp
+The default experiment among five clients, seeds 1 to 3, with every `guard.mean`, with and without the attack; without
+the last two words, each client of its hundred whose id is a multiple of five is hostile. The attack is a ClientApp
 of its own: the server sees well-formed replies. Prints a table of test accuracies after the last round.
 """
 
@@ -24,11 +25,13 @@ FACTOR = -100.0
 SEEDS = (1, 2, 3)
 GUARDS = {
     "plain mean": [],
-    "clipped mean (`guard.clip=1`)": ["guard.clip=1"],
     "trimmed mean": ["guard.mean=trimmed_mean"],
     "median": ["guard.mean=median"],
     "geometric median": ["guard.mean=geometric_median"],
     "Krum": ["guard.mean=krum"],
+    "plain mean, clipped": ["guard.clip=1"],
+    "trimmed mean, clipped": ["guard.mean=trimmed_mean", "guard.clip=1"],
+    "geometric median, clipped": ["guard.mean=geometric_median", "guard.clip=1"],
 }
 
 
@@ -61,11 +64,11 @@ def accuracy(app: ClientApp, overrides: list[str], folder: Path) -> float:
 
 def main(output: Path, overrides: list[str]) -> None:
     """One line a guard."""
-    print("| | no attack | one in five hostile |\n|---|---|---|")
+    print("| | no attack | one in five hostile |\n|---|---|---|", flush=True)
     for name, settings in GUARDS.items():
         cells = []
         for kind, app in (("honest", client.app), ("attacked", Hostile(5))):
-            label = f"{name.split(' (')[0].replace(' ', '-')}-{kind}"
+            label = f"{name.replace(', ', '-').replace(' ', '-')}-{kind}"
             found = [accuracy(app, [*overrides, *settings, f"seed={s}"], output / f"{label}-{s}") for s in SEEDS]
             cells.append(f"{mean(found):.1f} ± {stdev(found):.1f}")
         print(f"| {name} | {' | '.join(cells)} |", flush=True)

@@ -78,6 +78,12 @@ def test_krum_is_an_honest_row_in_the_crowd() -> None:
     assert torch.equal(chosen, rows[int(np.argmin(scores))]) and any(torch.equal(chosen, row) for row in rows[2:])
 
 
+def test_krum_counts_all_neighbours_but_the_hostile_and_two() -> None:
+    """Six on a line: the nearest to its two, three and four nearest neighbours is another one each time."""
+    line = torch.tensor([[1.0], [11.0], [1.0], [10.0], [5.0], [7.0]], dtype=torch.float64)
+    assert krum(line, 1).item() == 7.0
+
+
 def test_krum_takes_the_first_of_equals() -> None:
     assert krum(torch.tensor([[1.0], [0.0], [0.0], [1.0], [5.0]], dtype=torch.float64), 1).item() == 1.0
 
