@@ -8,6 +8,13 @@ from typing import Any
 import pytest
 import runs
 import torch
+from dp_accounting import (
+    ComposedDpEvent,
+    GaussianDpEvent,
+    NeighboringRelation,
+    SampledWithoutReplacementDpEvent,
+    rdp,
+)
 from flwr.app import Message
 from runs import equal, methods, strategy
 from torch import Tensor
@@ -200,8 +207,6 @@ def test_clients_are_not_told_the_secret() -> None:
 
 
 def accounted(event: Any, rounds: int, delta: float = 1e-5) -> float:
-    from dp_accounting import NeighboringRelation, rdp
-
     accountant = rdp.RdpAccountant(neighboring_relation=NeighboringRelation.REPLACE_ONE)
     accountant.compose(event, rounds)
     return float(accountant.get_epsilon(delta))
@@ -209,8 +214,6 @@ def accounted(event: Any, rounds: int, delta: float = 1e-5) -> float:
 
 def test_epsilon_is_that_of_the_library() -> None:
     """The sum of updates moves by two bounds if a client is replaced: the multiplier is half of guard.noise."""
-    from dp_accounting import ComposedDpEvent, GaussianDpEvent, SampledWithoutReplacementDpEvent
-
     found = strategy(guard=GuardSpec(clip=1.0, noise=4.0, noise_seed=1))
     last = runs.train(found, rounds=5)[-1].guard
     event = SampledWithoutReplacementDpEvent(6, 4, GaussianDpEvent(2.0))
@@ -224,8 +227,6 @@ def test_epsilon_is_that_of_the_library() -> None:
 
 
 def test_with_all_clients_in_every_round_it_is_the_gaussian_mechanism() -> None:
-    from dp_accounting import GaussianDpEvent
-
     spent = [Spent(6, 6, 3.0, 10)]
     assert privacy.epsilon(spent, 1e-5, 10) == pytest.approx(accounted(GaussianDpEvent(3.0), 10), rel=1e-9)
     assert privacy.epsilon([Spent(3, 6, 3.0, 10)], 1e-5, 10) < privacy.epsilon(spent, 1e-5, 10)
