@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +234,10 @@ def test_an_interrupted_sweep_goes_on() -> None:
     overrides = [*OWN, "rounds=60", "evaluate.every=1", "seed=1,2,3", "sweep.dir=out"]
     command = [sys.executable, "-m", "fedrac.cli", "-m", *overrides]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen(command, env=environment, start_new_session=True, text=True, stdout=subprocess.PIPE)
+    listen = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # tests in the background ignore Ctrl-C
+    process = subprocess.Popen(
+        command, env=environment, start_new_session=True, text=True, stdout=subprocess.PIPE, preexec_fn=listen
+    )
     until(lambda: Path("out/seed=1/summary.json").exists())
     Path("slow").touch()
     begun = Path("out/seed=2/checkpoint")
