@@ -1,7 +1,7 @@
 """Columns of a table as arrays, or an error that names the first bad cell."""
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -125,7 +125,7 @@ class Columns:
             raise ValueError(f"column {column!r} of {file}, data row {number}, holds {cell!r}, {what}")
 
 
-def existing(key: str, value: str) -> Path:
+def _existing(key: str, value: str) -> Path:
     """The file that ``data.<key>`` names.
 
     Raises:
@@ -137,7 +137,28 @@ def existing(key: str, value: str) -> Path:
     return file
 
 
-def share(value: str) -> dict[str, str | None]:
+def named_files(path: str | None, test_path: str | None, partial: bool = False) -> dict[str, Path]:
+    """The files that are given, by their keys; with ``partial`` those of a party (see `_share`).
+
+    Raises:
+        FileNotFoundError: a file is not there, or a party's folder has none.
+        ValueError: a party's folder has two files for the same part.
+    """
+    named = _share(path) if partial and path is not None else {"path": path, "test_path": test_path}
+    return {name: _existing(name, value) for name, value in named.items() if value is not None}
+
+
+def read_named(files: Mapping[str, Path]) -> Columns:
+    """The rows of `named_files`; all are of the second part where there is no file for training.
+
+    Raises:
+        ValueError: as for `read`.
+    """
+    columns = read(list(files.values()))
+    return columns if "path" in files else replace(columns, first=0)
+
+
+def _share(value: str) -> dict[str, str | None]:
     """A party's files: what ``data.path`` names, for training; or by their names in that folder.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrac.data.columns import Columns, existing, read, share
+from fedrac.data.columns import Columns, named_files, read_named
 from fedrac.data.examples import Data, Examples, Task
 from fedrac.data.split import Index, split
 from fedrac.data.store import stored
@@ -61,17 +61,12 @@ def table(
             "all parties of a federation must read their columns alike: set data.standardize=false, data.features to "
             "the list of columns and, for a classification, data.classes to the list of all labels, e.g. [no,yes]"
         )
-    named = share(path) if partial else {"path": path, "test_path": test_path}
-    files = {name: existing(name, value) for name, value in named.items() if value is not None}
+    files = named_files(path, test_path, partial)
     targets = [target] if isinstance(target, str) else list(target)
 
     def build() -> tuple[Examples, Examples, int | Sequence[str]]:
-        columns = read(list(files.values()))
-        if partial:
-            first = columns.first if "path" in files else 0
-            train, test = np.arange(first), np.arange(first, len(columns.frame))
-        else:
-            train, test = _rows(columns, targets[0], task, test_fraction, split_seed)
+        columns = read_named(files)
+        train, test = columns.parts if partial else _rows(columns, targets[0], task, test_fraction, split_seed)
         y, outputs = _targets(columns, targets, task, train, classes)
         inputs = features or [name for name in columns.frame.columns if name not in (*targets, group)]
         x = columns.numbers(list(inputs))
@@ -98,17 +93,16 @@ def parts(
     **others: Any,
 ) -> "tuple[DataFrame, DataFrame]":
     """The rows, as they are in the files, that `table` trains on and tests on, in its order."""
-    columns = read([existing(name, value) for name, value in (("path", path), ("test_path", test_path)) if value])
+    columns = read_named(named_files(path, test_path))
     first = target if isinstance(target, str) else target[0]
     train, test = _rows(columns, first, task, test_fraction, split_seed)
     return columns.frame.iloc[train], columns.frame.iloc[test]
 
 
 def _rows(columns: Columns, target: str, task: Task, test_fraction: float, split_seed: int) -> tuple[Index, Index]:
-    count = len(columns.frame)
     if len(columns.files) > 1:
-        return np.arange(columns.first), np.arange(columns.first, count)
-    strata = columns.plain(target) if task == "classification" else np.zeros(count)
+        return columns.parts
+    strata = columns.plain(target) if task == "classification" else np.zeros(len(columns.frame))
     return split(strata, test_fraction, split_seed)
 
 

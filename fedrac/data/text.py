@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedrac import metrics as of_sets
 from fedrac.data import hub
-from fedrac.data.columns import Columns, existing, read, share
+from fedrac.data.columns import Columns, named_files, read_named
 from fedrac.data.examples import Data, Examples, Task
 from fedrac.data.split import Index, split, split_whole
 from fedrac.data.store import stored
@@ -103,12 +103,11 @@ def text(
             "all parties of a federation must number their labels alike: set data.classes to the list of all labels, "
             "e.g. [no,yes]"
         )
-    named = share(path) if partial and path is not None else {"path": path, "test_path": test_path}
-    files = {name: existing(name, value) for name, value in named.items() if value is not None}
+    files = named_files(path, test_path, partial)
 
     def source() -> Columns:
         if files:
-            rows = read(list(files.values()))
+            rows = read_named(files)
         else:
             splits = ("train",) if test_split is None else ("train", test_split)
             rows = hub.columns(str(hub_name), hub.download(str(hub_name), subset, revision), splits)
@@ -116,8 +115,6 @@ def text(
 
     def parts(columns: Columns, groups: Groups) -> tuple[Index, Index]:
         train, test = columns.parts
-        if partial and "path" not in files:
-            return test, train
         if partial or len(test):
             return train, test
         if split_groups and groups is not None:
