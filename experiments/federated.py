@@ -31,7 +31,7 @@ def section(folder: Path, figures: Path) -> str:
 
 
 def _part(found: Sequence[Run], grid: Sequence[Run], epochs: int, figures: Path) -> list[str]:
-    order = ("IID", "Dirichlet 0.5", "Dirichlet 0.1", "one class a client")
+    order = ("IID", "Dirichlet 0.5", "Dirichlet 0.1")
     divisions = sorted({_division(run) for run in found}, key=order.index)
     kinds = sorted({_kind(run) for run in found}, key=_place)
     cells = {
@@ -76,10 +76,8 @@ def _label(kind: Kind) -> str:
 
 
 def _division(run: Run) -> str:
-    scheme = run.config["partition.scheme"]
-    if scheme == "dirichlet":
-        return f"Dirichlet {run.config['partition.alpha']:g}"
-    return "IID" if scheme == "iid" else "one class a client"
+    alpha = run.config.get("partition.alpha")
+    return "IID" if alpha is None else f"Dirichlet {alpha:g}"
 
 
 def at_bytes(run: Run, budget: float) -> float:

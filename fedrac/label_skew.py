@@ -46,7 +46,7 @@ def dirichlet(
     raise ValueError(
         f"partition.alpha={alpha} left one of {clients} clients with fewer than min_size={min_size} of the "
         f"{len(train)} examples in each of {draws} draws: use a larger alpha, fewer clients, a smaller "
-        "min_size or more data"
+        "min_size (0: clients without examples are left out) or more data"
     )
 
 
@@ -126,7 +126,7 @@ def _owners(partitioner: "Partitioner", labels: Index, least: int) -> Index | No
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what they warn of is an error of ours
         for client in range(partitioner.num_partitions):
-            mine = np.asarray(partitioner.load_partition(client)["index"][:])
+            mine = np.asarray(partitioner.load_partition(client)["index"][:], dtype=np.int64)
             if len(mine) < least:
                 return None
             owners[mine] = client

@@ -73,6 +73,8 @@ class Partition:
 def make(spec: Mapping[str, Any], data: Data, seed: int) -> Partition:
     """Divide the training examples of ``data`` among clients; the result is kept in the cache.
 
+    Where ``min_size`` is 0, clients that got no examples are left out, and those after them move up.
+
     Args:
         spec: ``scheme`` and its options, see ``conf/partition``.
         data: what is divided.
@@ -86,7 +88,8 @@ def make(spec: Mapping[str, Any], data: Data, seed: int) -> Partition:
     def build() -> dict[str, NDArray[Any]]:
         owners, clients = _SCHEMES[spec["scheme"]](data.train, seed, **options)
         kept = np.argsort(owners, kind="stable")[np.count_nonzero(owners < 0) :]
-        return {"index": kept, "offsets": np.searchsorted(owners[kept], np.arange(clients + 1))}
+        offsets = np.searchsorted(owners[kept], np.arange(clients + 1))
+        return {"index": kept, "offsets": np.unique(offsets)}  # a client without examples ends where it begins
 
     # NumPy's distributions and the partitioners may draw other numbers in another version.
     versions = [np.__version__, version("flwr-datasets")]
@@ -116,8 +119,9 @@ def _options(spec: Mapping[str, Any], train: Examples) -> dict[str, Any]:
 def _check(options: Mapping[str, Any], examples: int) -> None:
     for name in ("clients", "min_size", "draws", "classes", "shards"):
         value = options.get(name)
-        if value is not None and not (isinstance(value, int) and value >= 1):
-            raise ValueError(f"partition.{name}={value!r}: choose a whole number, 1 or more")
+        least = 0 if name == "min_size" else 1
+        if value is not None and not (isinstance(value, int) and value >= least):
+            raise ValueError(f"partition.{name}={value!r}: choose a whole number, {least} or more")
     clients, least = options["clients"], options.get("min_size", 1)
     if clients is not None and clients * least > examples:
         raise ValueError(

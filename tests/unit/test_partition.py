@@ -143,6 +143,16 @@ def test_dirichlet_takes_the_first_draw_that_fits():
         make({**spec, "alpha": 0.01, "draws": 5}, data, 0)
 
 
+def test_clients_without_examples_can_be_left_out():
+    data = data_of(np.arange(200) % 5)
+    spec = {"scheme": "dirichlet", "clients": 50, "alpha": 0.05, "min_size": 0}
+    partition = make(spec, data, 0)
+    check(partition, 200)
+    assert len(partition.index) == 200 and 5 <= partition.clients < 50
+    with pytest.raises(ValueError, match=r"min_size \(0: clients without examples are left out\)"):
+        make({**spec, "min_size": 1}, data, 0)
+
+
 @pytest.mark.parametrize("assignment", ["first-deterministic", "deterministic", "random"])
 def test_pathological_clients_hold_their_number_of_classes(assignment):
     data = data_of(np.arange(1000) % 10)
