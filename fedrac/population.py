@@ -172,22 +172,33 @@ class Population:
         silent = list(nodes)
         while silent:
             begin, left = time.monotonic(), max(deadline - time.monotonic(), 0.0)
-            silent = self._try(grid, silent, min(patience, left), answers, faults)
-            if left <= patience or time.monotonic() - begin < patience:  # a grid that does not wait has no more to say
+            silent, lost = self._try(grid, silent, min(patience, left), answers, faults)
+            if time.monotonic() - begin >= min(patience, left):
+                if left <= patience:
+                    break
+                patience *= 2  # what is answered late is lost, and a slow node works its questions off one by one
+            elif lost:
+                time.sleep(1)
+            else:  # a grid that does not wait has no more to say
                 break
-            patience *= 2  # what is answered late is lost, and a slow node works its questions off one by one
         return {node: answers[node] for node in nodes if node in answers}, faults
 
     def _try(
         self, grid: Grid, nodes: Sequence[int], timeout: float, answers: dict[int, Hosted], faults: dict[int, str]
-    ) -> list[int]:
-        """Asks once, enters what is said into ``answers`` and ``faults``, and returns the nodes that say nothing."""
+    ) -> tuple[list[int], bool]:
+        """Asks once and enters what is said into ``answers`` and ``faults``.
+
+        Returns:
+            The nodes that say nothing, and whether a question was lost: the SuperLink says so in its own name when a
+            node went away with it.
+        """
         content = encode_question(self._workload)
         questions = [Message(content, node, MessageType.QUERY, group_id="population") for node in nodes]
-        silent = list(nodes)
+        silent, lost = list(nodes), False
         for answer in grid.send_and_receive(questions, timeout=timeout):
             node = answer.metadata.src_node_id
             if node not in silent:  # nobody asked it
+                lost = lost or answer.has_error()
                 continue
             silent.remove(node)
             del faults[node]
@@ -200,7 +211,7 @@ class Population:
                 faults[node] = f"node {node} cannot serve: field {missing} is missing in its answer"
             except ValueError as error:
                 faults[node] = f"node {node} cannot serve: {str(error).removeprefix('raised ')}"
-        return silent
+        return silent, lost
 
     def _index(self, hosts: dict[int, Hosted]) -> None:
         """Takes the hosts if they go together; otherwise all stays as it was."""

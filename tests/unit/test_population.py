@@ -287,6 +287,25 @@ def test_real_hosts() -> None:
     assert found.clients.tolist() == list(range(runs.CLIENTS))
 
 
+def test_a_question_that_the_superlink_has_lost_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so at once and in its own name, when a node went away with the question, which may be back by now."""
+    superlink = 1
+
+    class Losing(Answers):
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+            sent = list(messages)
+            kept = [m for m in sent if m.metadata.dst_node_id != 5 or 5 in self.asked]
+            replies = super().send_and_receive(sent, timeout=timeout)
+            lost = Message(RecordDict(), superlink, "query")
+            error = Message(Error(ErrorCode.MESSAGE_UNAVAILABLE, "not found"), reply_to=lost)
+            return [r for r in replies if r.metadata.src_node_id in [m.metadata.dst_node_id for m in kept]] + [error]
+
+    grid, found = Losing({4: hosted([0]), 5: hosted([1])}), population()
+    monkeypatch.setattr("fedrac.population.time.sleep", lambda _: None)
+    found.refresh(grid)
+    assert found.clients.tolist() == [0, 1] and grid.asked == [4, 5, 5]
+
+
 class Deaf(Answers):
     """Waits as long as it is told to; a node answers only its second question."""
 
