@@ -60,10 +60,15 @@ def load(folder: Path) -> ServerState:
 
     Raises:
         FileNotFoundError: there is no checkpoint.
-        ValueError: every checkpoint there is damaged.
+        ValueError: every checkpoint there is damaged; or the newest one is, of a run with noise.
     """
     path, about = _newest(folder)
     guard = _guard(path / "guard.json") if "guard.json" in about["sha256"] else GuardState()
+    if guard.spent and path != (newest := _present(folder)[0]):
+        raise ValueError(
+            f"the checkpoint {newest} is damaged. With guard.noise no round is done again, as clients may have seen "
+            "its result, and the noise would be the same: start the run anew"
+        )
     if "carried.safetensors" not in about["sha256"]:
         return ServerState(about["round"], load_file(path / "weights.safetensors"), {}, guard)
     both = load_file(path / "carried.safetensors")
@@ -81,15 +86,19 @@ def merged(folder: Path) -> tuple[dict[str, Tensor], int]:
 
 def _newest(folder: Path) -> tuple[Path, dict[str, Any]]:
     """The newest whole checkpoint, and what its ``state.json`` says."""
-    found = [folder / "checkpoint", *(_earlier(folder, number) for number in _rounds(folder)), folder / "best"]
-    found = [path for path in found if path.is_dir()]
-    if not found:
-        raise FileNotFoundError(f"{folder} has no checkpoint: give the output_dir of a run that finished a round")
-    for path in found:
+    for path in _present(folder):
         if (about := _about(path)) is not None:
             return path, about
         log.warning("the checkpoint %s is damaged and is skipped", path)
     raise ValueError(f"every checkpoint in {folder} is damaged; start the run anew")
+
+
+def _present(folder: Path) -> list[Path]:
+    """All checkpoints, newest first; the best one comes last."""
+    found = [folder / "checkpoint", *(_earlier(folder, number) for number in _rounds(folder)), folder / "best"]
+    if not (found := [path for path in found if path.is_dir()]):
+        raise FileNotFoundError(f"{folder} has no checkpoint: give the output_dir of a run that finished a round")
+    return found
 
 
 def _about(path: Path) -> dict[str, Any] | None:

@@ -56,6 +56,7 @@ class Checkpoints:
     def __init__(self, folder: Path, spec: CheckpointSpec, strategy: FedRacLora) -> None:
         self._folder, self._spec, self._strategy = folder, spec, strategy
         self._waiting: tuple[ServerState, Mapping[str, Tensor]] | None = None
+        self._written = 0
         self._best = -math.inf
         finished = strategy.state.round if strategy.state else 0
         for line in read_metrics(folder / "metrics.jsonl"):
@@ -74,17 +75,30 @@ class Checkpoints:
     def after(self, report: RoundReport) -> None:
         """After every round, once it is recorded."""
         improved = self._improves(report.metrics)
-        assert self._strategy.state is not None
-        self._waiting = self._strategy.state, self._strategy.effective_weights()
-        # A round that is done again draws the same noise. If clients had seen its first result, and one of them were
-        # away the second time, the two results would tell that client's update: with noise no round is done again.
+        if report.round != self._written:
+            self._take()
         if improved or self._strategy.guard.noise or report.round % self._spec.every == 0:
             self.close()
         if improved:
             checkpoint.mark_best(self._folder)
 
+    def before_clients(self) -> None:
+        """Before clients see a round's result; those of the next round see it when the round is recorded.
+
+        A round that is done again draws the same noise. If clients had seen its first result, and one of them were away
+        the second time, the two results would tell that client's update: with noise no round is done again.
+        """
+        if self._strategy.guard.noise:
+            self._take()
+            self.close()
+
+    def _take(self) -> None:
+        assert self._strategy.state is not None
+        self._waiting = self._strategy.state, self._strategy.effective_weights()
+
     def close(self) -> None:
         """The last recorded round is written, if it is not yet: at the end, however it came."""
         if self._waiting is not None:
             checkpoint.save(self._folder, *self._waiting, self._spec.keep)
+            self._written = self._waiting[0].round
             self._waiting = None

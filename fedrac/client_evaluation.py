@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
@@ -18,19 +19,28 @@ def encode_metrics(columns: Mapping[str, Sequence[float]], kept: bool) -> Record
 
 
 def mean_metrics(round_: int, replies: Iterable[Message]) -> MetricRecord | None:
-    """Mean of every metric over all examples of the clients that answered well, named ``clients/...``; None: nobody."""
-    answers: list[dict[str, float]] = []
+    """Mean of every metric over all examples of the clients that answered well, named ``clients/...``; None: nobody.
+
+    The metrics are those that most hosts give; a host that lacks one of them has not answered well. How many examples a
+    host has tested on is what it says: one that lies can move the means as far as it likes.
+    """
+    answers: dict[int, dict[str, float]] = {}
     for message in replies:
         try:
             columns = content_of(message).metric_records["metrics"]
             sums = {name: math.fsum(values) for name, values in columns.items()}  # type: ignore[arg-type]
             if not (sums["examples"] >= 1 and all(map(math.isfinite, sums.values()))):
                 raise ValueError(f"metrics of no example, or not finite: {sums}")
-            answers.append(sums)
+            answers[message.metadata.src_node_id] = sums
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             log.warning("round %d: node %s: %s", round_, message.metadata.src_node_id, error)
+    given = Counter(name for sums in answers.values() for name in sums)
+    names = sorted(name for name, count in given.items() if 2 * count > len(answers))
+    for node in [node for node, sums in answers.items() if not set(names) <= set(sums)]:
+        log.warning("round %d: node %s: its metrics are not those of the others", round_, node)
+        del answers[node]
     if not answers:
         return None
-    examples = math.fsum(sums.pop("examples") for sums in answers)
-    names = sorted(set.intersection(*map(set, answers)))
-    return MetricRecord({f"clients/{n}": math.fsum(sums[n] for sums in answers) / examples for n in names})
+    totals = {name: math.fsum(sums[name] for sums in answers.values()) for name in names}
+    examples = totals.pop("examples")
+    return MetricRecord({f"clients/{name}": total / examples for name, total in totals.items()})

@@ -249,9 +249,17 @@ def _loaded(workload: str) -> Host:
     return Host(json.loads(workload), 0, 1)
 
 
-@lru_cache(maxsize=64)  # an in-process run has many nodes
+@lru_cache(maxsize=2)
+def _own_hosts(workload: str) -> dict[NodeConfig, Host]:
+    """Those that were loaded in this process: an in-process run has as many as it has nodes."""
+    return {}
+
+
 def _loaded_own(workload: str, node: NodeConfig) -> Host:
-    return Host(json.loads(workload), node.place, node.place + 1, node.data, node.tell_examples)
+    hosts = _own_hosts(workload)
+    if node not in hosts:
+        hosts[node] = Host(json.loads(workload), node.place, node.place + 1, node.data, node.tell_examples)
+    return hosts[node]
 
 
 def host_of(workload: Mapping[str, Any], context: Context) -> Host:

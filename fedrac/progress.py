@@ -88,9 +88,14 @@ def show_metrics(values: Mapping[str, Any]) -> str:
     return "  ".join(
         f"{name.replace('/', ' ')} {value:.1%}"
         if name.endswith("accuracy")
-        else f"{name.replace('/', ' ')} {value:.4f}"
+        else f"{name.replace('/', ' ')} {_number(value)}"
         for name, value in shown.items()
     )
+
+
+def _number(value: float) -> str:
+    """With four digits behind the point; a delta of 1e-5 would be none."""
+    return f"{value:.2g}" if 0 < abs(value) < 1e-4 else f"{value:.4f}"
 
 
 def _count(shape: tuple[int, ...]) -> int:

@@ -91,7 +91,16 @@ def run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | N
 
         timeout = experiment.cohort.timeout
         try:
-            strategy.start(grid, start, experiment.rounds, timeout, evaluate_fn=test, state=state, on_round=on_round)
+            strategy.start(
+                grid,
+                start,
+                experiment.rounds,
+                timeout,
+                evaluate_fn=test,
+                state=state,
+                on_round=on_round,
+                before_clients=checkpoints.before_clients,
+            )
         except Divergence:  # that is a result, too
             record.summarise(experiment.method.name, initial, diverged=True)
             raise

@@ -332,6 +332,7 @@ class FedRacLora(Strategy):
         *,
         state: ServerState | None = None,
         on_round: Callable[[RoundReport], None] | None = None,
+        before_clients: Callable[[], None] | None = None,
     ) -> Result:
         """Runs all rounds after the last finished one.
 
@@ -344,6 +345,7 @@ class FedRacLora(Strategy):
             evaluate_fn: called on evaluated rounds with the merged weights.
             state: where an earlier run stopped; the run goes on with round ``state.round + 1``.
             on_round: called after every round, e.g. to record it.
+            before_clients: called before clients test a round's result, which is `state` by then.
 
         Returns:
             Flower's `Result` with the merged weights and the metrics by round.
@@ -360,7 +362,7 @@ class FedRacLora(Strategy):
             result.train_metrics_clientapp[number] = self._step(number, deliver(grid, messages, timeout, self._more))
             assert self._current is not None
             report = self._current.report
-            self._evaluate(number, grid, result, timeout, evaluate_config, evaluate_fn)
+            self._evaluate(number, grid, result, timeout, evaluate_config, evaluate_fn, before_clients)
             for record in (result.evaluate_metrics_clientapp, result.evaluate_metrics_serverapp):
                 report.metrics |= {k: float(v) for k, v in record.get(number, {}).items()}  # type: ignore[arg-type]
             report.seconds = time.perf_counter() - begin
@@ -377,8 +379,11 @@ class FedRacLora(Strategy):
         timeout: float,
         config: ConfigRecord | None,
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None,
+        before_clients: Callable[[], None] | None,
     ) -> None:
         if messages := list(self.configure_evaluate(number, result.arrays, config or ConfigRecord(), grid)):
+            if before_clients is not None:
+                before_clients()
             found = self.aggregate_evaluate(number, deliver(grid, messages, timeout, self._more))
             if found is not None:
                 result.evaluate_metrics_clientapp[number] = found

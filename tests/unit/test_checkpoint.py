@@ -1,20 +1,24 @@
 """Checkpoints: whole or not there, whenever the machine stops; and the run's state comes back bit for bit."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import runs
 import torch
+from flwr.app import Message, MessageType
 from runs import equal
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fedrac import checkpoint, models
+from fedrac import checkpoint, client, models
 from fedrac.checkpointing import Checkpoints, CheckpointSpec
-from fedrac.guard import GuardSpec
+from fedrac.grid import InProcessGrid
+from fedrac.guard import GuardSpec, GuardState
+from fedrac.privacy import Spent
 from fedrac.server import ServerState
 
 
@@ -210,6 +214,37 @@ def test_with_noise_every_round_has_a_checkpoint(tmp_path: Path, noise: float) -
     assert (tmp_path / "checkpoint").exists() == bool(noise)
     if noise:
         assert checkpoint.load(tmp_path).round == 2
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_with_noise_clients_test_nothing_that_is_not_on_disk(tmp_path: Path, noise: float) -> None:
+    noisy = runs.strategy(guard=GuardSpec(clip=1.0, noise=noise), evaluate_on_clients=True)
+    checkpoints = Checkpoints(tmp_path, CheckpointSpec(best=None), noisy)
+    written: list[int] = []
+
+    class Watched(InProcessGrid):
+        def send_and_receive(self, messages: Iterable[Message], **given: Any) -> Iterable[Message]:
+            sent = list(messages)
+            if sent[0].metadata.message_type == MessageType.EVALUATE:
+                written.append(checkpoint.load(tmp_path).round if (tmp_path / "checkpoint").exists() else 0)
+            return super().send_and_receive(sent, **given)
+
+    hooks = {"on_round": checkpoints.after, "before_clients": checkpoints.before_clients}
+    noisy.start(Watched(client.app), runs.start(noisy.workload), 3, **hooks)
+    assert written == ([1, 2, 3] if noise else [0, 1, 2])
+    assert names(tmp_path) == ["checkpoint", "checkpoint.2"]
+
+
+def test_with_noise_no_older_checkpoint_stands_in_for_a_damaged_one(tmp_path: Path) -> None:
+    """Its rounds would be done again with the same noise."""
+    noisy = GuardState(spent=(Spent(4, 6, 0.5, 1),))
+    for round_ in (1, 2):
+        save(tmp_path, replace(state(round_), guard=noisy))
+    same(checkpoint.load(tmp_path), state(2))
+    _cut(tmp_path / "checkpoint" / "weights.safetensors")
+    with pytest.raises(ValueError, match=f"{tmp_path}/checkpoint is damaged. With guard.noise no round is done again"):
+        checkpoint.load(tmp_path)
+    equal(checkpoint.merged(tmp_path)[0], merged(state(1)))
 
 
 def test_no_checkpoint(tmp_path: Path) -> None:

@@ -71,6 +71,16 @@ def test_without_data_on_the_server_nodes_are_tested(folders: Path, tmp_path: Pa
     assert {"clients/loss", "clients/accuracy", "train/loss"} == set(summary["last"])
 
 
+def test_many_nodes_in_one_process_load_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[int] = []
+    monkeypatch.setattr("fedrac.host.Host", lambda _workload, place, *_: loaded.append(place))
+    nodes = range(200)
+    for _ in range(2):
+        for node in nodes:
+            host_of({"seed": "of this test"}, _context(partition_id=node, data="/data"))
+    assert loaded == [*nodes]
+
+
 def test_a_node_is_the_client_of_its_partition_id(folders: Path) -> None:
     workload = _workload(folders)
     hosted = host_of(workload, _context(partition_id=7, data=str(folders / "node-1"))).hosted()

@@ -11,6 +11,7 @@ import pytest
 from fedrac import status
 from fedrac.commands.status import main
 from fedrac.json_log import JsonLog
+from fedrac.progress import show_metrics
 from fedrac.record import Record
 from fedrac.replies import Refusal
 from fedrac.round_report import RoundReport
@@ -73,6 +74,11 @@ def test_a_process_that_is_gone(tmp_path: Path) -> None:
         change(tmp_path, machine=platform.node() + "-other")
         assert status.read(tmp_path)["state"] == "running"
         change(tmp_path, process=os.getpid(), machine=platform.node())
+
+
+def test_small_numbers_are_not_shown_as_zero() -> None:
+    shown = show_metrics({"privacy/epsilon": 2.0, "privacy/delta": 1e-5, "test/loss": 0.0})
+    assert shown == "privacy epsilon 2.0000  privacy delta 1e-05  test loss 0.0000"
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,6 +41,8 @@ BAD_METRICS = [
     {"examples": [5.0], "loss": [float("nan")], "mse": [1.0]},
     {"loss": [1.0], "mse": [1.0]},
     {"examples": [5.0], "loss": 1.0, "mse": [1.0]},
+    {"examples": [5.0], "mse": [1.0]},
+    {"examples": [5.0], "invented": [1.0]},
 ]
 
 
@@ -55,3 +57,13 @@ def test_bad_metrics_of_a_host_are_left_out(bad: dict[str, Any]) -> None:
     without = evaluation(found, lambda replies: [reply for reply in replies if node_of(reply) != 1])
     assert evaluation(found, spoil) == without != evaluation(found, lambda replies: replies)
     assert evaluation(found, lambda replies: []) is None
+
+
+def test_a_metric_that_one_host_makes_up_is_left_out() -> None:
+    found = strategy(evaluate_on_clients=True, server=ServerSpec(runs.CLIENTS))
+
+    def spoil(replies: list[Message]) -> list[Message]:
+        replies[0].content.metric_records["metrics"]["invented"] = [1e9]
+        return replies
+
+    assert evaluation(found, spoil) == evaluation(found, lambda replies: replies)
