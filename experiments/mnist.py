@@ -56,8 +56,8 @@ def table3(folder: Path, figures: Path) -> str:
     return "\n\n".join(
         [
             "Rank 1, 50 epochs in all, one epoch a block for the chained methods; test accuracy on the digits 5-9 in "
-            "per cent, mean and standard deviation over seeds. The paper gives no deviations. All seeds start from the "
-            "same pre-trained model.",
+            "per cent, mean and standard deviation over seeds, each of which pre-trains a model of its own. The paper "
+            "gives no deviations.",
             table(header, rows),
             _orderings({k: float(np.mean(v)) for k, v in measured.items()}),
             *_moments(folder / "moments.txt"),

@@ -41,12 +41,13 @@ class PretrainSpec:
     Attributes:
         enabled: otherwise the run starts from the model's random initialisation.
         data: entries of the data's configuration that differ.
-        seed: of initialisation and mini-batches; not the run's, so that all seeds start from the same model.
+        seed: of initialisation and mini-batches; where it is not the run's, all seeds start from the same model. None:
+            the run's.
     """
 
     enabled: bool = False
     data: Mapping[str, Any] | None = None
-    seed: int = 0
+    seed: int | None = 0
     epochs: int = 20
     batch_size: int = 128
     lr: float = 1e-3

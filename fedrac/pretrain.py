@@ -35,7 +35,7 @@ def initial_weights(experiment: Experiment) -> dict[str, Tensor]:
         "data": {**experiment.data, "validation": None, **(spec.data or {})},
         "partition": {"scheme": "iid", "clients": 1},
         "model": dict(experiment.model),
-        "seed": spec.seed,
+        "seed": experiment.seed if spec.seed is None else spec.seed,
         "dtype": "float32",
         "device": "cpu",
     }
