@@ -6,7 +6,10 @@ from fedrac import config
 from fedrac.experiment import parse
 from fedrac.pretrain import initial_weights
 
-SMALL = "data=logistic_regression data.examples=40 model=linear model.inputs=10 model.outputs=10 pretrain.data=null pretrain.epochs=1"
+SMALL = (
+    "data=logistic_regression data.examples=40 model=linear model.inputs=10 model.outputs=10 "
+    "pretrain.data=null pretrain.epochs=1"
+)
 
 
 def start(*overrides: str) -> dict[str, torch.Tensor]:
