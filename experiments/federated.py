@@ -25,7 +25,7 @@ def section(folder: Path, figures: Path) -> str:
     intro = (
         "Cohorts of 10 of 100 clients, rank 1, 100 rounds, all methods from the same pre-trained model and on the "
         "same layers (biases frozen), AdamW locally. Every method's learning rate is the best of one grid on "
-        "validation data (a fifth of the training examples of Dirichlet 0.5 clients, seeds that are not used again)."
+        "validation data (a fifth of the training examples of Dirichlet 0.5 clients, a seed that is not used again)."
     )
     return "\n\n".join([intro, *parts]) if parts else made([])
 
