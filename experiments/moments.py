@@ -66,12 +66,13 @@ def _outputs(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], dro
 
 def main(folder: str) -> None:
     """Prints the four means."""
-    experiment = parse(config.load(["experiment=transfer", f"data.path={folder}"]))
+    settings = ["experiment=transfer", f"data.path={folder}"]
+    experiments = [parse(config.load([*settings, f"seed={seed}"])) for seed in range(SEEDS)]
     torch.set_num_threads(1)
     print(f"{SEEDS} seeds, {EPOCHS} blocks of one epoch", flush=True)
     for side in ("left", "right"):
         for keep in (False, True):
-            found = [accuracy(experiment, side, keep, seed) for seed in range(SEEDS)]
+            found = [accuracy(one, side, keep, seed) for seed, one in enumerate(experiments)]
             print(f"{side:<5}  moments {'kept  ' if keep else 'anew  '}  {mean_sd(found, percent)}", flush=True)
 
 

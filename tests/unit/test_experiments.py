@@ -125,3 +125,13 @@ def test_the_methods_of_the_tables_are_named_as_in_the_paper(tmp_path: Path) -> 
         recorded_run(tmp_path / method, 0.9, f"method={method}")
         assert mnist.kind(read(tmp_path / method, method)) == (name, side)
         assert (name, side) in {row[:2] for row in mnist.PAPER}
+
+
+def test_the_table_is_of_models_pre_trained_as_long_as_it_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Shorter pre-training has a row of its own, and does not get into the nine methods."""
+    kinds = {"method.name": "AsymmLoRA", "method.side": "left"}
+    found = [run([0.5, accuracy], **kinds, **{"pretrain.epochs": epochs}) for epochs, accuracy in ((50, 0.7), (5, 0.9))]
+    monkeypatch.setattr(mnist, "runs", lambda folder: found)
+    page = mnist.table3(tmp_path, tmp_path)
+    assert "| AsymmLoRA | Zero | Gaussian | 70.0 | 1 | 81.6 | -11.6 | 912 |" in page
+    assert "| AsymmLoRA | 5 epochs | 50 epochs | paper |" in page and "| left | 90.0 | 70.0 | 81.6 |" in page
