@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.overrides import handle_torch_function, has_torch_function
 
 from fedrac import updates
 from fedrac.blocks import ADAPTABLE, Block
@@ -104,6 +105,8 @@ class CohortAdapter:
                         f"{next(iter(kwargs))!r}: pass its inputs by position, or freeze it"
                     )
                 return self._per_client(path, layer, blocks, args)
+            if has_torch_function((out,)):  # the model's calls are watched for dropout; those of an update need not be
+                return handle_torch_function(hook, (out,), layer, args, kwargs, out)
             for attribute, block in ordered:
                 out = self._add(path, layer, attribute, block, args, out)
             return out

@@ -5,13 +5,16 @@ Here every mask entry is a hash (SplitMix64) of the client's own key, the step, 
 computed for the whole cohort in a few integer operations, equal on every device.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -19,12 +22,24 @@ from fedrac.streams import Stream
 
 _GAMMA = -7046029254386353131  # 0x9E3779B97F4A7C15, the golden-ratio increment of SplitMix64, as int64
 
+# The same operators work on both; NumPy is three times as fast on a mask of some thousand entries.
+Words = TypeVar("Words", NDArray[np.int64], Tensor)
 
-def _mix(x: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 on int64 (arithmetic wraps; shifts are made logical by masks)."""
-    x = (x ^ (x >> 30 & (1 << 34) - 1)) * -4658895280553007687
-    x = (x ^ (x >> 27 & (1 << 37) - 1)) * -7723592293110705685
-    return x ^ (x >> 31 & (1 << 33) - 1)
+
+def _mix(x: Words) -> Words:
+    """The finaliser of SplitMix64 on int64, in place (arithmetic wraps)."""
+    x = _fold(x, 30)
+    x *= -4658895280553007687
+    x = _fold(x, 27)
+    x *= -7723592293110705685
+    return _fold(x, 31)
+
+
+def _fold(x: Words, shift: int) -> Words:
+    shifted = x >> shift
+    shifted &= (1 << 64 - shift) - 1  # so that no sign comes in from the left
+    x ^= shifted
+    return x
 
 
 class ClientDropout(TorchFunctionMode):
@@ -46,9 +61,9 @@ class ClientDropout(TorchFunctionMode):
         self.used = False
 
     @cached_property
-    def _keys(self) -> Tensor:
-        words = [int(Stream(*name).words(1)[0]) - 2**63 for name in self._streams]
-        return torch.tensor(words, dtype=torch.int64, device=self._device)
+    def _keys(self) -> Any:
+        keys = np.array([int(Stream(*name).words(1)[0]) - 2**63 for name in self._streams], np.int64)
+        return keys if self._device.type == "cpu" else torch.from_numpy(keys).to(self._device)
 
     def start(self, step: int, clients: int, rows: int) -> None:
         """Before each forward pass: its step, how many clients (the first ones) are in the batch, and its rows."""
@@ -71,13 +86,15 @@ class ClientDropout(TorchFunctionMode):
             )
         self.used = True
         self._calls += 1
-        keys = self._keys[: self._clients]
-        bits = _mix(keys + _GAMMA * torch.full_like(keys, self._step << 20 | self._calls))
+        places = np.arange if self._device.type == "cpu" else partial(torch.arange, device=self._device)
+        call = self._step << 20 | self._calls
+        bits = _mix(self._keys[: self._clients] + _GAMMA * places(call, call + 1))
         # One dimension after another: an entry's bits do not depend on how far the texts of others pad the batch.
         for size in (shape[0] // self._clients, *shape[1:]):
-            bits = _mix(bits.unsqueeze(-1) + _GAMMA * torch.arange(1, size + 1, device=like.device))
-        uniform = (bits >> 11 & (1 << 53) - 1).double() * 2.0**-53
-        return ((uniform >= p).to(like.dtype) / max(1.0 - p, torch.finfo(like.dtype).tiny)).reshape(tuple(shape))
+            bits = _mix(bits[..., None] + _GAMMA * places(1, size + 1))
+        bits ^= -(2**63)  # now they compare as if they had no sign: their first 53 bits are the uniform number
+        kept = torch.as_tensor(bits > (math.ceil(p * 2**53) << 11) - 2**63 - 1)
+        return kept.to(like.dtype).div_(max(1.0 - p, torch.finfo(like.dtype).tiny)).reshape(tuple(shape))
 
 
 def _dropout(mode: ClientDropout, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:

@@ -100,9 +100,7 @@ class _Lockstep:
         for number, part in enumerate(self._gather(batch.index.flatten(1))):
             step = batch.first + number
             self.dropout.start(step, batch.clients, rows)
-            # Watching every call for dropout costs time: after one step it is known whether there is any.
-            with nullcontext() if habits.dropout is False else self.dropout:
-                losses.append(self._step(step, *part, weight[number], parameters))
+            losses.append(self._step(step, *part, weight[number], parameters))
             habits.dropout = self.dropout.used if habits.dropout is None else habits.dropout
         return torch.stack(losses).to("cpu", torch.float64).view(batch.index.shape)
 
@@ -115,9 +113,7 @@ class _Lockstep:
     def _step(
         self, step: int, inputs: object, targets: Tensor, weight: Tensor, parameters: Mapping[str, Tensor]
     ) -> Tensor:
-        unknown = self.problem.habits.dropout is None  # then draws are looked for at once, not at the end of the round
-        with no_global_draws(self.device) if unknown else nullcontext():
-            loss = self.problem.loss(call(self.problem.model, inputs), targets).flatten()
+        loss = self.problem.loss(self._outputs(inputs), targets).flatten()
         if step == 0:
             self.adapter.check_all_used()
             if self.first:
@@ -125,6 +121,14 @@ class _Lockstep:
         gradients = torch.autograd.grad(torch.dot(loss, weight.to(loss.dtype)), list(parameters.values()))
         self.optimizer.step(self._shape(dict(zip(parameters, gradients, strict=True)), parameters))
         return loss.detach()
+
+    def _outputs(self, inputs: object) -> Tensor:
+        """The model's outputs. Watching its calls for dropout costs time: not if one step has shown none."""
+        if self.problem.habits.dropout is False:
+            return call(self.problem.model, inputs)
+        unknown = self.problem.habits.dropout is None  # then draws are looked for at once, not at the end of the round
+        with no_global_draws(self.device) if unknown else nullcontext(), self.dropout:
+            return call(self.problem.model, inputs)
 
     @torch.no_grad()
     def _shape(self, gradients: dict[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
