@@ -90,7 +90,7 @@ class CohortAdapter:
             if self._seen.isdisjoint(paths):
                 raise ValueError(
                     f"layer {paths[0]!r} is adapted, but the model never calls it (something reads its weight "
-                    f"directly): freeze it, e.g. with adapt.layers={{'*': 1, '{paths[0]}': frozen}}"
+                    f"directly): freeze it, e.g. with 'adapt.layers={{*: 1, {paths[0]}: frozen}}'"
                 )
 
     def _hook(self, path: str, blocks: Mapping[str, Block]) -> Any:
