@@ -8,7 +8,9 @@ BENCH ?=
 RUNS ?= paper
 JOBS ?= 2
 MNIST ?=
-PAPER := counterexample linear_regression logistic_regression federated_theory table3 table5 federated
+MOVIES ?=
+MINILM ?=
+PAPER := counterexample linear_regression logistic_regression federated_theory table3 table5 federated movies
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
@@ -45,7 +47,8 @@ paper-page: .venv/installed ## docs/results.md from the runs that there are in R
 
 # One table or figure, e.g. make paper-table3 MNIST=/data/mnist. Runs that are finished are not run again.
 paper-%: .venv/installed
-	@PATH="$(CURDIR)/$(BIN):$$PATH" RUNS='$(RUNS)' JOBS='$(JOBS)' MNIST='$(MNIST)' sh experiments/run.sh $*
+	@PATH="$(CURDIR)/$(BIN):$$PATH" RUNS='$(RUNS)' JOBS='$(JOBS)' MNIST='$(MNIST)' MOVIES='$(MOVIES)' MINILM='$(MINILM)' \
+	  sh experiments/run.sh $*
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \

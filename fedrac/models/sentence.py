@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedrac.models.hf import HuggingFace
+from fedrac.models.hf import HuggingFace, autocast_dtype
 
 
 class MeanPooled(nn.Module):
@@ -40,24 +40,33 @@ class MeanPooled(nn.Module):
 def sentence(
     checkpoint: str,
     outputs: int = 2,
+    layers: int | None = None,
     revision: str | None = None,
     attention: str | None = None,
     dropout: float | None = None,
+    autocast: str | None = None,
 ) -> HuggingFace:
     """A sentence encoder of the hub, or in a folder that ``save_pretrained`` wrote, with a new head.
 
     Args:
-        checkpoint, revision, attention, dropout: as for `fedrac.models.hf.checkpoint`.
+        checkpoint, revision, attention, dropout, autocast: as for `fedrac.models.hf.checkpoint`.
         outputs: classes, or values of a regression.
+        layers: of the encoder that are kept, from below; None: all. Without the last ones, which are made for the
+            similarity of texts, a classification is faster and may be better.
 
     Raises:
-        ValueError: the checkpoint cannot be had.
+        ValueError: the checkpoint cannot be had, has fewer layers, or an option is unknown.
     """
+    dtype = autocast_dtype(autocast)
     try:
         from fedrac.models import hub  # transformers takes seconds to import
     except ImportError as error:
         raise ValueError("model=sentence needs the package transformers: pip install 'fedrac[hf]'") from error
     config = hub.configuration(checkpoint, revision, None, dropout)
+    if layers is not None:
+        if not 1 <= layers <= config.num_hidden_layers:
+            raise ValueError(f"model.layers={layers}: the checkpoint has {config.num_hidden_layers}, give 1 to as many")
+        config.num_hidden_layers = layers
     encoder, _ = hub.model("AutoModel", checkpoint, revision, config, attention, True, False)
     model = MeanPooled(encoder.to(torch.float32), outputs)
-    return HuggingFace(model, None, ("head.weight", "head.bias"))
+    return HuggingFace(model, dtype, ("head.weight", "head.bias"))

@@ -15,6 +15,7 @@ from fedrac.blocks import AdaptSpec, plan_blocks
 from fedrac.experiment import ConfigError, parse
 from fedrac.method import Method
 from fedrac.models.hf import HuggingFace, checkpoint
+from fedrac.models.sentence import sentence
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +112,8 @@ def test_weights_of_another_model(folders, tmp_path):
     make(bert).model.config.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"has no weights for bert.*: it is a checkpoint of another model"):
         checkpoint(str(tmp_path), outputs=3)
+    with pytest.raises(ValueError, match=r"has no weights for embeddings.*: it is a checkpoint of another model"):
+        sentence(str(tmp_path))
 
 
 def test_new_head_starts_from_the_seed(folders, caplog):

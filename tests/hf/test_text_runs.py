@@ -17,6 +17,7 @@ from fedrac.run import run
 WORDS = ["<s>", "<pad>", "</s>", "<unk>", "good", "bad", "film", "plot", "the", "a", "and", "of"]
 LAYERS = "adapt.target_modules=[query, value, dense]"
 TIED = "adapt.target_modules=[lm_head, c_attn, c_fc, c_proj]"
+MOVIES = ("experiment=movies", "model=hf", "~model.layers", "model.autocast=null", "rank=8", "local.batch_size=4")
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 
 
@@ -109,7 +110,7 @@ def movies(roberta, reviews, tmp_path_factory):
     """A run of the experiment ``movies``; its folder and its summary."""
     folder = tmp_path_factory.mktemp("movies") / "run"
     summary = finish(
-        folder, "experiment=movies", "model=hf", f"data.path={reviews}", "data.max_length=null",
+        folder, *MOVIES, f"data.path={reviews}", "data.max_length=null",
         f"model.checkpoint={roberta}", LAYERS, "cohort.size=8", "rounds=30",
         "local.lr=0.02", "local.schedule.shape=constant", "adapt.lora_alpha=8",
     )  # fmt: skip
@@ -164,14 +165,35 @@ def test_what_cannot_be_predicted_is_named(movies, tmp_path, monkeypatch):
 
 
 def test_sentence_encoder_is_a_linear_layer_on_the_mean_of_a_texts_tokens(roberta):
-    model = models.build({"_target_": "fedrac.models.sentence.sentence", "checkpoint": str(roberta), "outputs": 3}, 1)
+    spec = {"_target_": "fedrac.models.sentence.sentence", "checkpoint": str(roberta), "outputs": 3}
+    model = models.build(spec, 1)
     encoder = transformers.AutoModel.from_pretrained(roberta).eval()
     short, long = torch.tensor([[0, 8, 4, 2]]), torch.tensor([[0, 8, 5, 6, 10, 2]])
     padded = torch.nn.functional.pad(short, (0, 2), value=7)
     batch = torch.stack([torch.cat([padded, long]), torch.tensor([[1, 1, 1, 1, 0, 0], [1] * 6])], 1)
     with torch.no_grad():
         means = [encoder(ids).last_hidden_state.mean(1) for ids in (short, long)]
-        torch.testing.assert_close(model.eval()(batch), model.model.head(torch.cat(means)), rtol=0, atol=1e-5)
+        expected = model.model.head(torch.cat(means))
+        torch.testing.assert_close(model.eval()(batch), expected, rtol=0, atol=1e-5)
+        rough = models.build({**spec, "autocast": "bfloat16"}, 1).eval()(batch)
+    assert 0 < (rough - expected).abs().max() < 0.05 * expected.abs().max()
+    for wrong, message in (
+        ({"autocast": "half"}, "model.autocast='half' is unknown: choose bfloat16"),
+        ({"layers": 3}, "model.layers=3: the checkpoint has 2, give 1 to as many"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            models.build({**spec, **wrong}, 1)
+
+
+def test_sentence_encoder_may_keep_its_lower_layers_only(roberta):
+    spec = {"_target_": "fedrac.models.sentence.sentence", "checkpoint": str(roberta), "layers": 1}
+    model = models.build(spec, 1).eval()
+    encoder = transformers.AutoModel.from_pretrained(roberta).eval()
+    text = torch.tensor([[0, 8, 4, 2]])
+    with torch.no_grad():
+        first = encoder(text, output_hidden_states=True).hidden_states[1]
+        expected = model.model.head(first.mean(1))
+        torch.testing.assert_close(model(torch.stack([text, torch.ones_like(text)], 1)), expected, rtol=0, atol=1e-5)
 
 
 WRONG = {
@@ -188,7 +210,7 @@ WRONG = {
 def test_what_is_wrong_is_named_before_any_training(roberta, reviews, tmp_path, overrides, message):
     base = [f"data.path={reviews}", "data.max_length=null", f"model.checkpoint={roberta}", "cohort.size=2"]
     with pytest.raises((ValueError, RuntimeError), match=message):
-        finish(tmp_path / "run", "experiment=movies", "model=hf", *base, LAYERS, *overrides)
+        finish(tmp_path / "run", *MOVIES, *base, LAYERS, *overrides)
     assert not (tmp_path / "run").exists()
 
 

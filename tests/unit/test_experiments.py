@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments import __main__ as page
-from experiments import choose, federated, federated_theory, mnist, recorded, regression
+from experiments import choose, federated, federated_theory, mnist, movies, recorded, regression, tfidf
 from fedrac import config
 from fedrac.affine import convex_problem
 from fedrac.experiment import parse
@@ -135,3 +135,29 @@ def test_the_table_is_of_models_pre_trained_as_long_as_it_says(monkeypatch: pyte
     page = mnist.table3(tmp_path, tmp_path)
     assert "| AsymmLoRA | Zero | Gaussian | 70.0 | 1 | 81.6 | -11.6 | 912 |" in page
     assert "| 5 epochs | 50 epochs | paper |" in page and "| 90.0 | 70.0 | 81.6 |" in page
+
+
+def test_movies_are_compared_at_equal_rounds_and_at_equal_bytes(tmp_path: Path) -> None:
+    """Those at equal bytes have runs of their own, but for the method that sets the number of bytes."""
+    for place, method, accuracy in (
+        ("rounds/one", "fed_rac_lora", 0.8),
+        ("rounds/two", "fedavg", 0.7),
+        ("bytes/two", "fedavg", 0.6),
+        ("grid/two", "fedavg", 0.5),
+    ):
+        recorded_run(tmp_path / place, accuracy, "experiment=movies", f"method={method}", "local.lr=0.1")
+    (tmp_path / "tfidf.txt").write_text("TF-IDF 75\n")
+    text = movies.section(tmp_path, tmp_path)
+    first, second = text.split("At equal bytes")
+    ours, full = "| Fed-RAC-LoRA, left | 1 | 40 B | 1 | 80.0 |", "| FedAvg | 1 | 40 B | 1 | {} |"
+    assert ours in first and ours in second and "TF-IDF 75" in first
+    assert full.format("70.0") in first and full.format("60.0") in second and "| FedAvg | **50.0** |" in second
+    assert (tmp_path / "movies.svg").exists()
+
+
+def test_words_alone_are_tested_on_movies_that_are_held_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A word that names the movie helps nobody: what is left is the word that is good or bad in all of them."""
+    rows = [f"{'fresh' if i % 2 else 'rotten'},{'good' if i % 2 else 'bad'} title{i // 4},m{i // 4}" for i in range(80)]
+    (tmp_path / "reviews.csv").write_text("\n".join(["category,text,movie_name", "plot,a plot,m1", *rows]))
+    tfidf.main(str(tmp_path / "reviews.csv"))
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()[:2]] == ["50.0", "100.0"]
