@@ -1,6 +1,6 @@
 """One of five clients sends what it found reversed and a hundred times larger; which means withstand it?
 
-    python experiments/hostile.py OUTPUT_FOLDER partition.clients=5 cohort.size=5
+    python -m experiments.hostile OUTPUT_FOLDER partition.clients=5 cohort.size=5
 
 The default experiment among five clients, seeds 1 to 3, with every `guard.mean`, with and without the attack; without
 the last two words, each client of its hundred whose id is a multiple of five is hostile. The attack is a ClientApp
@@ -30,6 +30,7 @@ GUARDS = {
     "geometric median": ["guard.mean=geometric_median"],
     "Krum": ["guard.mean=krum"],
     "plain mean, clipped": ["guard.clip=1"],
+    "plain mean, clipped at half of that": ["guard.clip=0.5"],
     "trimmed mean, clipped": ["guard.mean=trimmed_mean", "guard.clip=1"],
     "geometric median, clipped": ["guard.mean=geometric_median", "guard.clip=1"],
 }

@@ -271,7 +271,7 @@ def host_of(workload: Mapping[str, Any], context: Context) -> Host:
 
 
 def answering(answer: Answer) -> Callable[[Message, Context], Message]:
-    """A ClientApp function from one that returns content: whatever it raises becomes the answer's reason."""
+    """A ClientApp function from one that returns content: what it raises becomes the answer's reason, and is logged."""
 
     @wraps(answer)
     def handle(message: Message, context: Context) -> Message:
@@ -280,7 +280,8 @@ def answering(answer: Answer) -> Callable[[Message, Context], Message]:
         except Lacks as lack:
             content = encode_lack(str(lack))
         except Exception as error:
-            content = RecordDict({"error": ConfigRecord({"reason": _reason(error)})})
+            content = RecordDict({"error": ConfigRecord({"reason": (reason := _reason(error))})})
+            log.error("the server is told: %s", reason)
         return Message(content, reply_to=message)
 
     return handle

@@ -71,8 +71,9 @@ def _store(entry: Path, built: Mapping[str, NDArray[Any]]) -> Arrays:
         opened = _open(folder)
         _publish(folder, entry)
     except OSError as error:
+        why = error.strerror or "No space left on device"  # NumPy says only how many bytes were written
         raise OSError(
-            f"the cache folder {entry.parent} cannot be written ({error}): set FEDRAC_CACHE to a folder that can"
+            f"the cache folder {entry.parent} cannot be written ({why}): set FEDRAC_CACHE to a folder that can"
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -33,11 +33,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 240) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 240, pause: float = 0.2) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.2)
+        time.sleep(pause)
 
 
 def make(folder: Path, nodes: int = 3, **environment: str) -> str:
@@ -111,20 +111,22 @@ class Federation:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
-    def start_node(self, node: int, data: Path | str, place: int | None = None) -> subprocess.Popen[bytes]:
-        """With the key of ``node``; its partition id is ``place``, if that is another one.
+    def start_node(self, node: int, data: Path, again: bool = True) -> subprocess.Popen[bytes]:
+        """With the key of ``node``, which is its partition id, too.
 
-        It is started again whenever it ends, as containers are: the SuperLink takes a killed node back only when it has
-        missed the one that was killed.
+        Args:
+            again: it is started again whenever it ends, as containers are: the SuperLink takes a killed node back only
+                when it has missed the one that was killed.
         """
         own = self.folder / "nodes" / str(node)
-        config = f'partition-id={node if place is None else place} data="{data}"'
+        config = f'partition-id={node} data="{data}"'
         command = (
             f"flower-supernode --superlink 127.0.0.1:{self.port} --root-certificates {own / 'ca.crt'} "
             f"--auth-supernode-private-key {own / 'key'} --port {free_port()} --node-config '{config}'"
         )
         cache = {"FEDRAC_CACHE": str(self.folder / "state" / f"node-{node}" / "cache")}
-        return self.start(f"node-{node}", f"sh -c {shlex.quote(f'while :; do {command}; sleep 2; done')}", cache)
+        command = f"sh -c {shlex.quote(f'while :; do {command}; sleep 5; done')}" if again else command
+        return self.start(f"node-{node}", command, cache)
 
     def flwr(self, *arguments: str, check: bool = True) -> str:
         """What the command line says."""
@@ -137,20 +139,17 @@ class Federation:
         for node in nodes:
             self.flwr("supernode", "register", str(self.folder / "public" / f"node-{node}.pub"), "docker")
 
-    def online(self) -> int:
-        """How many nodes the SuperLink sees."""
-        listed = json.loads(self.flwr("supernode", "list", "docker", "--format", "json"))
-        return sum(node["status"] == "online" for node in listed["nodes"])
-
     def run(self, overrides: str) -> None:
         """Hands a run to the SuperLink and returns at once."""
         config = f"preset='nodes' overrides='{overrides}'"
         self.flwr("run", str(self.app), "docker", "--run-config", config)
 
-    def status(self) -> str:
-        """Of the latest run, e.g. ``finished:completed``."""
-        listed = json.loads(self.flwr("list", "docker", "--limit", "1", "--format", "json"))
-        return str(listed["runs"][0]["status"])
+    def latest(self) -> dict[str, str]:
+        """What the SuperLink says of the latest run: ``status``, e.g. ``finished:completed``, ``status-details``."""
+        listed: dict[str, list[dict[str, str]]] = json.loads(
+            self.flwr("list", "docker", "--limit", "1", "--format", "json")
+        )
+        return listed["runs"][0]
 
     def says(self, name: str, text: str) -> bool:
         return text in self.log(name).read_text(errors="replace")

@@ -1,6 +1,5 @@
 """A deployed federation on loopback: TLS, authenticated nodes, private data, and everything killed once."""
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +14,8 @@ from fedrac.record import read_metrics
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not os.environ.get("FEDRAC_DEPLOYMENT"), reason="takes minutes: FEDRAC_DEPLOYMENT=1"),
     pytest.mark.skipif(sys.platform != "linux", reason="process groups and a shell script of Linux"),
-    pytest.mark.xdist_group("deployment"),
+    pytest.mark.xdist_group("flower"),  # not beside other tests that start a SuperLink
 ]
 
 
@@ -39,14 +37,15 @@ def _lines(output: Path) -> list[dict[str, Any]]:
 def test_a_federation_from_the_first_key_to_the_last_round(federation: Federation, data: Path, tmp_path: Path) -> None:
     """Five rounds equal the in-process run, although the ServerApp and a node are killed after the second.
 
-    A node with a key that nobody registered is refused all the while.
+    A node with a key that nobody registered is refused.
     """
     output = federation.folder / "outputs" / "run"
     federation.start_superlink()
     federation.register(0, 1, 2)
     federation.start_serverapp()
-    for node in range(4):
-        federation.start_node(node, data / f"node-{node % 3}")
+    for node in range(3):
+        federation.start_node(node, data / f"node-{node}")
+    stranger = federation.start_node(3, data / "node-0", again=False)
     federation.run(f"data.path={data / 'server'} pretrain=none rounds=5 output_dir={output}")
     wait_for(lambda: len(_lines(output)) >= 2)
     federation.kill("serverapp")
@@ -57,11 +56,14 @@ def test_a_federation_from_the_first_key_to_the_last_round(federation: Federatio
     federation.start_serverapp()
     federation.start_node(1, data / "node-1")
     federation.run(f"resume={output}")
-    wait_for((output / "summary.json").exists)
+    wait_for(lambda: (output / "summary.json").exists() or "finished" in federation.latest()["status"], pause=10)
+    assert (output / "summary.json").exists(), federation.latest()
     assert [line["round"] for line in _lines(output)] == [1, 2, 3, 4, 5]
     assert all(line["cohort"] == [0, 1, 2] and "refused" not in line for line in _lines(output))
     expected = in_process(data, tmp_path / "in-process")
     for name, value in load_file(output / "checkpoint" / "weights.safetensors").items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-6 * float(expected[name].abs().max()))
+
+    assert stranger.poll() not in (None, 0) and not federation.says("node-3", "Receiving")
+    assert federation.says("node-3", "Exit Code: 305")
     assert federation.says("superlink", "No SuperNode found with the given public key")
-    assert federation.says("node-3", "Exit Code: 305") and not federation.says("node-3", "Receiving")

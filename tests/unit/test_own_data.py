@@ -10,10 +10,12 @@ import torch
 from flwr.app import Context, RecordDict
 from safetensors.torch import load_file
 
-from fedrac import cli, config, data, partition
+from fedrac import cli, client, config, data, partition
 from fedrac.data import idx, own
+from fedrac.grid import InProcessGrid
 from fedrac.host import host_of
 from fedrac.node_config import NodeConfig
+from fedrac.population import Population
 from fedrac.run import in_process, run
 
 NODES = 3
@@ -69,6 +71,13 @@ def test_divided_among_nodes_is_the_same_run(folders: Path, tmp_path: Path) -> N
 def test_without_data_on_the_server_nodes_are_tested(folders: Path, tmp_path: Path) -> None:
     _, summary = _run(tmp_path, *_of_nodes(folders, server="null"), "pretrain=none")
     assert {"clients/loss", "clients/accuracy", "train/loss"} == set(summary["last"])
+
+
+def test_the_log_of_a_node_says_why_it_cannot_serve(folders: Path, caplog: pytest.LogCaptureFixture) -> None:
+    grid = InProcessGrid(client.app, [{"partition-id": 0, "data": "/nowhere/at/all"}])
+    with pytest.raises(RuntimeError, match="node 1 cannot serve: FileNotFoundError: there is no /nowhere/at/all"):
+        Population(_workload(folders), 1.0).refresh(grid)
+    assert caplog.messages[0].startswith("the server is told: FileNotFoundError: there is no /nowhere/at/all (on ")
 
 
 def test_many_nodes_in_one_process_load_once(monkeypatch: pytest.MonkeyPatch) -> None:

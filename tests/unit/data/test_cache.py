@@ -133,6 +133,17 @@ def test_a_folder_that_cannot_be_written_names_the_mend(root):
         cache.arrays("k", Build())
 
 
+def test_a_full_disk_is_called_so(root, monkeypatch):
+    """NumPy's error for it, which this is, does not say so."""
+
+    def save(*_, **__):
+        raise OSError("532336 requested and 14304 written")
+
+    monkeypatch.setattr(np, "save", save)
+    with pytest.raises(OSError, match=rf"{root} cannot be written \(No space left on device\): set FEDRAC_CACHE"):
+        cache.arrays("k", Build())
+
+
 def test_keys_follow_all_that_decides_the_arrays(tmp_path):
     file = tmp_path / "x"
     file.write_text("a")
