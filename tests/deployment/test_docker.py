@@ -81,8 +81,7 @@ def containers(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator
         found.compose("up", "-d")
         wait_for(lambda: all(map(found.healthy, SERVICES)))
         yield found
-        if "PYTEST_KEEP" not in os.environ:
-            print(_out(["docker", "image", "ls", "fedrac", "--format", "image size {{.Size}}"]))
+        print(_out(["docker", "image", "ls", "fedrac", "--format", "image size {{.Size}}"]))
     finally:
         (folder / "compose.log").write_text(found.compose("logs", "--no-color"))
         found.compose("down", "-v")
