@@ -174,7 +174,7 @@ def app_folder(folder: Path) -> Path:
     return folder
 
 
-def in_process(data: Path, output: Path) -> dict[str, Tensor]:
+def in_process(data: Path, output: Path, *overrides: str) -> dict[str, Tensor]:
     """The weights after five rounds of the same run in this process."""
     folders = ",".join(str(data / f"node-{node}") for node in range(3))
     given = [
@@ -183,6 +183,7 @@ def in_process(data: Path, output: Path) -> dict[str, Tensor]:
         f"partition.folders=[{folders}]",
         "rounds=5",
         f"output_dir={output}",
+        *overrides,
     ]
     settings = config.load(["experiment=nodes", *given])
     run.run(settings, run.in_process(settings), output)
