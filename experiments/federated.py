@@ -23,7 +23,7 @@ def section(folder: Path, figures: Path) -> str:
         if found:
             parts += _part(found, runs(folder / "grid" / str(epochs)), epochs, figures)
     intro = (
-        "Cohorts of 10 of 100 clients, rank 1, 100 rounds, all methods from the same pre-trained model and on the "
+        "Cohorts of 10 of 100 clients, rank 1, all methods from the same pre-trained model and on the "
         "same layers (biases frozen), AdamW locally. Every method's learning rate is the best of one grid on "
         "validation data (a fifth of the training examples of Dirichlet 0.5 clients, a seed that is not used again)."
     )
@@ -44,14 +44,15 @@ def _part(found: Sequence[Run], grid: Sequence[Run], epochs: int, figures: Path)
         for side in ("left", "right")
         if ("Fed-RAC-LoRA", side) in kinds
     }
+    rounds = max(run.rounds for run in found)
     return [
         f"### Local epochs: {epochs}",
-        "Accuracy on test data after 100 rounds, in per cent, mean and standard deviation over seeds:",
+        f"Accuracy on test data after {rounds} rounds, in per cent, mean and standard deviation over seeds:",
         _table(kinds, divisions, cells, uploads, None),
         *(
             f"The same at equal bytes: after {style.show_bytes(budget)} uploaded by all clients together, which is "
-            f"what Fed-RAC-LoRA ({side}) uploads in 100 rounds. Read off the learning curves, between evaluated rounds "
-            "linearly. A dash: the method's 100 rounds upload less than that.\n\n"
+            f"what Fed-RAC-LoRA ({side}) uploads in {rounds} rounds. Read off the learning curves, between evaluated "
+            f"rounds linearly. A dash: the method's {rounds} rounds upload less than that.\n\n"
             + _table(kinds, divisions, cells, uploads, budget)
             for side, budget in budgets.items()
         ),
