@@ -78,7 +78,7 @@ def free_port() -> int:
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes] | None = None) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240  # a busy machine takes a minute and more to start Ray and Flower
     while not condition():
         assert time.monotonic() < deadline and (process is None or process.poll() is None)
         time.sleep(0.05)

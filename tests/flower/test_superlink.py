@@ -65,7 +65,7 @@ def _marked(mark: str) -> list[str]:
     return found
 
 
-def _wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
+def _wait_for(condition: Callable[[], bool], seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
