@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 
 from fedrac.record import read_metrics
 
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("FEDRAC_DOCKER"), reason="builds an image: run it with make docker-test"
+)
 SERVICES = ("superlink", "serverapp", "node-0", "node-1", "node-2")
 
 
 def _missing() -> str | None:
-    if not os.environ.get("FEDRAC_DOCKER"):
-        return "builds an image: run it with make docker-test"
     if shutil.which("docker") is None or subprocess.run(["docker", "info"], capture_output=True).returncode:
         return "no container engine answers: install Docker, or start it"
     return None if _compose() else "Docker Compose is not installed"
