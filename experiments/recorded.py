@@ -61,7 +61,7 @@ def problem(experiment: str) -> Convex:
 
 def gaps(run: Run, minimum: float) -> tuple[Floats, Floats]:
     """Rounds, from 0, and ``f - f*`` after them; infinite where the run had diverged."""
-    values = run.columns["train/objective"]
+    values = run.columns.get("train/objective", np.full(run.rounds, np.nan))  # it may diverge before it is evaluated
     known = np.isfinite(values) | (run.columns["round"] == run.rounds)
     rounds = np.concatenate([[0.0], run.columns["round"][known]])
     objective = np.concatenate([[run.initial["train/objective"]], np.nan_to_num(values[known], nan=np.inf)])

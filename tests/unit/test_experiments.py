@@ -90,6 +90,13 @@ def test_a_run_that_diverged_is_infinite_from_then_on() -> None:
     assert low.tolist() == [0, 1, 2, 3, 4] and np.isinf(median[2:]).all() and np.isinf(high[2:]).all()
 
 
+def test_a_run_that_diverged_before_it_was_evaluated_is_infinite_at_its_last_round() -> None:
+    columns = {"round": np.arange(1.0, 3)}
+    one = Run("one", {"seed": 0, "rounds": 9}, columns, {"train/objective": 3.0})
+    rounds, gap = recorded.gaps(one, 1.0)
+    assert rounds.tolist() == [0, 2] and gap.tolist() == [2, np.inf]
+
+
 def test_the_step_of_the_counterexample_is_what_theory_says() -> None:
     experiment = parse(config.load(["experiment=counterexample"]))
     assert experiment.local.lr == pytest.approx(1 / convex_problem(experiment).smoothness("f"), rel=1e-6)
