@@ -39,9 +39,12 @@ class Dense(nn.Module):
         return last(x)  # type: ignore[no-any-return]
 
 
-def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Module:
-    """One linear layer: linear regression, or with cross-entropy logistic regression."""
-    return Dense([inputs, outputs], bias=bias)
+def linear(inputs: int, outputs: int, bias: bool = True, zero: bool = False) -> nn.Module:
+    """One linear layer, which starts at random or at ``zero``: linear regression, or with cross-entropy logistic."""
+    model = Dense([inputs, outputs], bias=bias)
+    for parameter in model.parameters() if zero else ():
+        nn.init.zeros_(parameter)
+    return model
 
 
 def mlp(inputs: int = 784, hidden: Sequence[int] = (64, 64), outputs: int = 5, dropout: float = 0.0) -> nn.Module:

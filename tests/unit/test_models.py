@@ -34,6 +34,11 @@ def test_the_default_network():
     torch.testing.assert_close(model(x), expected)
 
 
+def test_a_linear_model_may_start_at_zero():
+    assert not any(parameter.any() for parameter in linear(3, 2, zero=True).parameters())
+    assert all(parameter.any() for parameter in linear(3, 2).parameters())
+
+
 def test_linear_is_one_layer():
     model = linear(3, 2, bias=False)
     assert [name for name, _ in model.named_parameters()] == ["layers.0.weight"]
