@@ -26,8 +26,8 @@ def linear(folder: Path, figures: Path) -> str:
 def logistic(folder: Path, figures: Path) -> str:
     """Figure 3."""
     start = (
-        "Ten classes, 2,000 examples, W is 10 x 10, from 0; ridge 1e-3 and a condition number of 16 (neither is given in "
-        "the paper). L is the usual upper bound, so steps of 1/L are smaller than they could be: "
+        "Ten classes, 2,000 examples, W is 10 x 10, from 0; ridge 1e-3 and a condition number of 16 (neither is given "
+        "in the paper). L is the usual upper bound, so steps of 1/L are smaller than they could be: "
         "`fedrac theory experiment=logistic_regression`."
     )
     return _section(folder, figures, "logistic_regression", start, (1e-1, 1e-4))
