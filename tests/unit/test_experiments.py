@@ -136,12 +136,14 @@ def test_the_methods_of_the_tables_are_named_as_in_the_paper(tmp_path: Path) -> 
 
 def test_the_table_is_of_models_pre_trained_as_long_as_it_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Shorter pre-training has a row of its own, and does not get into the nine methods."""
-    kinds = {"method.name": "AsymmLoRA", "method.side": "left"}
-    found = [run([0.5, accuracy], **kinds, **{"pretrain.epochs": epochs}) for epochs, accuracy in ((50, 0.7), (5, 0.9))]
+    kinds = {"method.name": "AsymmLoRA", "method.side": "left", "rounds": 2}
+    lengths = ((25, 50, 0.7), (25, 5, 0.9), (12.5, 50, 0.6))  # epochs of a block, of pre-training, accuracy
+    found = [run([a], **kinds, **{"local.epochs": block, "pretrain.epochs": before}) for block, before, a in lengths]
     monkeypatch.setattr(mnist, "runs", lambda folder: found)
     page = mnist.table3(tmp_path, tmp_path)
     assert "| AsymmLoRA | Zero | Gaussian | 70.0 | 1 | 81.6 | -11.6 | 912 |" in page
     assert "| 5 epochs | 50 epochs | paper |" in page and "| 90.0 | 70.0 | 81.6 |" in page
+    assert "| AsymmLoRA, left | 60.0 | 70.0 | 81.6 |" in page
 
 
 def test_movies_are_compared_at_equal_rounds_and_at_equal_bytes(tmp_path: Path) -> None:
