@@ -139,36 +139,14 @@ def effective_weights(
     return _tie(weights, blocks)
 
 
-def step(
-    state: ServerState,
-    blocks: Sequence[Block],
-    method: Method,
-    sketches: Mapping[str, Tensor],
-    stacked: Mapping[str, Tensor],
-    weights: Shares,
-    eta: float,
-) -> ServerState:
-    """The server step: ``W + eta' s B_S A_bar`` for the paper's method, its kin for the rest of the family.
-
-    Args:
-        sketches: by `Block.name`, those of this round.
-        stacked: by `Block.key`, (C, ...), what the clients found, in order of client id.
-        weights: (C,), summing to 1.
-        eta: the server's step eta' of this round.
-
-    Returns:
-        The state after the round.
-    """
-    return advance(state, blocks, method, sketches, round_means(state, blocks, method, stacked, weights), eta)
-
-
 def round_means(
     state: ServerState, blocks: Sequence[Block], method: Method, stacked: Mapping[str, Tensor], weights: Shares
 ) -> dict[str, Tensor]:
     """All that the next state needs of the clients' factors, in the master dtype; see `mean_shapes`.
 
     Args:
-        stacked, weights: as `step` takes them.
+        stacked: by `Block.key`, (C, ...), what the clients found, in order of client id.
+        weights: (C,), summing to 1.
     """
     found = {}
     for block in blocks:
@@ -203,11 +181,17 @@ def advance(
     means: Mapping[str, Tensor],
     eta: float,
 ) -> ServerState:
-    """The step from the means of a round: the same bits wherever it is made.
+    """The server step, ``W + eta' s B_S A_bar`` for the paper's method and its kin for the rest of the family.
+
+    It has the same bits wherever it is made.
 
     Args:
-        sketches, eta: as `step` takes them.
+        sketches: by `Block.name`, those of this round.
         means: as `round_means` gives them.
+        eta: the server's step eta' of this round.
+
+    Returns:
+        The state after the round.
     """
     merged, carried = dict(state.weights), dict(state.factors)
     for block in blocks:

@@ -15,12 +15,14 @@ from fedrac.problem import Problem, Shard
 from fedrac.rounds import Sketches, Start, draw_sketches, start_of_round
 from fedrac.server import (
     ServerState,
+    Shares,
     Weighting,
+    advance,
     draw_cohort,
     effective_weights,
     initial_state,
+    round_means,
     shares,
-    step,
 )
 from fedrac.sketch import Law, SketchSpec
 
@@ -86,6 +88,19 @@ class Federation:
         """The model as it predicts."""
         sketches = self.sketches(max(self.state.round, 1)).values
         return effective_weights(self.state, self.blocks, self.method, sketches)
+
+
+def step(
+    state: ServerState,
+    blocks: Sequence[Block],
+    method: Method,
+    sketches: Mapping[str, Tensor],
+    stacked: Mapping[str, Tensor],
+    weights: Shares,
+    eta: float,
+) -> ServerState:
+    """The state after a round in which the clients found ``stacked``: their mean, and the server step."""
+    return advance(state, blocks, method, sketches, round_means(state, blocks, method, stacked, weights), eta)
 
 
 def predict(workload: Workload, weights: Mapping[str, Tensor], rows: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from dp_accounting import (
     SampledWithoutReplacementDpEvent,
     rdp,
 )
+from federation import step
 from flwr.app import Message
 from runs import equal, methods, strategy
 from torch import Tensor
@@ -24,7 +25,7 @@ from fedrac.guard import GuardSpec, GuardState, begin, guard
 from fedrac.method import Method
 from fedrac.privacy import Spent
 from fedrac.rounds import draw_sketches
-from fedrac.server import ServerSpec, ServerState, effective_weights, shares, step
+from fedrac.server import ServerSpec, ServerState, effective_weights, shares
 from fedrac.strategy import FedRacLora
 from fedrac.update_space import UpdateSpace
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from federation import Federation, gradient, predict
+from federation import Federation, gradient, predict, step
 from scipy import stats
 from torch import Tensor, nn
 from workloads import EXAMPLES, FACTORIES, Workload, conv, linear, make, mlp, shards, squared
@@ -20,7 +20,7 @@ from fedrac.blocks import AdaptSpec, Block, plan_blocks, trained_shapes
 from fedrac.method import Method
 from fedrac.optimizer import LocalSpec
 from fedrac.rounds import start_of_round
-from fedrac.server import draw_cohort, shares, step
+from fedrac.server import draw_cohort, shares
 from fedrac.sketch import Law, SketchSpec, digest, projection
 from fedrac.streams import Stream
 

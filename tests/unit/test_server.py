@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from federation import Federation
+from federation import Federation, step
 from workloads import Tied, entropy, linear, make, mlp, shards, tied
 
 from fedrac.blocks import AdaptSpec, plan_blocks
@@ -20,7 +20,6 @@ from fedrac.server import (
     initial_state,
     product,
     shares,
-    step,
 )
 from fedrac.sketch import SketchSpec
 
