@@ -65,7 +65,7 @@ def side(options: argparse.Namespace, clients: int) -> dict[str, float]:
     texts[:, 1] = 1
     labels = torch.randint(2, (rows,), device=device)
     problem = Problem(
-        model, blocks, lambda out, y: task.loss("classification", out, y), lambda i: (texts[i], labels[i]), ragged=True
+        model, blocks, lambda out, y: task.loss("classification", out, y), lambda i: (texts[i], labels[i])
     )
     shards = [Shard(c, own) for c, own in enumerate(torch.arange(rows).tensor_split(clients))]
     before = peak(device)

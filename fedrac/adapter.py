@@ -135,7 +135,7 @@ class CohortAdapter:
             return out + block.scale * updates.embedding(layer, x, factors, self._clients)
         x = x.to(out.dtype)  # they differ under autocast
         if isinstance(layer, nn.Linear):
-            out = out if len(out) == len(x) else out.expand(len(x), *out.shape[1:]).clone()
+            out = out if out.shape[0] == x.shape[0] else out.expand(x.shape[0], *out.shape[1:]).clone()
             out, w = (out.detach(), layer.weight.to(out.dtype)) if _is_plain(layer) else (out, None)
             added: Tensor = AddUpdate.apply(  # type: ignore[no-untyped-call]
                 out, x, *factors.pair(), block.scale, self._clients, w
@@ -150,7 +150,7 @@ class CohortAdapter:
             raise ValueError(f"layer {path!r} is called with keyword arguments only; pass its input by position")
         x: Tensor = args[0]
         self._check_rows(path, x)
-        return x.expand(self._rows, *x.shape[1:]) if len(x) == 1 else x
+        return x.expand(self._rows, *x.shape[1:]) if x.shape[0] == 1 else x
 
     def _check_rows(self, path: str, x: Tensor) -> None:
         if x.shape[0] != 1 and x.shape[0] % self._rows:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedrac.data.examples import Examples
+from fedrac.data.examples import Examples, as_tensor
 from fedrac.data.tokens import Tokens
 
 IGNORED = -100  # a target that counts for nothing, as in torch's cross-entropy
@@ -30,6 +30,22 @@ def batch(examples: Examples, device: torch.device, dtype: torch.dtype) -> Batch
     if examples.targets is not None:
         return inputs, torch.from_numpy(examples.targets).to(device)
     return inputs, following(inputs)
+
+
+class Rows:
+    """Any rows of examples as a `batch`, with little to do in every step."""
+
+    def __init__(self, examples: Examples, device: torch.device, dtype: torch.dtype) -> None:
+        self._examples, self._device, self._dtype = examples, device, dtype
+        self._inputs = None if isinstance(examples.inputs, Tokens) else as_tensor(examples.inputs)
+        self._targets = None if examples.targets is None else as_tensor(examples.targets)
+
+    def __call__(self, index: Tensor) -> Batch:
+        """The batch of rows ``index`` (k,) int64."""
+        if self._inputs is None or self._targets is None:
+            return batch(self._examples.take(index.numpy()), self._device, self._dtype)
+        inputs, targets = self._inputs.index_select(0, index), self._targets.index_select(0, index)
+        return inputs.to(self._device, self._dtype), targets.to(self._device)
 
 
 def following(texts: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ from fedrac.streams import Stream
 
 _GAMMA = -7046029254386353131  # 0x9E3779B97F4A7C15, the golden-ratio increment of SplitMix64, as int64
 
+_ENTRIES = 1 << 16  # of the masks that are made at once
+
 # The same operators work on both; NumPy is three times as fast on a mask of some thousand entries.
 Words = TypeVar("Words", NDArray[np.int64], Tensor)
 
@@ -57,7 +59,9 @@ class ClientDropout(TorchFunctionMode):
         self._streams = [(seed, "dropout", round_, c) for c in clients]
         self._device = device
         self._step = self._calls = 0
+        self._ahead = 1
         self._clients = self._rows = len(clients)
+        self._made: dict[int, tuple[Any, int, Tensor]] = {}  # by call: what was asked, the first step, masks of steps
         self.used = False
 
     @cached_property
@@ -65,9 +69,12 @@ class ClientDropout(TorchFunctionMode):
         keys = np.array([int(Stream(*name).words(1)[0]) - 2**63 for name in self._streams], np.int64)
         return keys if self._device.type == "cpu" else torch.from_numpy(keys).to(self._device)
 
-    def start(self, step: int, clients: int, rows: int) -> None:
-        """Before each forward pass: its step, how many clients (the first ones) are in the batch, and its rows."""
-        self._step, self._clients, self._rows, self._calls = step, clients, rows, 0
+    def start(self, step: int, clients: int, rows: int, ahead: int = 1) -> None:
+        """Before each forward pass: its step, how many clients (the first ones) are in the batch, and its rows.
+
+        ``ahead`` steps, this one counted, will be alike: masks are made for some of them at once.
+        """
+        self._step, self._clients, self._rows, self._ahead, self._calls = step, clients, rows, ahead, 0
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -86,15 +93,25 @@ class ClientDropout(TorchFunctionMode):
             )
         self.used = True
         self._calls += 1
+        asked = (tuple(shape), p, like.dtype, self._clients)
+        known, first, masks = self._made.get(self._calls, (None, 0, like))
+        if known != asked or self._step >= first + len(masks):
+            first, masks = self._step, self._masks(*asked)
+            self._made[self._calls] = asked, first, masks
+        return masks[self._step - first]
+
+    def _masks(self, shape: tuple[int, ...], p: float, dtype: torch.dtype, clients: int) -> Tensor:
+        """The masks of this call in this step and in those after it, as many as are alike and small together."""
+        steps = min(self._ahead, max(_ENTRIES // math.prod(shape), 1))
         places = np.arange if self._device.type == "cpu" else partial(torch.arange, device=self._device)
-        call = self._step << 20 | self._calls
-        bits = _mix(self._keys[: self._clients] + _GAMMA * places(call, call + 1))
+        calls = places(self._step, self._step + steps) << 20 | self._calls
+        bits = _mix(self._keys[:clients] + _GAMMA * calls[:, None])
         # One dimension after another: an entry's bits do not depend on how far the texts of others pad the batch.
-        for size in (shape[0] // self._clients, *shape[1:]):
+        for size in (shape[0] // clients, *shape[1:]):
             bits = _mix(bits[..., None] + _GAMMA * places(1, size + 1))
         bits ^= -(2**63)  # now they compare as if they had no sign: their first 53 bits are the uniform number
         kept = torch.as_tensor(bits > (math.ceil(p * 2**53) << 11) - 2**63 - 1)
-        return kept.to(like.dtype).div_(max(1.0 - p, torch.finfo(like.dtype).tiny)).reshape(tuple(shape))
+        return kept.to(dtype).div_(max(1.0 - p, torch.finfo(dtype).tiny)).reshape(steps, *shape)
 
 
 def _dropout(mode: ClientDropout, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fedrac import data, evaluation, models, partition, source, task
 from fedrac.adapter import MixedRows
-from fedrac.batch import Batch, batch, batches
+from fedrac.batch import Batch, Rows, batch, batches
 from fedrac.blocks import find_blocks
 from fedrac.data.own import load as load_own
 from fedrac.data.tokens import Tokens
@@ -71,7 +71,7 @@ class Host:
         self.dtype: torch.dtype = getattr(torch, workload["dtype"])
         self.model = models.build(workload["model"], self.seed).to(self.device, self.dtype).requires_grad_(False)
         check_model(self.model, self.data.train, self.data.task, self.device, self.dtype)
-        self._habits = Habits()
+        self._rows, self._habits = Rows(self.data.train, self.device, self.dtype), Habits()
         self.initial = Initial(lambda: self._initial_weights(workload))
         self._place(partition_id, num_partitions)
 
@@ -119,8 +119,7 @@ class Host:
         start = start_of_round(blocks, plan.spec.method, values, state.factors, dtype, plan.spec.local.precondition).to(
             self.device
         )
-        ragged = isinstance(self.data.train.inputs, Tokens)
-        problem = Problem(self.model, blocks, self._loss, self._take, ragged, self._habits)
+        problem = Problem(self.model, blocks, self._loss, self._take, self._habits)
 
         def train(clients: Sequence[int]) -> CohortResult:
             shards = [Shard(c, torch.from_numpy(self.partition.of(c))) for c in clients]
@@ -155,7 +154,7 @@ class Host:
         return task.loss(self.data.task, outputs, targets)
 
     def _take(self, index: Tensor) -> Batch:
-        return batch(self.data.train.take(index.numpy()), self.device, self.dtype)
+        return self._rows(index)
 
 
 def pick_device(name: str) -> torch.device:

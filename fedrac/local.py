@@ -5,7 +5,7 @@ exactly what it would get alone: its loss is the mean over its own mini-batch, a
 axis. Clients with more steps come first, so that those that have finished leave the batch from its end.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -97,18 +97,11 @@ class _Lockstep:
         weight = batch.weight.flatten(1).to(self.device, next(iter(parameters.values())).dtype)
         self.adapter.use(factors, batch.clients, rows)
         losses, habits = [], self.problem.habits
-        for number, part in enumerate(self._gather(batch.index.flatten(1))):
-            step = batch.first + number
-            self.dropout.start(step, batch.clients, rows)
-            losses.append(self._step(step, *part, weight[number], parameters))
+        for step, (index, weights) in enumerate(zip(batch.index.flatten(1), weight, strict=True), batch.first):
+            self.dropout.start(step, batch.clients, rows, batch.first + len(weight) - step)
+            losses.append(self._step(step, *self.problem.take(index), weights, parameters))
             habits.dropout = self.dropout.used if habits.dropout is None else habits.dropout
         return torch.stack(losses).to("cpu", torch.float64).view(batch.index.shape)
-
-    def _gather(self, index: Tensor) -> Iterator[tuple[object, Tensor]]:
-        """Inputs and targets of one step after another, from rows (S, k * b) of the data."""
-        if self.problem.ragged:
-            return map(self.problem.take, index)
-        return _split(*self.problem.take(index.flatten()), index.shape[1])
 
     def _step(
         self, step: int, inputs: object, targets: Tensor, weight: Tensor, parameters: Mapping[str, Tensor]
@@ -118,7 +111,7 @@ class _Lockstep:
             self.adapter.check_all_used()
             if self.first:
                 _check_independent(loss, list(parameters.values()))
-        gradients = torch.autograd.grad(torch.dot(loss, weight.to(loss.dtype)), list(parameters.values()))
+        gradients = torch.autograd.grad(loss, list(parameters.values()), weight.to(loss.dtype))
         self.optimizer.step(self._shape(dict(zip(parameters, gradients, strict=True)), parameters))
         return loss.detach()
 
@@ -140,17 +133,6 @@ class _Lockstep:
         if self.spec.precondition:
             precondition(gradients, self.problem.blocks, self.start.gram_inverse)
         return gradients
-
-
-def _split(inputs: object, targets: Tensor, rows: int) -> Iterator[tuple[object, Tensor]]:
-    """The inputs and targets of one step after another: views, nothing is copied."""
-    if isinstance(inputs, Mapping):
-        columns = [value.split(rows) for value in inputs.values()]
-        parts: Iterable[object] = (dict(zip(inputs, step, strict=True)) for step in zip(*columns, strict=True))
-    else:
-        assert isinstance(inputs, Tensor)
-        parts = torch.split(inputs, rows)
-    return zip(parts, torch.split(targets, rows), strict=True)
 
 
 def _check_independent(losses: Tensor, factors: Sequence[Tensor]) -> None:

@@ -62,7 +62,7 @@ def _times(rows: Tensor, matrix: Tensor, clients: int) -> Tensor:
     """Rows times a matrix that all clients share, or each client's rows times its own."""
     if matrix.ndim == 2:
         return rows @ matrix
-    return torch.bmm(_split(rows, clients), matrix).view(len(rows), -1)
+    return torch.bmm(_split(rows, clients), matrix).flatten(0, 1)
 
 
 def _add_product(out: Tensor, rows: Tensor, matrix: Tensor, scale: float, clients: int) -> None:

@@ -47,7 +47,6 @@ class Problem:
         blocks: the trained parameters.
         loss: (outputs, targets) to one loss a row.
         take: (rows,) int64 to the model's inputs and the targets of those examples.
-        ragged: examples differ in size, so that every step is gathered on its own, padded to its own longest row.
         habits: what is known of the model; give the same object again to the next round's problem.
     """
 
@@ -55,5 +54,4 @@ class Problem:
     blocks: Sequence[Block]
     loss: Loss
     take: Take
-    ragged: bool = False
     habits: Habits = field(default_factory=Habits)

@@ -14,7 +14,7 @@ from fedrac.method import Method
 from fedrac.optimizer import LocalSpec
 from fedrac.problem import Problem, Shard
 from fedrac.rounds import Start, draw_sketches, start_of_round
-from fedrac.server import initial_state, step
+from fedrac.server import advance, initial_state, round_means
 from fedrac.sketch import SketchSpec
 
 every_architecture = pytest.mark.parametrize("factory", ARCHITECTURES, ids=lambda f: f.__name__)
@@ -42,7 +42,7 @@ class Run:
         self.shards = [Shard(c, rows) for c, rows in enumerate(torch.arange(sum(SIZES)).split(SIZES))]
 
     def train(self, shards: list[Shard], local: LocalSpec = LOCAL) -> CohortResult:
-        problem = Problem(self.model, self.blocks, self.work.losses, self._take, ragged=True)
+        problem = Problem(self.model, self.blocks, self.work.losses, self._take)
         return train_cohort(problem, self.start, shards, local, 0, 1)
 
     def _take(self, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,7 +107,8 @@ def test_merge_equals_adapter(factory, side):
     weights = {name: value.clone() for name, value in run.model.state_dict().items()}
     state = initial_state(weights, run.blocks, run.method, SketchSpec(side=side))
     shares = np.full(len(SIZES), 1 / len(SIZES))
-    new = step(state, run.blocks, run.method, run.sketches.values, found.factors, shares, 1.0)
+    means = round_means(state, run.blocks, run.method, found.factors, shares)
+    new = advance(state, run.blocks, run.method, run.sketches.values, means, 1.0)
     means = {key: f.mean(0) for key, f in found.factors.items()}
     expected = run.dense({**run.start.frozen, **means}, torch.arange(4))
     run.model.load_state_dict(new.weights)
