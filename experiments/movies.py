@@ -27,7 +27,7 @@ def section(folder: Path, figures: Path) -> str:
             *_words(folder / "tfidf.txt"),
             "At equal rounds:",
             _table(_kinds(found)),
-            "At equal bytes: as many rounds as the bytes of Fed-RAC-LoRA pay for, and at least one:",
+            "At equal bytes: as many whole rounds as the bytes of Fed-RAC-LoRA pay for.",
             _table(equal),
             "![Accuracy over rounds and bytes](figures/movies.svg)",
             "<details><summary>Learning rates: accuracy on held-out training movies, one seed; chosen in bold</summary>"
