@@ -81,9 +81,8 @@ def _weights(cls: Any, checkpoint: str, options: Mapping[str, Any], new_head: bo
             f"model.checkpoint={checkpoint}: {name} has shape {tuple(kept)} there and {tuple(wanted)} here: set "
             f"model.outputs={kept[0]}, or model.new_head=true to start the head anew"
         )
-    body = (
-        f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
-    )  # a bare encoder is all body
+    bare = not hasattr(model, model.base_model_prefix)  # an encoder without a head: all of it is its body
+    body = "" if bare else f"{model.base_model_prefix}."
     fresh = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
     if lost := [name for name in fresh if name.startswith(body) and "pooler" not in name]:
         raise ValueError(
