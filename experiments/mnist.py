@@ -103,7 +103,7 @@ def _pretraining(found: Sequence[Run]) -> str:
     values = [accuracies([run for run in own if run.config["pretrain.epochs"] == length]) for length in lengths]
     row = [mean_sd(value.get(("AsymmLoRA", "left"), []), percent) for value in values]
     return (
-        "How long the model was pre-trained is not said in the paper. AsymmLoRA (left) by the epochs of pre-training:\n\n"
+        "How long the model was pre-trained is not said in the paper. AsymmLoRA (left) by the epochs of that:\n\n"
         + table([*(f"{length} epochs" for length in lengths), "paper"], [[*row, "81.6"]])
     )
 
