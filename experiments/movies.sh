@@ -16,6 +16,7 @@ for trial in 'fed_rac_lora local.lr=0.0015,0.005,0.015' 'fedavg_lora local.lr=0.
   chosen=$(python -m experiments.choose "$RUNS/movies/grid/$method" | cut -d ' ' -f 2-)
   fedrac -m $RUN $chosen seed=1,2,3 sweep.dir="$RUNS/movies/rounds/$method"
   case $method in # equal bytes: FedAvg-LoRA uploads two factors, FedAvg in one round a third more than the others in all
+    fed_rac_lora) fedrac -m $RUN $chosen seed=1,2,3 rounds=24 sweep.dir="$RUNS/movies/longer/$method" ;;
     fedavg_lora) fedrac -m $RUN $chosen seed=1,2,3 rounds=6 sweep.dir="$RUNS/movies/bytes/$method" ;;
     fedavg) fedrac -m $RUN $chosen seed=1,2,3 rounds=1 sweep.dir="$RUNS/movies/bytes/$method" ;;
   esac
