@@ -29,8 +29,11 @@ def section(folder: Path, figures: Path) -> str:
             _table(_kinds(found)),
             "At equal bytes: as many whole rounds as the bytes of Fed-RAC-LoRA pay for, and at least one:",
             _table(_kinds([*(run for run in found if _name(run) == OURS), *fewer])),
-            "Fed-RAC-LoRA has not converged by then. In twice the rounds:",
-            _table(_kinds(longer)),
+            *(
+                ["Fed-RAC-LoRA has not converged by then. In twice the rounds:", _table(_kinds(longer))]
+                if longer
+                else []
+            ),
             "![Accuracy over rounds and bytes](figures/movies.svg)",
             "<details><summary>Learning rates: accuracy on held-out training movies, one seed; chosen in bold</summary>"
             f"\n\n{grid_table(grid)}\n\n</details>",
