@@ -20,7 +20,7 @@ def section(folder: Path, figures: Path) -> str:
     if not found:
         return made([])
     grid = runs(folder / "grid")
-    _draw(_kinds(found), figures / "movies")
+    _draw(_kinds(found), longer, figures / "movies")
     return "\n\n".join(
         [
             _setting(found[0]),
@@ -90,17 +90,20 @@ def _table(kinds: dict[Kind, list[Run]]) -> str:
     return table(["method", "rounds", "uploaded by all", "seeds", "accuracy"], rows)
 
 
-def _draw(kinds: dict[Kind, list[Run]], path: Path) -> None:
+def _draw(kinds: dict[Kind, list[Run]], longer: Sequence[Run], path: Path) -> None:
     looks = style.styles([name for name, _ in kinds])
+    lines = [(label(kind), members, look) for (kind, members), look in zip(kinds.items(), looks, strict=True)]
+    if longer:
+        lines.append((f"{OURS}, longer", list(longer), {**looks[0], "linestyle": "--"}))
     with style.figure(8.4, 3.8) as figure:
         panels = figure.subplots(1, 2, sharey=True)
         for axes, column in zip(panels, ("round", "upload_bytes"), strict=True):
             totals = []
-            for (kind, members), look in zip(kinds.items(), looks, strict=True):
+            for name, members, look in lines:
                 known = np.isfinite(members[0].columns["test/accuracy"])
                 x = members[0].columns["round"] if column == "round" else members[0].total(column)
                 values = [run.columns["test/accuracy"][known] for run in members]
-                style.band(axes, x[known], values, label(kind), **look)
+                style.band(axes, x[known], values, name, marker="o", **look)
                 totals.append(float(x[-1]))
             style.label_metric(axes, "test/accuracy", [1.0])
             style.label_progress(axes, column, totals)
