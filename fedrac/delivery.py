@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 More = Callable[[Message], RecordDict | None]
 
-TRIES = 5  # in a row that bring no reply
+TRIES = 20  # in a row that bring no reply: Ray takes half a minute to call a node dead
 _PAUSE = 0.5  # seconds; living actors answer nothing in less, an unreachable one takes longer to fail
 
 

@@ -8,6 +8,7 @@ from flwr.clientapp import ClientApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedrac import client
 from fedrac.grid import InProcessGrid
 
 
@@ -98,3 +99,10 @@ def test_the_identity_that_flower_gave_this_process_stays(monkeypatch: pytest.Mo
         monkeypatch.setattr(TaskIdentity, name, value)
     InProcessGrid(app(), 1)
     assert (TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id) == (77, 5, 9)
+
+
+def test_a_node_that_is_asked_nothing_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """As `fedrac.delivery` asks, to see who lives: that is no fault of the node."""
+    grid = InProcessGrid(client.app)
+    (reply,) = grid.send_and_receive([Message(RecordDict(), 1, "query")])
+    assert not reply.has_error() and not reply.content and not caplog.records
