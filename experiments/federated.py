@@ -44,10 +44,10 @@ def _part(found: Sequence[Run], grid: Sequence[Run], epochs: int, figures: Path)
         for side in ("left", "right")
         if ("Fed-RAC-LoRA", side) in kinds
     }
-    rounds = max(run.rounds for run in found)
+    rounds, seeds = max(run.rounds for run in found), len({run.seed for run in found})
     return [
         f"### Local epochs: {epochs}",
-        f"Accuracy on test data after {rounds} rounds, in per cent, mean and standard deviation over seeds:",
+        f"Accuracy on test data after {rounds} rounds, in per cent, mean and standard deviation over {seeds} seeds:",
         _table(kinds, divisions, cells, uploads, None),
         *(
             f"The same at equal bytes: after {style.show_bytes(budget)} uploaded by all clients together, which is "
