@@ -1,7 +1,7 @@
 # The federated comparison; without MNIST it is made on the 5,000 digits that come with the package. At Dirichlet 0.1 a few
 # of the 100 clients get no examples, and are left out.
 DATA=${MNIST:+"data=idx data.path=$MNIST data.classes=[5,6,7,8,9] local.batch_size=32"}
-GRID=local.lr=0.0003,0.001,0.003,0.01,0.03
+GRID=local.lr=0.0003,0.001,0.003,0.01,0.03,0.1
 for epochs in 1 5; do
   [ $epochs = 1 ] && rounds=100 || rounds=40 # each of five epochs is five times the work
   # Every method's learning rate is chosen on validation data, with a seed that is not used again.
