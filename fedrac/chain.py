@@ -79,7 +79,7 @@ class Chain:
             self._steps.clear()
             return
         self._steps.append(step)
-        whole = _size(self.tip.tensors().values())
+        whole = _size(self.tip.tensors.values())
         while _size_of_steps(self._steps) >= whole:
             self._steps.popleft()  # from so far back, the tensors themselves are never longer
 
@@ -97,7 +97,7 @@ class Chain:
         place = self._places[base] if base else -1
         behind = self._place - place
         steps = tuple(self._steps)[len(self._steps) - behind :] if behind <= len(self._steps) else None
-        changed = {k: v for k, v in self.tip.tensors().items() if self._changed[k] > place}
+        changed = {k: v for k, v in self.tip.tensors.items() if self._changed[k] > place}
         round_, digest = self.tip.state.round, self.tip.digest
         if replay and base and steps is not None and _size_of_steps(steps) < _size(changed.values()):
             return Update(round_, digest, base, steps, {}, {})

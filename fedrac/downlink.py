@@ -1,5 +1,6 @@
 """What hosts and clients already have of the server's state, and so what a message to them must carry."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from flwr.app import RecordDict
@@ -64,8 +65,8 @@ class Downlink:
         """
         if not hosted.partition:
             return len(clients) * self._size(self._base(node, hosted), node not in self._cannot_replay)
-        bases = ([hosted.initial, self._reached.get(client, "")] for client in clients)
-        return sum(self._size(self._chain.newest(base)) for base in bases)
+        reached = Counter(self._reached.get(client, "") for client in clients)  # many have what many others have
+        return sum(self._size(self._chain.newest([hosted.initial, base])) * n for base, n in reached.items())
 
     def landed(self, node: int, clients: Sequence[int], kept: bool) -> None:
         """A host has answered: it and its clients were sent the state."""

@@ -136,7 +136,7 @@ class Replica:
             if _digest_in(place) != state.digest:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 # Tied weights are one tensor under two names; the format wants each name to have its own memory.
-                part.write_bytes(save({k: v.contiguous().clone() for k, v in state.tensors().items()}, _about(state)))
+                part.write_bytes(save({k: v.contiguous().clone() for k, v in state.tensors.items()}, _about(state)))
                 part.replace(place)
             for path in self._files()[RUNS:]:
                 path.unlink(missing_ok=True)

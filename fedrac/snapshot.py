@@ -7,6 +7,7 @@ the same if the digests are equal.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -30,7 +31,8 @@ class Snapshot:
     prints: Mapping[str, bytes]
     digest: str
 
-    def tensors(self) -> dict[str, Tensor]:
+    @cached_property
+    def tensors(self) -> Mapping[str, Tensor]:
         """Weights and factors under names that cannot meet."""
         weights, factors = self.state.weights, self.state.factors
         return {_WEIGHT + k: v for k, v in weights.items()} | {_FACTOR + k: v for k, v in factors.items()}
@@ -38,8 +40,8 @@ class Snapshot:
 
 def take(state: ServerState, before: Snapshot | None = None) -> Snapshot:
     """The snapshot of a state; tensors that are the very ones of ``before`` are not read again."""
-    known = before.tensors() if before else {}
-    bare = Snapshot(state, {}, "").tensors()
+    known = before.tensors if before else {}
+    bare = Snapshot(state, {}, "").tensors
     prints = {
         name: before.prints[name] if before and known.get(name) is tensor else fingerprint(tensor)
         for name, tensor in bare.items()

@@ -9,7 +9,6 @@ The nodes run `client_app.app`, or a ClientApp built from the same parts of `fed
 """
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -25,9 +24,9 @@ from fedrac.blocks import AdaptSpec, plan_blocks, trained_shapes
 from fedrac.chain import Step
 from fedrac.client_evaluation import mean_metrics
 from fedrac.collection import collect, enforce, enforce_finite
-from fedrac.delivery import deliver
 from fedrac.downlink import Downlink
 from fedrac.guard import GuardSpec, GuardState, begin, guard, secret_of
+from fedrac.loop import Loop
 from fedrac.messages import RoundSpec, encode_plan, from_record, pack, payload_bytes, to_record
 from fedrac.method import Method
 from fedrac.optimizer import LocalSpec
@@ -212,7 +211,7 @@ class FedRacLora(Strategy):
             report.download_bytes += payload_bytes(matrices) * len(clients)
         return found
 
-    def _more(self, answer: Message) -> RecordDict | None:
+    def more(self, answer: Message) -> RecordDict | None:
         """The whole state for a host that says it cannot make it of what it was sent."""
         assert self._current is not None and self._downlink is not None
         report, node = self._current.report, answer.metadata.src_node_id
@@ -233,10 +232,11 @@ class FedRacLora(Strategy):
             CohortFailure: fewer clients than ``min_fraction`` of the cohort answered well, or the new weights would not
                 be finite.
         """
-        metrics = self._step(server_round, replies)
+        metrics = self.step(server_round, replies)
         return self.arrays(), metrics
 
-    def _step(self, server_round: int, replies: Iterable[Message]) -> MetricRecord:
+    def step(self, server_round: int, replies: Iterable[Message]) -> MetricRecord:
+        """As `aggregate_train`, without the new weights: `arrays` has them, should they be wanted."""
         assert self.state is not None and self._current is not None and self._downlink is not None
         current, report = self._current, self._current.report
         reply = self._collect(current, replies)
@@ -315,6 +315,12 @@ class FedRacLora(Strategy):
 
     # --- the run ------------------------------------------------------------------------------------------------
 
+    @property
+    def report(self) -> RoundReport:
+        """Of the round under way, or the last one."""
+        assert self._current is not None
+        return self._current.report
+
     def summary(self) -> None:
         """Logs what will be trained."""
         sizes = [torch.Size(shape).numel() for shape in self.shapes.values()]
@@ -341,7 +347,7 @@ class FedRacLora(Strategy):
             initial_arrays: the model's state dict before round 1, also if ``state`` is given: hosts may have it.
             num_rounds: the last round's number.
             timeout: seconds to wait for a round's replies.
-            train_config, evaluate_config: of Flower's interface; not used.
+            train_config, evaluate_config: of Flower's interface; handed to the strategy's methods, which need nothing.
             evaluate_fn: called on evaluated rounds with the merged weights.
             state: where an earlier run stopped; the run goes on with round ``state.round + 1``.
             on_round: called after every round, e.g. to record it.
@@ -353,41 +359,7 @@ class FedRacLora(Strategy):
         Raises:
             CohortFailure: a round had too few good replies, or diverged.
         """
-        self.rounds, self.state, self._downlink, result = num_rounds, state, None, Result(arrays=initial_arrays)
+        self.rounds, self.state, self._downlink = num_rounds, state, None
         self.summary()
-        for number in range(1 if state is None else state.round + 1, num_rounds + 1):
-            begin = time.perf_counter()
-            config = train_config or ConfigRecord()
-            messages = self.configure_train(number, initial_arrays, config, grid)
-            result.train_metrics_clientapp[number] = self._step(number, deliver(grid, messages, timeout, self._more))
-            assert self._current is not None
-            report = self._current.report
-            self._evaluate(number, grid, result, timeout, evaluate_config, evaluate_fn, before_clients)
-            for record in (result.evaluate_metrics_clientapp, result.evaluate_metrics_serverapp):
-                report.metrics |= {k: float(v) for k, v in record.get(number, {}).items()}  # type: ignore[arg-type]
-            report.seconds = time.perf_counter() - begin
-            if on_round is not None:
-                on_round(report)
-        result.arrays = self.arrays() if self.state else initial_arrays
-        return result
-
-    def _evaluate(
-        self,
-        number: int,
-        grid: Grid,
-        result: Result,
-        timeout: float,
-        config: ConfigRecord | None,
-        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None,
-        before_clients: Callable[[], None] | None,
-    ) -> None:
-        if messages := list(self.configure_evaluate(number, result.arrays, config or ConfigRecord(), grid)):
-            if before_clients is not None:
-                before_clients()
-            found = self.aggregate_evaluate(number, deliver(grid, messages, timeout, self._more))
-            if found is not None:
-                result.evaluate_metrics_clientapp[number] = found
-        if evaluate_fn is not None and self.is_evaluated(number):
-            found = evaluate_fn(number, self.arrays())
-            if found is not None:
-                result.evaluate_metrics_serverapp[number] = found
+        loop = Loop(self, grid, timeout, evaluate_fn, on_round, before_clients)
+        return loop.run(initial_arrays, train_config or ConfigRecord(), evaluate_config or ConfigRecord())

@@ -12,6 +12,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """``preset`` names an experiment of ``conf/experiment``; ``overrides`` are those of the ``fedrac`` command."""
     from fedrac import config, run
+    from fedrac.polling import PromptGrid
     from fedrac.progress import show_log
 
     show_log()
@@ -21,4 +22,4 @@ def main(grid: Grid, context: Context) -> None:
     if (preset := context.run_config["preset"]) and not resumed:
         overrides.insert(0, f"experiment={preset}")
     settings = config.load(overrides)
-    run.run(settings, grid, Path(settings.output_dir).absolute())
+    run.run(settings, PromptGrid(grid), Path(settings.output_dir).absolute())

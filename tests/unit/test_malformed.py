@@ -41,7 +41,9 @@ def messages(strategy: FedRacLora) -> list[Message]:
 
 
 def decode(strategy: FedRacLora, message: Message, asked: list[int]) -> tuple[Reply, list[Refusal]]:
-    return decode_reply(message, ROUND, asked, strategy.shapes, torch.float64)
+    """As the strategy does: it knows how many examples each client has."""
+    announced = strategy.population.examples_of(asked)
+    return decode_reply(message, ROUND, asked, strategy.shapes, torch.float64, announced)
 
 
 class Bomb:
