@@ -32,7 +32,7 @@ def train(message: Message, context: Context) -> RecordDict:
     """Trains the clients that the server's plan names."""
     plan = decode_plan(message.content)
     host = host_of(plan.spec.workload, context)
-    state, kept = follow(plan, host.model, replica_of(host.initial, context))
+    state, kept = follow(plan, host.blocks(plan), replica_of(host.initial, context))
     return encode_reply(plan.spec.round, *host.train(plan, state), kept)
 
 
@@ -42,5 +42,5 @@ def evaluate(message: Message, context: Context) -> RecordDict:
     """Tests the global model on the data of the clients that the server names."""
     plan = decode_plan(message.content)
     host = host_of(plan.spec.workload, context)
-    state, kept = follow(plan, host.model, replica_of(host.initial, context))
-    return encode_metrics(host.evaluate(merged(plan, host.model, state), plan.clients), kept)
+    state, kept = follow(plan, host.blocks(plan), replica_of(host.initial, context))
+    return encode_metrics(host.evaluate(merged(plan, host.blocks(plan), state), plan.clients), kept)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fedrac import data, evaluation, models, partition, source, task
 from fedrac.adapter import MixedRows
 from fedrac.batch import Batch, Rows, batch, batches
-from fedrac.blocks import find_blocks
+from fedrac.blocks import Block, find_blocks
 from fedrac.data.own import load as load_own
 from fedrac.data.tokens import Tokens
 from fedrac.local import CohortResult, train_cohort
@@ -72,6 +72,7 @@ class Host:
         self.model = models.build(workload["model"], self.seed).to(self.device, self.dtype).requires_grad_(False)
         check_model(self.model, self.data.train, self.data.task, self.device, self.dtype)
         self._rows, self._habits = Rows(self.data.train, self.device, self.dtype), Habits()
+        self._find = lru_cache(maxsize=1)(lambda told: find_blocks(self.model, [dict(block) for block in told]))
         self.initial = Initial(lambda: self._initial_weights(workload))
         self._place(partition_id, num_partitions)
 
@@ -88,6 +89,14 @@ class Host:
         other = copy.copy(self)
         other._place(partition_id, num_partitions)
         return other
+
+    def blocks(self, plan: RoundPlan) -> Sequence[Block]:
+        """The trained parameters that the server describes, as it does in every round of a run.
+
+        Raises:
+            ValueError: the model here is not the server's.
+        """
+        return self._find(tuple(tuple(block.items()) for block in plan.spec.blocks))
 
     def hosted(self) -> Hosted:
         """The clients and how many examples each has."""
@@ -106,7 +115,7 @@ class Host:
             ValueError: the sketches or the model here are not the server's.
         """
         self._load(state.weights)
-        blocks = find_blocks(self.model, plan.spec.blocks)
+        blocks = self.blocks(plan)
         sketches = draw_sketches(blocks, plan.spec.method, plan.spec.sketch, plan.spec.round)
         if sketches.digest != plan.spec.digest and not plan.sketches:
             raise ValueError(

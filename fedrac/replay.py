@@ -1,11 +1,12 @@
 """The server's step, made again on a host: from the round's means and the sketch that follows from the seed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from flwr.app import Context
-from torch import Tensor, nn
+from torch import Tensor
 
-from fedrac.blocks import find_blocks
+from fedrac.blocks import Block
 from fedrac.chain import Step
 from fedrac.data import cache
 from fedrac.messages import RoundPlan, unpack
@@ -15,19 +16,18 @@ from fedrac.rounds import draw_sketches
 from fedrac.server import ServerState, advance, effective_weights, mean_shapes
 
 
-def follow(plan: RoundPlan, model: nn.Module, replica: Replica) -> tuple[ServerState, bool]:
+def follow(plan: RoundPlan, blocks: Sequence[Block], replica: Replica) -> tuple[ServerState, bool]:
     """The state that ``plan`` starts from, and whether the node keeps it.
 
     Args:
         plan: as the server sent it.
-        model: says which parameters there are; its values are not used.
+        blocks: the trained parameters that it describes.
         replica: what the node has.
 
     Raises:
         Lacks: the node needs more than was sent.
-        ValueError: the model here is not the server's.
     """
-    blocks, method = find_blocks(model, plan.spec.blocks), plan.spec.method
+    method = plan.spec.method
     shapes = mean_shapes(blocks, method)
 
     def make(state: ServerState, step: Step) -> ServerState:
@@ -37,9 +37,9 @@ def follow(plan: RoundPlan, model: nn.Module, replica: Replica) -> tuple[ServerS
     return replica.follow(plan.update, make)
 
 
-def merged(plan: RoundPlan, model: nn.Module, state: ServerState) -> dict[str, Tensor]:
+def merged(plan: RoundPlan, blocks: Sequence[Block], state: ServerState) -> dict[str, Tensor]:
     """The model as it predicts in ``state``, by parameter name."""
-    blocks, sketches = find_blocks(model, plan.spec.blocks), plan.sketches
+    sketches = plan.sketches
     if state.factors and not sketches:
         sketches = draw_sketches(blocks, plan.spec.method, plan.spec.sketch, max(state.round, 1)).values
     return effective_weights(state, blocks, plan.spec.method, sketches)

@@ -7,11 +7,13 @@ import pytest
 import runs
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
 from runs import arrays, equal, grid, start, strategy, workload
 from torch import Tensor
 from torch.nn import functional as F
 
 from fedrac import data, host, models, partition
+from fedrac.grid import InProcessGrid
 from fedrac.host import Host, host_of
 from fedrac.messages import RoundPlan, decode_plan
 from fedrac.replies import Reply
@@ -198,5 +200,7 @@ def test_what_an_answer_raises_is_its_reason() -> None:
     def answer(message: Message, context: Context) -> RecordDict:
         raise ZeroDivisionError("why")
 
-    reply = host.answering(answer)(Message(RecordDict(), 1, "train"), Context(1, 1, {}, RecordDict(), {}))
+    app = ClientApp()
+    app.train()(host.answering(answer))
+    (reply,) = InProcessGrid(app).send_and_receive([Message(RecordDict(), 1, "train")])
     assert reply.content["error"]["reason"] == "ZeroDivisionError: why"
