@@ -6,8 +6,8 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedrac.client_evaluation import encode_metrics
-from fedrac.host import answering, host_of
 from fedrac.messages import decode_plan
+from fedrac.node import answering, host_of
 from fedrac.population import decode_question, encode_hosted
 from fedrac.replay import follow, merged, replica_of
 from fedrac.replies import encode_reply

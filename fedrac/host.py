@@ -1,40 +1,35 @@
 """A host serves clients: it loads their data once, and trains or tests them when asked."""
 
 import copy
-import json
 import logging
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache, wraps
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ConfigRecord, Context, Message, RecordDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedrac import data, evaluation, models, partition, source, task
 from fedrac.adapter import MixedRows
-from fedrac.batch import Batch, Rows, batch, batches
+from fedrac.batch import Batch, Rows, batches
 from fedrac.blocks import Block, find_blocks
 from fedrac.data.own import load as load_own
-from fedrac.data.tokens import Tokens
+from fedrac.fit import check_model
 from fedrac.local import CohortResult, train_cohort
 from fedrac.messages import RoundPlan
-from fedrac.node_config import NodeConfig
 from fedrac.population import Hosted
 from fedrac.problem import Habits, Problem, Shard
-from fedrac.replica import Initial, Lacks
-from fedrac.replies import Reply, encode_lack, join
+from fedrac.replica import Initial
+from fedrac.replies import Reply, join
 from fedrac.rounds import draw_sketches, start_of_round
 from fedrac.server import ServerState
 from fedrac.snapshot import in_master_dtype
 from fedrac.streams import Index
 
 log = logging.getLogger(__name__)
-
-Answer = Callable[[Message, Context], RecordDict]
 
 _ROWS = 1000  # that are tested at once: a node may have more than fit into memory with their activations
 
@@ -173,39 +168,6 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-@torch.no_grad()
-def check_model(
-    model: nn.Module, examples: data.Examples, kind: data.Task, device: torch.device, dtype: torch.dtype
-) -> None:
-    """Before any training: the model takes an example, and its outputs fit all targets.
-
-    Raises:
-        ValueError: it does not.
-    """
-    tokens = examples.inputs if isinstance(examples.inputs, Tokens) else None
-    rows = [0] if tokens is None else [int(tokens.lengths.argmax()), tokens.text_of(int(tokens.ids.argmax()))]
-    inputs, _ = batch(examples.take(np.array(rows)), device, dtype)
-    model.eval()
-    try:
-        outputs = evaluation.call(model, inputs)
-    except (RuntimeError, IndexError, TypeError) as error:
-        raise ValueError(_not_taken(tokens, examples, error)) from error
-    task.check(kind, outputs, np.array(tokens.ids if examples.targets is None and tokens else examples.targets))
-
-
-def _not_taken(tokens: Tokens | None, examples: data.Examples, error: Exception) -> str:
-    if tokens is None:
-        return (
-            f"the model does not take an example of shape {examples.inputs.shape[1:]}: {error}. Set model.inputs and "  # type: ignore[union-attr]
-            "its like, or choose another model"
-        )
-    return (
-        f"the model does not take these texts, of up to {tokens.lengths.max()} tokens and token ids of up to "
-        f"{tokens.ids.max()}: {error}. Set data.tokenizer to the model's own and data.max_length to what it can read, "
-        "or choose a model for texts"
-    )
-
-
 def _train_all(train: Callable[[Sequence[int]], CohortResult], clients: Sequence[int]) -> tuple[Reply, dict[int, str]]:
     """All clients at once; if that raises, one at a time, so that a bad client costs only itself.
 
@@ -218,7 +180,7 @@ def _train_all(train: Callable[[Sequence[int]], CohortResult], clients: Sequence
         raise
     except Exception as error:
         if len(clients) == 1:
-            return join([]), {clients[0]: _reason(error)}
+            return join([]), {clients[0]: reason_of(error)}
     alone = [_train_all(train, [client]) for client in clients]
     failed = {client: reason for _, reasons in alone for client, reason in reasons.items()}
     return join([reply for reply, _ in alone if reply.clients]), failed
@@ -228,7 +190,8 @@ def _reply(clients: Sequence[int], result: CohortResult) -> Reply:
     return Reply(list(clients), result.examples.tolist(), result.losses.tolist(), result.factors)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What a server is told of an error, in one line; the log has where it was raised."""
     log.debug("a client raised", exc_info=True)
     where = f" (on {platform.node()})" if isinstance(error, OSError) else ""  # files are there on some machines only
     return f"{type(error).__name__}: {error}{where}"
@@ -250,46 +213,3 @@ def _holding(workload: Mapping[str, Any], client: int, own: str | None) -> tuple
     found = load_own(workload["data"], own)
     found.check_filled("train")
     return found, partition.Partition.of_one(client, len(found.train))
-
-
-@lru_cache(maxsize=2)
-def _loaded(workload: str) -> Host:
-    return Host(json.loads(workload), 0, 1)
-
-
-@lru_cache(maxsize=2)
-def _own_hosts(workload: str) -> dict[NodeConfig, Host]:
-    """Those that were loaded in this process: an in-process run has as many as it has nodes."""
-    return {}
-
-
-def _loaded_own(workload: str, node: NodeConfig) -> Host:
-    hosts = _own_hosts(workload)
-    if node not in hosts:
-        hosts[node] = Host(json.loads(workload), node.place, node.place + 1, node.data, node.tell_examples)
-    return hosts[node]
-
-
-def host_of(workload: Mapping[str, Any], context: Context) -> Host:
-    """The host that this node is, as its node-config says; loaded once a process."""
-    node = NodeConfig.read(context.node_config)
-    if node.data is not None:
-        return _loaded_own(json.dumps(workload), node)
-    return _loaded(json.dumps(workload)).beside(node.place, node.count)
-
-
-def answering(answer: Answer) -> Callable[[Message, Context], Message]:
-    """A ClientApp function from one that returns content: what it raises becomes the answer's reason, and is logged."""
-
-    @wraps(answer)
-    def handle(message: Message, context: Context) -> Message:
-        try:
-            content = answer(message, context)
-        except Lacks as lack:
-            content = encode_lack(str(lack))
-        except Exception as error:
-            content = RecordDict({"error": ConfigRecord({"reason": (reason := _reason(error))})})
-            log.error("the server is told: %s", reason)
-        return Message(content, reply_to=message)
-
-    return handle

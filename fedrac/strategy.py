@@ -5,7 +5,7 @@ The same object drives Flower's simulation, Flower's deployment and the in-proce
     strategy = FedRacLora(model, workload, adapt=AdaptSpec({"*": 4}), server=ServerSpec(cohort_size=20))
     result = strategy.start(grid, ArrayRecord(model.state_dict()), num_rounds=100)
 
-The nodes run `client_app.app`, or a ClientApp built from the same parts of `fedrac.host`.
+The nodes run `client_app.app`, or a ClientApp built from the same parts as `fedrac.client`.
 """
 
 import logging

@@ -12,10 +12,11 @@ from runs import arrays, equal, grid, start, strategy, workload
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedrac import data, host, models, partition
+from fedrac import data, models, partition
 from fedrac.grid import InProcessGrid
-from fedrac.host import Host, host_of
+from fedrac.host import Host
 from fedrac.messages import RoundPlan, decode_plan
+from fedrac.node import answering, host_of
 from fedrac.replies import Reply
 from fedrac.server import ServerState
 
@@ -201,6 +202,6 @@ def test_what_an_answer_raises_is_its_reason() -> None:
         raise ZeroDivisionError("why")
 
     app = ClientApp()
-    app.train()(host.answering(answer))
+    app.train()(answering(answer))
     (reply,) = InProcessGrid(app).send_and_receive([Message(RecordDict(), 1, "train")])
     assert reply.content["error"]["reason"] == "ZeroDivisionError: why"

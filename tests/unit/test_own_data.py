@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from fedrac import cli, client, config, data, partition
 from fedrac.data import idx, own
 from fedrac.grid import InProcessGrid
-from fedrac.host import host_of
+from fedrac.node import host_of
 from fedrac.node_config import NodeConfig
 from fedrac.population import Population
 from fedrac.run import in_process, run
@@ -82,7 +82,7 @@ def test_the_log_of_a_node_says_why_it_cannot_serve(folders: Path, caplog: pytes
 
 def test_many_nodes_in_one_process_load_once(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[int] = []
-    monkeypatch.setattr("fedrac.host.Host", lambda _workload, place, *_: loaded.append(place))
+    monkeypatch.setattr("fedrac.node.Host", lambda _workload, place, *_: loaded.append(place))
     nodes = range(200)
     for _ in range(2):
         for node in nodes:
