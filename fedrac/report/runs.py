@@ -18,7 +18,7 @@ Skipped = tuple[str, str]
 
 _FILES = {
     *("config.yaml", "metrics.jsonl", "summary.json", "versions.json", "status.json"),
-    *("clients.npz", "error.txt", "mlflow.json"),
+    *("task.json", "clients.npz", "error.txt", "mlflow.json"),
 }
 _RUN_FOLDERS = ("checkpoint", "best", "tensorboard")  # or what begins so
 _NUMBERS = ("round", "seconds", "upload_bytes", "download_bytes")

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from recorded import record
 
+from fedrac.config import load
 from fedrac.report.runs import Run, find
+from fedrac.run import in_process, run
 
 
 def found(folder: Path) -> tuple[dict[str, Run], dict[str, str]]:
@@ -25,6 +27,21 @@ def test_a_run_as_it_was_recorded(tmp_path: Path) -> None:
     assert run.total("upload_bytes").tolist() == [7, 14] and run.total("seconds").tolist() == [0.5, 1.0]
     assert run.initial == {"test/accuracy": 0.125, "test/loss": 4.0}
     assert run.labels is None and run.remarks == [] and run.versions["fedrac"]
+
+
+def test_nothing_that_a_run_writes_is_foreign(tmp_path: Path) -> None:
+    """With all that it can be asked for."""
+    asked = [
+        "rounds=2",
+        "checkpoint.every=1",
+        "track=tensorboard",
+        "runtime.log=json",
+        f"output_dir={tmp_path / 'run'}",
+    ]
+    settings = load(["partition.clients=4", "cohort.size=2", "pretrain.epochs=1", "method=fedavg_lora", *asked])
+    run(settings, in_process(settings), tmp_path / "run")
+    runs, skipped = found(tmp_path)
+    assert list(runs) == ["run"] and not skipped
 
 
 def test_a_report_in_the_folder_of_the_runs(tmp_path: Path) -> None:
