@@ -24,8 +24,9 @@ def section(folder: Path, figures: Path) -> str:
             parts += _part(found, runs(folder / "grid" / str(epochs)), epochs, figures)
     intro = (
         "Cohorts of 10 of 100 clients, rank 1, all methods from the same pre-trained model and on the "
-        "same layers (biases frozen), AdamW locally. Every method's learning rate is the best of one grid on "
-        "validation data (a fifth of the training examples of Dirichlet 0.5 clients, a seed that is not used again)."
+        "same layers (biases frozen), AdamW locally. For every division and number of local epochs, a method's "
+        "learning rate is the best of one grid on validation data: a fifth of the training examples, the mean of "
+        "three seeds that are not used again."
     )
     return "\n\n".join([intro, *parts]) if parts else made([])
 
@@ -58,7 +59,7 @@ def _part(found: Sequence[Run], grid: Sequence[Run], epochs: int, figures: Path)
         ),
         f"![Accuracy over rounds and bytes](figures/federated_{epochs}.svg)",
         f"<details><summary>Learning rates: validation accuracy on the grid, {epochs} local epoch(s); chosen in bold"
-        f"</summary>\n\n{grid_table(grid)}\n\n</details>",
+        f"</summary>\n\n{_grids(grid, divisions)}\n\n</details>",
         made([*found, *grid]),
     ]
 
@@ -109,6 +110,10 @@ def _table(
             values.append("-" if np.isnan(found).any() else mean_sd(found, percent))
         rows.append([label(k), f"{uploads[k] // 40:,}", *values])
     return table(["method", "numbers a client uploads a round", *divisions], rows)
+
+
+def _grids(grid: Sequence[Run], divisions: Sequence[str]) -> str:
+    return "\n\n".join(f"{d}:\n\n{grid_table([run for run in grid if _division(run) == d])}" for d in divisions)
 
 
 def grid_table(found: Sequence[Run]) -> str:

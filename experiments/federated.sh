@@ -4,14 +4,17 @@ DATA=${MNIST:+"data=idx data.path=$MNIST data.classes=[5,6,7,8,9] local.batch_si
 GRID=local.lr=0.0003,0.001,0.003,0.01,0.03,0.1
 for epochs in 1 5; do
   [ $epochs = 1 ] && rounds=100 || rounds=40 # each of five epochs is five times the work
-  # Every method's learning rate is chosen on validation data, with a seed that is not used again.
-  TRIAL="experiment=federated $DATA evaluate.validation=0.2 local.epochs=$epochs rounds=$rounds $GRID"
-  fedrac -m $TRIAL seed=100 method=fed_rac_lora,asymm_lora method.side=left,right sweep.dir="$RUNS/federated/grid/$epochs/one"
-  fedrac -m $TRIAL seed=100 method=fedavg,fedavg_lora,fed_cola,flora,fedex_lora sweep.dir="$RUNS/federated/grid/$epochs/other"
-  # One line for every learning rate that was chosen: methods, side, rate.
-  python -m experiments.choose "$RUNS/federated/grid/$epochs" | while read -r name chosen; do
-    RUN="experiment=federated $DATA local.epochs=$epochs rounds=$rounds $chosen seed=range(5)"
-    fedrac -m $RUN partition=iid sweep.dir="$RUNS/federated/$epochs/iid/$name"
-    fedrac -m $RUN partition.min_size=0 partition.alpha=0.1,0.5 sweep.dir="$RUNS/federated/$epochs/dirichlet/$name"
+  for division in iid 0.5 0.1; do
+    [ $division = iid ] && partition=partition=iid || partition="partition.alpha=$division partition.min_size=0"
+    RUN="experiment=federated $DATA $partition local.epochs=$epochs rounds=$rounds"
+    # Every method's learning rate is chosen on validation data, with seeds that are not used again.
+    TRIAL="$RUN evaluate.validation=0.2 evaluate.every=$rounds seed=100,101,102 $GRID"
+    TO="$RUNS/federated/grid/$epochs/$division"
+    fedrac -m $TRIAL method=fed_rac_lora,asymm_lora method.side=left,right sweep.dir="$TO/one"
+    fedrac -m $TRIAL method=fedavg,fedavg_lora,fed_cola,flora,fedex_lora sweep.dir="$TO/other"
+    # One line for every learning rate that was chosen: methods, side, rate.
+    python -m experiments.choose "$TO" | while read -r name chosen; do
+      fedrac -m $RUN $chosen 'seed=range(5)' sweep.dir="$RUNS/federated/$epochs/$division/$name"
+    done
   done
 done
