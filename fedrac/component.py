@@ -33,7 +33,7 @@ def construct(spec: Mapping[str, Any], group: str) -> Any:
         if isinstance(cause, TypeError):
             given = ", ".join(key for key in spec if not key.startswith("_")) or "nothing"
             raise ValueError(
-                f"{group}._target_={target} was given {given}: {cause}. It takes {_signature(target)}"
+                f"{group}._target_={target} was given {given}: {cause}; it takes {_signature(target)}"
             ) from cause
         if cause is None or isinstance(cause, ImportError):
             reason = " ".join(str(cause or error).split())  # on one line

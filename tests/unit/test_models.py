@@ -104,7 +104,7 @@ def test_any_class_by_its_import_path():
 BAD = {
     "typo": ({**MLP, "_target_": "fedrac.models.mpl"}, r"model\._target_=fedrac\.models\.mpl cannot be used"),
     "module": ({"_target_": "nowhere.net"}, "nowhere.net cannot be used .*PYTHONPATH"),
-    "argument": ({**MLP, "hiden": 3}, r"given inputs, .*'hiden'. It takes \(inputs: int = 784"),
+    "argument": ({**MLP, "hiden": 3}, r"given inputs, .*'hiden'.*; it takes \(inputs: int = 784"),
     "type": ({**MLP, "hidden": 3}, r"model\._target_=fedrac\.models\.mlp was given"),
     "result": ({"_target_": f"{__name__}.no_module"}, "returned a int: it must return a torch.nn.Module"),
     "value": ({**MLP, "dropout": 2.0}, "dropout probability has to be between 0 and 1"),

@@ -36,7 +36,7 @@ SPECS = [
     ({"_target_": "???"}, r"data\._target_ is '\?\?\?'"),
     ({"_target_": "nowhere.mine"}, r"data\._target_=nowhere\.mine cannot be used .*PYTHONPATH"),
     ({"_target_": "fedrac.data.mnist.embeded"}, r"fedrac\.data\.mnist\.embeded cannot be used"),
-    ({"_target_": f"{__name__}.mine", "size": 1}, r"was given size: .*'size'. It takes \(scale=1.0, floor=None\)"),
+    ({"_target_": f"{__name__}.mine", "size": 1}, r"was given size: .*'size'.*; it takes \(scale=1.0, floor=None\)"),
     ({"_target_": "fedrac.data.mnist.idx"}, r"data\.path is not set"),
 ]
 
