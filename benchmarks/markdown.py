@@ -60,12 +60,17 @@ def _times(series: list[dict[str, Any]]) -> Iterator[list[str]]:
         yield [
             workload,
             WHO[side],
-            f"{1e3 * one['median']:.3g} ms",
+            f"{_three(1e3 * one['median'])} ms",
             "" if side == "floor" else f"{WORKLOADS[workload].cohort / one['median']:,.0f}",
             f"{statistics.median(one['first']):.1f} s",
             f"{one['private'] / 1e6:,.0f} MB",
-            "" if side in ("ours", "floor") else f"{faster:.2g}",
+            "" if side in ("ours", "floor") else _three(faster),
         ]
+
+
+def _three(number: float) -> str:
+    """Three digits, or as many as a larger number has."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _goal(result: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ PARTS = (
     ("backward", torch.autograd, "grad"),
     ("optimizer", StackedOptimizer, "step"),
     ("reply", client, "encode_reply"),
-    ("checks, mean, server step", FedRacLora, "_step"),
+    ("checks, mean, server step", FedRacLora, "step"),
 )
 Clock = Callable[[], float]
 REST = "between them: Flower's messages"

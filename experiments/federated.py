@@ -1,6 +1,6 @@
 """The federated comparison: the whole family at equal rounds and at equal bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,19 @@ from fedrac.report import style
 from fedrac.report.runs import Run
 
 TITLE = "The family in a federation"
+DIVISIONS = {"IID": "iid", "Dirichlet 0.5": "0.5", "Dirichlet 0.1": "0.1"}  # how the page and the folders name them
 Kind = tuple[str, str]
+Runs = Mapping[str, Sequence[Run]]  # by division
 
 
 def section(folder: Path, figures: Path) -> str:
     """The part of the page, and its figures."""
     parts = []
     for epochs in (1, 5):
-        found = finished(runs(folder / str(epochs)))
-        if found:
-            parts += _part(found, runs(folder / "grid" / str(epochs)), epochs, figures)
+        grids = {name: runs(folder / "grid" / str(epochs) / place) for name, place in DIVISIONS.items()}
+        found = {name: tuned(runs(folder / str(epochs) / place), grids[name]) for name, place in DIVISIONS.items()}
+        if any(found.values()):
+            parts += _part(found, grids, epochs, figures)
     intro = (
         "Cohorts of 10 of 100 clients, rank 1, all methods from the same pre-trained model and on the "
         "same layers (biases frozen), AdamW locally. For every division and number of local epochs, a method's "
@@ -31,13 +34,17 @@ def section(folder: Path, figures: Path) -> str:
     return "\n\n".join([intro, *parts]) if parts else made([])
 
 
-def _part(found: Sequence[Run], grid: Sequence[Run], epochs: int, figures: Path) -> list[str]:
-    order = ("IID", "Dirichlet 0.5", "Dirichlet 0.1")
-    divisions = sorted({_division(run) for run in found}, key=order.index)
+def tuned(found: Sequence[Run], grid: Sequence[Run]) -> list[Run]:
+    """Finished runs with the learning rate that the grid chose: a folder may have others from an earlier choice."""
+    chosen = choices(list(grid))
+    return [run for run in finished(found) if run.config["local.lr"] == chosen.get(_kind(run))]
+
+
+def _part(by_division: Runs, grids: Runs, epochs: int, figures: Path) -> list[str]:
+    divisions = [name for name, members in by_division.items() if members]
+    found = [run for name in divisions for run in by_division[name]]
     kinds = sorted({_kind(run) for run in found}, key=place)
-    cells = {
-        (k, d): [run for run in found if _kind(run) == k and _division(run) == d] for k in kinds for d in divisions
-    }
+    cells = {(k, d): [run for run in by_division[d] if _kind(run) == k] for k in kinds for d in divisions}
     _draw(cells, kinds, divisions, figures / f"federated_{epochs}")
     uploads = {k: int(next(run for run in found if _kind(run) == k).columns["upload_bytes"][0]) for k in kinds}
     budgets = {
@@ -59,8 +66,8 @@ def _part(found: Sequence[Run], grid: Sequence[Run], epochs: int, figures: Path)
         ),
         f"![Accuracy over rounds and bytes](figures/federated_{epochs}.svg)",
         f"<details><summary>Learning rates: validation accuracy on the grid, {epochs} local epoch(s); chosen in bold"
-        f"</summary>\n\n{_grids(grid, divisions)}\n\n</details>",
-        made([*found, *grid]),
+        f"</summary>\n\n{grid_tables({d: grids[d] for d in divisions})}\n\n</details>",
+        made([*found, *(run for d in divisions for run in grids[d])]),
     ]
 
 
@@ -77,11 +84,6 @@ def place(kind: Kind) -> tuple[int, str]:
 def label(kind: Kind) -> str:
     """The method, and the side of its random factor where that is a choice."""
     return ", ".join(kind) if kind[0] in ("Fed-RAC-LoRA", "AsymmLoRA") else kind[0]
-
-
-def _division(run: Run) -> str:
-    alpha = run.config.get("partition.alpha")
-    return "IID" if alpha is None else f"Dirichlet {alpha:g}"
 
 
 def at_bytes(run: Run, budget: float) -> float:
@@ -112,8 +114,9 @@ def _table(
     return table(["method", "numbers a client uploads a round", *divisions], rows)
 
 
-def _grids(grid: Sequence[Run], divisions: Sequence[str]) -> str:
-    return "\n\n".join(f"{d}:\n\n{grid_table([run for run in grid if _division(run) == d])}" for d in divisions)
+def grid_tables(grids: Runs) -> str:
+    """One table a division."""
+    return "\n\n".join(f"{name}:\n\n{grid_table(found)}" for name, found in grids.items())
 
 
 def grid_table(found: Sequence[Run]) -> str:

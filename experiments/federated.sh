@@ -5,8 +5,11 @@ GRID=local.lr=0.0003,0.001,0.003,0.01,0.03,0.1
 for epochs in 1 5; do
   [ $epochs = 1 ] && rounds=100 || rounds=40 # each of five epochs is five times the work
   for division in iid 0.5 0.1; do
-    [ $division = iid ] && partition=partition=iid || partition="partition.alpha=$division partition.min_size=0"
-    RUN="experiment=federated $DATA $partition local.epochs=$epochs rounds=$rounds"
+    case $division in
+      iid) DIVIDE=partition=iid ;;
+      *) DIVIDE="partition.alpha=$division partition.min_size=0" ;;
+    esac
+    RUN="experiment=federated $DATA $DIVIDE local.epochs=$epochs rounds=$rounds"
     # Every method's learning rate is chosen on validation data, with seeds that are not used again.
     TRIAL="$RUN evaluate.validation=0.2 evaluate.every=$rounds seed=100,101,102 $GRID"
     TO="$RUNS/federated/grid/$epochs/$division"

@@ -5,21 +5,21 @@ import logging
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedrac import data, evaluation, models, partition, source, task
 from fedrac.adapter import MixedRows
 from fedrac.batch import Batch, Rows, batches
 from fedrac.blocks import Block, find_blocks
 from fedrac.data.own import load as load_own
-from fedrac.fit import check_model
 from fedrac.local import CohortResult, train_cohort
 from fedrac.messages import RoundPlan
+from fedrac.model_check import check_model
 from fedrac.population import Hosted
 from fedrac.problem import Habits, Problem, Shard
 from fedrac.replica import Initial
@@ -67,7 +67,8 @@ class Host:
         self.model = models.build(workload["model"], self.seed).to(self.device, self.dtype).requires_grad_(False)
         check_model(self.model, self.data.train, self.data.task, self.device, self.dtype)
         self._rows, self._habits = Rows(self.data.train, self.device, self.dtype), Habits()
-        self._find = lru_cache(maxsize=1)(lambda told: find_blocks(self.model, [dict(block) for block in told]))
+        # Shared with the hosts `beside` this one; asked for the same blocks in every round of a run.
+        self._find = lru_cache(maxsize=1)(partial(_blocks_of, self.model))
         self.initial = Initial(lambda: self._initial_weights(workload))
         self._place(partition_id, num_partitions)
 
@@ -159,6 +160,10 @@ class Host:
 
     def _take(self, index: Tensor) -> Batch:
         return self._rows(index)
+
+
+def _blocks_of(model: nn.Module, told: tuple[tuple[tuple[str, Any], ...], ...]) -> Sequence[Block]:
+    return find_blocks(model, [dict(block) for block in told])
 
 
 def pick_device(name: str) -> torch.device:

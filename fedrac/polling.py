@@ -1,8 +1,10 @@
-"""A Grid that takes replies as they come.
+"""A Grid that takes replies soon after they come.
 
-Flower's grids look for replies every 0.1 s (simulation) or 3 s (deployment), which is most of a short round.
+Flower's grids look for replies every 0.1 s (simulation) or 3 s (deployment), which is most of a short round. A reply that
+is still being uploaded is waited for by Flower itself, whatever the timeout.
 """
 
+import math
 import time
 from collections.abc import Iterable
 
@@ -58,16 +60,15 @@ class PromptGrid(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Sends messages and waits for the replies, ``timeout`` seconds at most; returns those that came."""
-        begin = time.monotonic()
-        waiting = {key for key in self.push_messages(messages) if key}  # Flower has None for what it could not send
+        begin, most = time.monotonic(), math.inf if timeout is None else timeout
+        waiting = set(self.push_messages(messages))  # for what cannot be sent, a deployment gives an id, and an error
         replies: list[Message] = []
         while waiting:
             found = list(self.pull_messages(waiting))
             replies += found
             waiting -= {reply.metadata.reply_to_message_id for reply in found}
             waited = time.monotonic() - begin
-            if timeout is not None and waited >= timeout:
+            if not waiting or waited >= most:
                 break
-            if waiting:
-                time.sleep(min(max(_SHARE * waited, _LEAST), _MOST, timeout - waited if timeout else _MOST))
+            time.sleep(min(max(_SHARE * waited, _LEAST), _MOST, most - waited))
         return replies

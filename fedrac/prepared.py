@@ -72,13 +72,13 @@ def prepare(settings: DictConfig, grid: Grid) -> Prepared:
     strategy = build_strategy(experiment, model, test_on_clients=examples is None)
     state = _stopped_at(Path(settings.resume)) if settings.resume else None
     strategy.connect(grid)
-    test = _tester(experiment, model, examples, strategy) if examples else None
+    test = _measuring(experiment, model, examples, strategy) if examples else None
     start = to_record(initial_weights(experiment))
-    initial = now = _measured(test, start)
+    initial = now = _measured(test, start) if test else {}
     experiment.checkpoint.check(initial)
     if state is not None:
         strategy.state = state
-        now = _measured(test, to_record(strategy.effective_weights()))
+        now = _measured(test, to_record(strategy.effective_weights())) if test else {}
     return Prepared(experiment, strategy, examples, test, start, state, initial, now)
 
 
@@ -108,8 +108,8 @@ def build_strategy(experiment: Experiment, model: nn.Module, test_on_clients: bo
     )
 
 
-def _tester(experiment: Experiment, model: nn.Module, examples: data.Data, strategy: FedRacLora) -> Evaluate:
-    """Measures what the configuration asks for."""
+def _measuring(experiment: Experiment, model: nn.Module, examples: data.Data, strategy: FedRacLora) -> Evaluate:
+    """Tests merged weights, and computes the training objective where that is asked for."""
     test = tester(experiment, model, examples)
     if not experiment.evaluate.objective:
         return test
@@ -132,9 +132,8 @@ def tester(experiment: Experiment, model: nn.Module, examples: data.Data) -> Cal
     return evaluate
 
 
-def _measured(test: Evaluate | None, weights: ArrayRecord) -> Metrics:
-    found = test(0, weights) if test else None
-    return {name: float(value) for name, value in (found or {}).items()}  # type: ignore[arg-type]
+def _measured(test: Evaluate, weights: ArrayRecord) -> Metrics:
+    return {name: float(value) for name, value in (test(0, weights) or {}).items()}  # type: ignore[arg-type]
 
 
 def _stopped_at(folder: Path) -> ServerState | None:

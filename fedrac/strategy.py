@@ -3,7 +3,7 @@
 The same object drives Flower's simulation, Flower's deployment and the in-process grid. In a ServerApp of one's own::
 
     strategy = FedRacLora(model, workload, adapt=AdaptSpec({"*": 4}), server=ServerSpec(cohort_size=20))
-    result = strategy.start(grid, ArrayRecord(model.state_dict()), num_rounds=100)
+    result = strategy.start(PromptGrid(grid), ArrayRecord(model.state_dict()), num_rounds=100)
 
 The nodes run `client_app.app`, or a ClientApp built from the same parts as `fedrac.client`.
 """
@@ -317,7 +317,7 @@ class FedRacLora(Strategy):
 
     @property
     def report(self) -> RoundReport:
-        """Of the round under way, or the last one."""
+        """Of the round under way, or the last one; one must have begun."""
         assert self._current is not None
         return self._current.report
 
@@ -347,7 +347,7 @@ class FedRacLora(Strategy):
             initial_arrays: the model's state dict before round 1, also if ``state`` is given: hosts may have it.
             num_rounds: the last round's number.
             timeout: seconds to wait for a round's replies.
-            train_config, evaluate_config: of Flower's interface; handed to the strategy's methods, which need nothing.
+            train_config, evaluate_config: of Flower's interface; handed to the strategy's methods, which do not use them.
             evaluate_fn: called on evaluated rounds with the merged weights.
             state: where an earlier run stopped; the run goes on with round ``state.round + 1``.
             on_round: called after every round, e.g. to record it.

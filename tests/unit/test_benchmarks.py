@@ -1,6 +1,7 @@
 """What the benchmarks time against one another is the same work."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -41,6 +42,11 @@ def test_tables_stand_between_the_marks_and_nowhere_else() -> None:
     assert "old" not in page
     with pytest.raises(ValueError, match="no lines"):
         markdown.updated("no marks", found)
+
+
+def test_every_part_of_a_round_is_seen_by_the_profile() -> None:
+    (found,) = profile.profile("check-mlp", 1, time.perf_counter)
+    assert found.keys() == {part for part, _, _ in profile.PARTS} | {profile.REST}
 
 
 def test_parts_of_a_profile_add_up_to_the_whole() -> None:

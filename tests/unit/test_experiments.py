@@ -47,6 +47,19 @@ def test_the_learning_rate_is_the_best_on_average() -> None:
     assert choose.scores(stopped) == {("FLoRA", "right", 0.3): pytest.approx(0.35)}
 
 
+def test_a_division_has_its_own_learning_rate() -> None:
+    def grid(*accuracies: float) -> list[Run]:
+        return [run([value], **{"local.lr": rate}) for rate, value in zip((0.1, 0.2), accuracies, strict=True)]
+
+    grids = {"IID": grid(0.5, 0.6), "Dirichlet 0.1": grid(0.4, 0.3)}
+    first, second = federated.grid_tables(grids).split("Dirichlet 0.1:")
+    assert "| FLoRA | 50.0 | **60.0** |" in first and "| FLoRA | **40.0** | 30.0 |" in second
+    found = [run([0.7], **{"local.lr": rate, "seed": seed}) for rate in (0.1, 0.2) for seed in (1, 2)]
+    assert federated.tuned(found, grids["IID"]) == found[2:]
+    assert federated.tuned([*found, run([0.7], rounds=9, **{"local.lr": 0.1})], grids["Dirichlet 0.1"]) == found[:2]
+    assert federated.tuned(found, []) == []
+
+
 def test_what_was_chosen_is_one_sweep_a_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for method, side, rate, accuracy in (
         ("fedavg", "left", 0.01, 0.9),

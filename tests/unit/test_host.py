@@ -197,6 +197,16 @@ def test_a_model_that_does_not_take_the_data() -> None:
         Host(workload(model=convolution), 0, 1)
 
 
+def test_blocks_are_found_once_for_all_hosts_of_a_process(served: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, find = list[int](), host.find_blocks
+    monkeypatch.setattr(host, "find_blocks", lambda model, told: found.append(len(told)) or find(model, told))
+    told = plan()
+    blocks = served.blocks(told)
+    assert served.beside(1, 2).blocks(plan(round_=2)) is blocks and found == [len(blocks)]
+    fewer = replace(told, spec=replace(told.spec, blocks=told.spec.blocks[:1]))
+    assert list(served.blocks(fewer)) == list(blocks[:1]) and list(served.blocks(told)) == list(blocks)
+
+
 def test_what_an_answer_raises_is_its_reason() -> None:
     def answer(message: Message, context: Context) -> RecordDict:
         raise ZeroDivisionError("why")
