@@ -1,7 +1,7 @@
 """A Grid that takes replies soon after they come.
 
-Flower's grids look for replies every 0.1 s (simulation) or 3 s (deployment), which is most of a short round. A reply that
-is still being uploaded is waited for by Flower itself, whatever the timeout.
+Flower's grids look for replies every 0.1 s (simulation) or 3 s (deployment), which is most of a short round. A reply
+that is still being uploaded is waited for by Flower itself, whatever the timeout.
 """
 
 import math

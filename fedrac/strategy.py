@@ -347,7 +347,7 @@ class FedRacLora(Strategy):
             initial_arrays: the model's state dict before round 1, also if ``state`` is given: hosts may have it.
             num_rounds: the last round's number.
             timeout: seconds to wait for a round's replies.
-            train_config, evaluate_config: of Flower's interface; handed to the strategy's methods, which do not use them.
+            train_config, evaluate_config: of Flower's interface; the strategy's methods do not use them.
             evaluate_fn: called on evaluated rounds with the merged weights.
             state: where an earlier run stopped; the run goes on with round ``state.round + 1``.
             on_round: called after every round, e.g. to record it.

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedrac import data, models, partition
+from fedrac import host as host_module
 from fedrac.grid import InProcessGrid
 from fedrac.host import Host
 from fedrac.messages import RoundPlan, decode_plan
@@ -198,8 +199,8 @@ def test_a_model_that_does_not_take_the_data() -> None:
 
 
 def test_blocks_are_found_once_for_all_hosts_of_a_process(served: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    found, find = list[int](), host.find_blocks
-    monkeypatch.setattr(host, "find_blocks", lambda model, told: found.append(len(told)) or find(model, told))
+    found, find = list[int](), host_module.find_blocks
+    monkeypatch.setattr(host_module, "find_blocks", lambda model, told: found.append(len(told)) or find(model, told))
     told = plan()
     blocks = served.blocks(told)
     assert served.beside(1, 2).blocks(plan(round_=2)) is blocks and found == [len(blocks)]
