@@ -38,7 +38,7 @@ lint: .venv/installed ## check style, format and types
 bench: .venv/installed .venv-pfl/installed ## compare speed and memory with others, 10 minutes; BENCH='W1 W5', BENCH=--quick
 	@$(BIN)/python -m benchmarks $(BENCH)
 
-paper: .venv/installed ## all tables and figures, and docs/results.md; MNIST=FOLDER of its IDX files, MOVIES=FILE, MINILM=FOLDER; hours on 2 cores
+paper: .venv/installed ## all tables and figures, and docs/results.md; MNIST=FOLDER of its IDX files, MOVIES=FILE, MINILM=FOLDER; an hour and a half on 2 cores
 	@failed=0; for item in $(PAPER); do $(MAKE) --no-print-directory paper-$$item || failed=1; done; \
 	  $(MAKE) --no-print-directory paper-page; exit $$failed
 
