@@ -26,7 +26,7 @@ from fedrac.client_evaluation import mean_metrics
 from fedrac.collection import collect, enforce, enforce_finite
 from fedrac.downlink import Downlink
 from fedrac.guard import GuardSpec, GuardState, begin, guard, secret_of
-from fedrac.loop import Loop
+from fedrac.loop import Evaluate, Loop
 from fedrac.messages import RoundSpec, encode_plan, from_record, pack, payload_bytes, to_record
 from fedrac.method import Method
 from fedrac.optimizer import LocalSpec
@@ -334,7 +334,7 @@ class FedRacLora(Strategy):
         timeout: float = 3600,
         train_config: ConfigRecord | None = None,
         evaluate_config: ConfigRecord | None = None,
-        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+        evaluate_fn: Evaluate | None = None,
         *,
         state: ServerState | None = None,
         on_round: Callable[[RoundReport], None] | None = None,
