@@ -5,11 +5,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.workloads import SEED, Workload
-from fedrac.blocks import plan_blocks
-from fedrac.method import Method
-from fedrac.rounds import draw_sketches
-from fedrac.sketch import SketchSpec
-from fedrac.streams import Stream
+from fedrac.algorithm.blocks import plan_blocks
+from fedrac.algorithm.method import Method
+from fedrac.algorithm.round_start import draw_sketches
+from fedrac.algorithm.sketch import SketchSpec
+from fedrac.algorithm.streams import Stream
 
 
 class LoRALinear(nn.Module):

@@ -46,14 +46,15 @@ def side(options: argparse.Namespace, clients: int) -> dict[str, float]:
     """Two steps of ``clients`` clients that share ``options.rows`` rows: MiB before them, and at the peak."""
     import torch
 
-    from fedrac import task
-    from fedrac.blocks import AdaptSpec, plan_blocks
-    from fedrac.local import train_cohort
-    from fedrac.method import Method
-    from fedrac.optimizer import LocalSpec
-    from fedrac.problem import Problem, Shard
-    from fedrac.rounds import draw_sketches, start_of_round
-    from fedrac.sketch import SketchSpec
+    from fedrac.algorithm.adapt import AdaptSpec
+    from fedrac.algorithm.blocks import plan_blocks
+    from fedrac.algorithm.method import Method
+    from fedrac.algorithm.round_start import draw_sketches, start_of_round
+    from fedrac.algorithm.sketch import SketchSpec
+    from fedrac.data import tasks
+    from fedrac.training.local import train_cohort
+    from fedrac.training.optimizer import LocalSpec
+    from fedrac.training.setup import Shard, TrainingSetup
 
     device, rows = torch.device(options.device), options.rows
     model = build(SHAPES[options.model]).to(device).requires_grad_(False)
@@ -64,8 +65,8 @@ def side(options: argparse.Namespace, clients: int) -> dict[str, float]:
     texts = torch.randint(5, 1000, (rows, 2, options.tokens), device=device)
     texts[:, 1] = 1
     labels = torch.randint(2, (rows,), device=device)
-    problem = Problem(
-        model, blocks, lambda out, y: task.loss("classification", out, y), lambda i: (texts[i], labels[i])
+    problem = TrainingSetup(
+        model, blocks, lambda out, y: tasks.loss("classification", out, y), lambda i: (texts[i], labels[i])
     )
     shards = [Shard(c, own) for c, own in enumerate(torch.arange(rows).tensor_split(clients))]
     before = peak(device)

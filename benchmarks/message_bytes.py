@@ -16,20 +16,23 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from torch import Tensor, nn
 
 from benchmarks.encoder import Encoder
-from fedrac import client, models
-from fedrac.blocks import AdaptSpec, plan_blocks, trained_shapes
-from fedrac.chain import Step
-from fedrac.downlink import Downlink
-from fedrac.grid import InProcessGrid
-from fedrac.messages import RoundSpec, encode_plan, pack, payload_bytes
-from fedrac.method import Method
-from fedrac.optimizer import LocalSpec
-from fedrac.population import Hosted
-from fedrac.replies import Reply, encode_reply
-from fedrac.rounds import draw_sketches
-from fedrac.server import ServerState, advance, draw_cohort, mean_shapes
-from fedrac.sketch import SketchSpec
-from fedrac.snapshot import in_master_dtype
+from fedrac import models
+from fedrac.algorithm.adapt import AdaptSpec
+from fedrac.algorithm.blocks import plan_blocks, trained_shapes
+from fedrac.algorithm.method import Method
+from fedrac.algorithm.round_start import draw_sketches
+from fedrac.algorithm.server import advance, draw_cohort, mean_shapes
+from fedrac.algorithm.sketch import SketchSpec
+from fedrac.algorithm.state import ServerState
+from fedrac.flower import client_app
+from fedrac.flower.in_process_grid import InProcessGrid
+from fedrac.protocol.connected_clients import Hosted
+from fedrac.protocol.downloads import Downloads
+from fedrac.protocol.messages import RoundSpec, encode_plan, pack, payload_bytes
+from fedrac.protocol.replies import Reply, encode_reply
+from fedrac.protocol.state_digest import in_master_dtype
+from fedrac.protocol.state_log import Step
+from fedrac.training.optimizer import LocalSpec
 
 METHOD, SKETCH = Method(), SketchSpec(seed=1)
 MODEL = {"_target_": "fedrac.models.mlp", "inputs": 784, "hidden": [64, 64], "outputs": 5}
@@ -62,7 +65,7 @@ def measure(case: Case, share: float) -> dict[str, float]:
     blocks = plan_blocks(case.model, case.adapt, METHOD)
     weights = in_master_dtype(case.model.state_dict(), "float32")
     state, size = ServerState(0, weights, {}), round(share * case.clients)
-    downlink = Downlink(weights, state, replays=True)
+    downlink = Downloads(weights, state, replays=True)
     hosted = Hosted(np.arange(1), np.ones(1, np.int64), "", downlink.digest)
     told: dict[str, list[float]] = {name: [] for name in ("down", "down/message", "up", "up/message")}
     for number in range(1, case.rounds + 1):
@@ -103,7 +106,7 @@ def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.message_bytes", description="Bytes of messages.")
     parser.add_argument("cases", nargs="*", default=["mlp", "encoder"], help="default: both")
-    InProcessGrid(client.app)  # makes it known who sends messages
+    InProcessGrid(client_app.app)  # makes it known who sends messages
     print("| model | clients a round | weights | down, numbers | less by | down, message | less by | up, numbers "
           "| up, message | more by |\n|---|---|---|---|---|---|---|---|---|---|")  # fmt: skip
     for case in cases(parser.parse_args().cases):

@@ -16,19 +16,20 @@ from torch.nn import functional as F
 
 from benchmarks.sides import floor, ours
 from benchmarks.workloads import WORKLOADS
-from fedrac import client, host, local
-from fedrac.adapter import CohortAdapter
-from fedrac.host import Host
-from fedrac.optimizer import StackedOptimizer
-from fedrac.orders import Orders
-from fedrac.strategy import FedRacLora
+from fedrac.flower import client_app, host
+from fedrac.flower.host import Host
+from fedrac.flower.strategy import FedRacLora
+from fedrac.training import local
+from fedrac.training.adapter import CohortAdapter
+from fedrac.training.minibatches import Minibatches
+from fedrac.training.optimizer import StackedOptimizer
 
 PARTS = (
     ("cohort, sketches, messages", FedRacLora, "configure_train"),
-    ("reading the plan", client, "decode_plan"),
+    ("reading the plan", client_app, "decode_plan"),
     ("host: weights, sketches, shards", Host, "train"),
     ("lockstep: copies, bookkeeping", host, "train_cohort"),
-    ("orders of examples", Orders, "__init__"),
+    ("orders of examples", Minibatches, "__init__"),
     ("gather of examples", Host, "_take"),
     ("forward: modules, activations", local, "call"),
     ("forward: products with W", F, "linear"),
@@ -36,7 +37,7 @@ PARTS = (
     ("loss", Host, "_loss"),
     ("backward", torch.autograd, "grad"),
     ("optimizer", StackedOptimizer, "step"),
-    ("reply", client, "encode_reply"),
+    ("reply", client_app, "encode_reply"),
     ("checks, mean, server step", FedRacLora, "step"),
 )
 Clock = Callable[[], float]

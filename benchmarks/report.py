@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.driver import PFL_PYTHON
 from benchmarks.series import Series
 from benchmarks.workloads import WORKLOADS
-from fedrac.record import versions
+from fedrac.results.record import versions
 
 Found = Mapping[tuple[str, str], Series]
 GB = 1e9

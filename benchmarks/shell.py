@@ -12,7 +12,7 @@ from benchmarks.driver import environment
 def first_round() -> float:
     """Seconds from the ``fedrac`` command to the first line of its ``metrics.jsonl``; the run is then ended."""
     script = Path(sys.executable).with_name("fedrac")
-    command = [str(script)] if script.exists() else [sys.executable, "-m", "fedrac.cli"]
+    command = [str(script)] if script.exists() else [sys.executable, "-m", "fedrac"]
     with TemporaryDirectory() as folder:
         out = Path(folder, "out")
         begin = time.monotonic()

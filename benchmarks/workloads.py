@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from benchmarks.encoder import Encoder
-from fedrac.blocks import AdaptSpec
+from fedrac.algorithm.adapt import AdaptSpec
+from fedrac.algorithm.server import draw_cohort
+from fedrac.algorithm.streams import Index
 from fedrac.data import Data, Examples
 from fedrac.data.store import stored
 from fedrac.models.dense import mlp
-from fedrac.optimizer import LocalSpec
-from fedrac.server import draw_cohort
-from fedrac.streams import Index
+from fedrac.training.optimizer import LocalSpec
 
 SEED = 1
 CLASSES = 10
@@ -151,7 +151,7 @@ WORKLOADS = {workload.name: workload for workload in _ALL}
 
 def main() -> None:
     """Makes and caches what the named workloads read."""
-    from fedrac import partition
+    from fedrac.partition import partition
 
     for name in sys.argv[1:]:
         partition.make({"scheme": "natural"}, WORKLOADS[name].data, SEED)

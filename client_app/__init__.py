@@ -1,5 +1,5 @@
-"""The Flower ClientApp: a host of clients; see `fedrac.client`."""
+"""The Flower ClientApp: a host of clients; see `fedrac.flower.client_app`."""
 
-from fedrac.client import app
+from fedrac.flower.client_app import app
 
 __all__ = ["app"]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from experiments import counterexample, federated, federated_theory, mnist, movies, regression
-from fedrac.record import write_atomically
+from fedrac.results.record import write_atomically
 
 HERE = Path(__file__).parent
 SECTIONS: dict[str, tuple[str, Callable[[Path, Path], str]]] = {

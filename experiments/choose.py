@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from experiments.recorded import grouped, runs
-from fedrac import config
-from fedrac.report.runs import Run
+from fedrac.experiment import compose
+from fedrac.results.report.runs import Run
 
 Choice = dict[tuple[str, str], float]  # by name and side of the method
 
@@ -37,8 +37,8 @@ def choices(found: list[Run]) -> Choice:
 def main(folder: Path) -> None:
     """Prints the sweeps."""
     files = {
-        config.load([f"method={path.stem}"]).method.name: path.stem
-        for path in (config.config_dir() / "method").iterdir()
+        compose.load([f"method={path.stem}"]).method.name: path.stem
+        for path in (compose.config_dir() / "method").iterdir()
     }
     together: dict[tuple[float, str], list[str]] = {}
     for (name, side), rate in choices(runs(folder)).items():

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from experiments.recorded import Floats, gaps, grouped, made, quantiles, runs, table
-from fedrac.report import style
-from fedrac.report.runs import Run
+from fedrac.results.report import style
+from fedrac.results.report.runs import Run
 
 TITLE = "The counterexample of section 3 (Figure 1)"
 L = 10.0

@@ -8,8 +8,8 @@ import numpy as np
 
 from experiments.choose import choices, scores
 from experiments.recorded import finished, made, mean_sd, percent, runs, table
-from fedrac.report import style
-from fedrac.report.runs import Run
+from fedrac.results.report import style
+from fedrac.results.report.runs import Run
 
 TITLE = "The family in a federation"
 DIVISIONS = {"IID": "iid", "Dirichlet 0.5": "0.5", "Dirichlet 0.1": "0.1"}  # how the page and the folders name them

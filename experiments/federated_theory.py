@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
 from experiments.recorded import Floats, gaps, made, problem, runs, table
-from fedrac import config
-from fedrac.blocks import plan_blocks
-from fedrac.experiment import parse
+from fedrac.algorithm.blocks import plan_blocks
+from fedrac.experiment import compose
+from fedrac.experiment.settings import parse
 from fedrac.models import build
-from fedrac.report import style
-from fedrac.report.runs import Run
-from fedrac.theory import Setting, setting
+from fedrac.results.report import style
+from fedrac.results.report.runs import Run
+from fedrac.theory.rates import Setting, setting
 
 TITLE = "The federated theorem: floors and contraction"
 EXPERIMENT = "federated_theory"
@@ -63,7 +63,7 @@ def section(folder: Path, figures: Path) -> str:
 def known(run: Run) -> Setting:
     """The theorem's constants for a recorded run."""
     cell = [f"experiment={EXPERIMENT}", f"rank={run.config['rank']}", f"cohort.size={run.config['cohort.size']}"]
-    experiment = parse(config.load(cell))
+    experiment = parse(compose.load(cell))
     blocks = plan_blocks(build(experiment.model, experiment.seed), experiment.adapt, experiment.method)
     return setting(experiment, problem(EXPERIMENT), blocks)
 

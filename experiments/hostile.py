@@ -16,10 +16,11 @@ from statistics import mean, stdev
 from flwr.app import Context, Message, MessageType
 from flwr.clientapp import ClientApp
 
-from fedrac import client, config
-from fedrac.grid import InProcessGrid
-from fedrac.messages import from_record, to_record
-from fedrac.run import run
+from fedrac.experiment import compose
+from fedrac.experiment.run import run
+from fedrac.flower import client_app
+from fedrac.flower.in_process_grid import InProcessGrid
+from fedrac.protocol.messages import from_record, to_record
 
 FACTOR = -100.0
 SEEDS = (1, 2, 3)
@@ -44,7 +45,7 @@ class Hostile(ClientApp):
         self._every = every
 
     def __call__(self, message: Message, context: Context) -> Message:
-        reply = client.app(message, context)
+        reply = client_app.app(message, context)
         if message.metadata.message_type == MessageType.TRAIN and "reply" in reply.content:
             factors = from_record(reply.content.array_records["factors"])
             for place, id_ in enumerate(reply.content.config_records["reply"]["clients"]):
@@ -57,7 +58,7 @@ class Hostile(ClientApp):
 
 def accuracy(app: ClientApp, overrides: list[str], folder: Path) -> float:
     """In per cent, after the last round."""
-    settings = config.load([*overrides, f"output_dir={folder}", "evaluate.every=1000", "checkpoint.every=1000"])
+    settings = compose.load([*overrides, f"output_dir={folder}", "evaluate.every=1000", "checkpoint.every=1000"])
     with redirect_stdout(StringIO()):
         summary = run(settings, InProcessGrid(app), folder)
     return 100 * summary["last"]["test/accuracy"]
@@ -68,7 +69,7 @@ def main(output: Path, overrides: list[str]) -> None:
     print("| | no attack | one in five hostile |\n|---|---|---|", flush=True)
     for name, settings in GUARDS.items():
         cells = []
-        for kind, app in (("honest", client.app), ("attacked", Hostile(5))):
+        for kind, app in (("honest", client_app.app), ("attacked", Hostile(5))):
             label = f"{name.replace(', ', '-').replace(' ', '-')}-{kind}"
             found = [accuracy(app, [*overrides, *settings, f"seed={s}"], output / f"{label}-{s}") for s in SEEDS]
             cells.append(f"{mean(found):.1f} ± {stdev(found):.1f}")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.recorded import finished, made, mean_sd, percent, runs, table
-from fedrac.report.runs import Run
+from fedrac.results.report.runs import Run
 
 # Method, side of the sketch, accuracy in the paper, trained parameters there.
 PAPER = (

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experiments.recorded import mean_sd, percent
-from fedrac import config, data
-from fedrac.experiment import Experiment, parse
-from fedrac.pretrain import initial_weights
+from fedrac import data
+from fedrac.experiment import compose
+from fedrac.experiment.pretrain import initial_weights
+from fedrac.experiment.settings import Experiment, parse
 
 EPOCHS, SEEDS = 50, 3
 
@@ -67,7 +68,7 @@ def _outputs(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], dro
 def main(folder: str) -> None:
     """Prints the four means."""
     settings = ["experiment=transfer", f"data.path={folder}"]
-    experiments = [parse(config.load([*settings, f"seed={seed}"])) for seed in range(SEEDS)]
+    experiments = [parse(compose.load([*settings, f"seed={seed}"])) for seed in range(SEEDS)]
     torch.set_num_threads(1)
     print(f"{SEEDS} seeds, {EPOCHS} blocks of one epoch", flush=True)
     for side in ("left", "right"):

@@ -7,8 +7,8 @@ import numpy as np
 
 from experiments.federated import Kind, grid_table, label, place
 from experiments.recorded import finished, grouped, made, mean_sd, percent, runs, table
-from fedrac.report import style
-from fedrac.report.runs import Run
+from fedrac.results.report import style
+from fedrac.results.report.runs import Run
 
 TITLE = "Movie reviews (MiniLM)"
 OURS = "Fed-RAC-LoRA"

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from fedrac import config
-from fedrac.affine import convex_problem
-from fedrac.convex import Convex
-from fedrac.experiment import parse
-from fedrac.report.runs import Run, find, flat
+from fedrac.experiment import compose
+from fedrac.experiment.settings import parse
+from fedrac.results.report.runs import Run, find, flat
+from fedrac.theory.affine import convex_problem
+from fedrac.theory.convex import Convex
 
 Floats = NDArray[np.float64]
 
@@ -56,7 +56,7 @@ def finished(found: Sequence[Run]) -> list[Run]:
 @cache
 def problem(experiment: str) -> Convex:
     """The convex problem of an experiment."""
-    return convex_problem(parse(config.load([f"experiment={experiment}"])))
+    return convex_problem(parse(compose.load([f"experiment={experiment}"])))
 
 
 def gaps(run: Run, minimum: float) -> tuple[Floats, Floats]:

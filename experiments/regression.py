@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from experiments.recorded import Floats, gaps, made, problem, quantiles, runs, table
-from fedrac.report import style
-from fedrac.report.runs import Run
+from fedrac.results.report import style
+from fedrac.results.report.runs import Run
 
 SIZE = 10  # of W, in both directions
 Kind = tuple[str, int]  # side, rank; ("full", 10) is full fine-tuning

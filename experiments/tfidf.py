@@ -13,14 +13,14 @@ from sklearn.model_selection import GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 
 from experiments.recorded import mean_sd, percent
-from fedrac import config
 from fedrac.data.columns import named_files, read_named
 from fedrac.data.split import split_whole
+from fedrac.experiment import compose
 
 
 def main(path: str) -> None:
     """Prints both, and the share of the larger class in the test."""
-    spec = config.load(["experiment=movies"]).data
+    spec = compose.load(["experiment=movies"]).data
     columns = read_named(named_files(path, None, False)).keep(spec.target, spec.classes)
     texts = np.array(list(columns.texts(spec.text)), dtype=object)
     labels = columns.classes(spec.target, spec.classes)

@@ -11,15 +11,15 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """``preset`` names an experiment of ``conf/experiment``; ``overrides`` are those of the ``fedrac`` command."""
-    from fedrac import config, run
-    from fedrac.polling import PromptGrid
-    from fedrac.progress import show_log
+    from fedrac.experiment import compose, run
+    from fedrac.flower.prompt_grid import PromptGrid
+    from fedrac.monitoring.progress import show_log
 
     show_log()
 
-    overrides = config.split_overrides(str(context.run_config["overrides"]))
+    overrides = compose.split_overrides(str(context.run_config["overrides"]))
     resumed = any(override.startswith("resume=") for override in overrides)  # it keeps what it began with
     if (preset := context.run_config["preset"]) and not resumed:
         overrides.insert(0, f"experiment={preset}")
-    settings = config.load(overrides)
+    settings = compose.load(overrides)
     run.run(settings, PromptGrid(grid), Path(settings.output_dir).absolute())

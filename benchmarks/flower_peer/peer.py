@@ -46,7 +46,7 @@ def load(mine: Adapted, weights: dict[str, Tensor]) -> None:
         layer.base.weight.copy_(weights[name])
 
 
-class Chain(FedAvg):
+class StateLog(FedAvg):
     """FedAvg that merges the mean factor into the weights and writes down when."""
 
     def __init__(self, workload: str, folder: Path, **options: Any) -> None:
@@ -74,6 +74,6 @@ def main(grid: Grid, context: Context) -> None:
     config = context.run_config
     cohort, clients = (getattr(WORKLOADS[config["workload"]], name) for name in ("cohort", "clients"))
     nodes = {"min_train_nodes": cohort, "min_available_nodes": clients}
-    strategy = Chain(config["workload"], Path(config["folder"]), fraction_train=cohort / clients, **nodes)
+    strategy = StateLog(config["workload"], Path(config["folder"]), fraction_train=cohort / clients, **nodes)
     told = ConfigRecord({"workload": config["workload"]})
     strategy.start(grid, strategy.weights(), config["rounds"], train_config=told)

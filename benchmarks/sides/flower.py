@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.workloads import SEED, Workload
-from fedrac.flower import superlink_environment, toml_string
+from fedrac.flower.superlink import superlink_environment, toml_string
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,11 +5,11 @@ import time
 from torch import Tensor
 
 from benchmarks.workloads import Workload
-from fedrac import client
-from fedrac.grid import InProcessGrid
-from fedrac.messages import to_record
-from fedrac.server import ServerSpec
-from fedrac.strategy import FedRacLora
+from fedrac.algorithm.server import ServerSpec
+from fedrac.flower import client_app
+from fedrac.flower.in_process_grid import InProcessGrid
+from fedrac.flower.strategy import FedRacLora
+from fedrac.protocol.messages import to_record
 
 
 class Side:
@@ -17,7 +17,7 @@ class Side:
         model, server = workload.build(), ServerSpec(workload.cohort)
         options = {"adapt": workload.adapt, "local": workload.local, "server": server}
         self.strategy = FedRacLora(model, workload.spec(device), **options)
-        self.start, self.grid, self.round = to_record(model.state_dict()), InProcessGrid(client.app), 0
+        self.start, self.grid, self.round = to_record(model.state_dict()), InProcessGrid(client_app.app), 0
 
     def run(self, rounds: int) -> list[float]:
         self.round += rounds

@@ -25,9 +25,9 @@ def load(spec: Mapping[str, Any]) -> Data:
             examples.
         FileNotFoundError: files that are not where ``spec`` says.
     """
-    from fedrac.component import construct
     from fedrac.data.coerce import coerce
     from fedrac.data.validation import hold_out
+    from fedrac.loading.target import construct
 
     loaded = coerce(construct({key: value for key, value in spec.items() if key != "validation"}, "data"))
     loaded.check_filled("train", "test")

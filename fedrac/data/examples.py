@@ -86,7 +86,7 @@ class Data:
         key: digest that identifies these data on this machine; part of the partition's cache key.
         labels: what the classes are called, where they have names.
         groups_apart: the test part is of other groups than the training part.
-        metrics: of the whole test part, besides those that are means over examples; see `fedrac.metrics`.
+        metrics: of the whole test part, besides those that are means over examples; see `fedrac.data.metrics`.
 
     Raises:
         ValueError: no examples at all, or parts that do not fit each other or the task.

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from fedrac.data import cache
 from fedrac.data.examples import Data, Examples
 from fedrac.data.hub import download
 from fedrac.data.idx import PARTS, find, read
 from fedrac.data.pixels import Classes, Part, prepare
 from fedrac.data.split import split
 from fedrac.data.store import stored
+from fedrac.loading import cache
 
 MEAN, STD = 0.1307, 0.3081  # of the 60,000 training images of MNIST
 

@@ -7,9 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from fedrac.component import construct
 from fedrac.data.coerce import coerce
 from fedrac.data.examples import Data
+from fedrac.loading.target import construct
 
 
 def load(spec: Mapping[str, Any], place: str) -> Data:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrac.streams import Stream
+from fedrac.algorithm.streams import Stream
 
 Index = NDArray[np.int64]
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from fedrac.data import cache
 from fedrac.data.examples import Data, Examples, Task
 from fedrac.data.tokens import Tokens
+from fedrac.loading import cache
 
 
 def stored(
@@ -22,7 +22,7 @@ def stored(
     """The data of loader ``name`` called with ``arguments``, from the cache or from ``build()``.
 
     Args:
-        name, arguments, files: identify the data, see :func:`fedrac.data.cache.key`.
+        name, arguments, files: identify the data, see :func:`fedrac.loading.cache.key`.
         task: what the targets are.
         build: returns the training part, the test part, and the number of outputs or the names of the classes.
         metrics: see :class:`Data`.

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrac.algorithm.streams import Stream
 from fedrac.data.examples import Data, Examples, Task
 from fedrac.data.store import stored
-from fedrac.streams import Stream
 
 Array = NDArray[np.float64]
 Targets = Callable[[Array, np.random.Generator], NDArray[Any]]

@@ -8,8 +8,8 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrac import metrics as of_sets
 from fedrac.data import hub
+from fedrac.data import metrics as of_sets
 from fedrac.data.columns import Columns, named_files, read_named
 from fedrac.data.examples import Data, Examples, Task
 from fedrac.data.split import Index, split, split_whole
@@ -84,7 +84,7 @@ def text(
         split_groups: a group is of one part as a whole, so that the model is tested on groups that no client has (and
             so it is with ``evaluate.validation``). Otherwise every class is divided alike.
         split_seed: names the split; not the run's seed.
-        metrics: of the whole test part, see `fedrac.metrics`.
+        metrics: of the whole test part, see `fedrac.data.metrics`.
         partial: a party's share of a federation. All rows of ``path`` are for training; classes may be missing, so the
             list must be given.
 
@@ -144,7 +144,7 @@ def tokenized(
     """The data of loader ``name``, from the cache or built from ``source()``.
 
     Args:
-        name, arguments, files: identify rows and split, see `fedrac.data.cache.key`; the rest is added here.
+        name, arguments, files: identify rows and split, see `fedrac.loading.cache.key`; the rest is added here.
         source: reads the columns.
         parts: the training and the test rows, each (k,) int64, from the columns and the groups.
         metrics: see `Data`.

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedrac.component import construct
+from fedrac.algorithm.streams import Stream
+from fedrac.loading.target import construct
 from fedrac.models.conv import cnn
 from fedrac.models.dense import linear, mlp
 from fedrac.models.scaled import scaled_linear
-from fedrac.streams import Stream
 
 __all__ = ["build", "cnn", "linear", "mlp", "scaled_linear"]
 

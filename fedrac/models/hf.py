@@ -13,18 +13,12 @@ What goes in and what comes out:
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from inspect import signature
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Head = Literal["sequence_classification", "causal_lm", "image_classification"]
-# What is on top, and the class of transformers that has it.
-HEADS: dict[str, str] = {
-    "sequence_classification": "AutoModelForSequenceClassification",
-    "causal_lm": "AutoModelForCausalLM",
-    "image_classification": "AutoModelForImageClassification",
-}
+from fedrac.models.heads import HEADS, Head, dropouts
 
 
 class HuggingFace(nn.Module):
@@ -184,12 +178,6 @@ def _replace(model: nn.Module, path: str, new: nn.Module) -> None:
     new.weight = nn.Parameter(weight.detach().t().contiguous(), weight.requires_grad)
     new.bias = old.get_parameter("bias")
     model.set_submodule(path, new.train(old.training))
-
-
-def dropouts(config: Any) -> dict[str, float]:
-    """The probabilities of a configuration's dropouts, by name."""
-    names = [name for name in config.to_dict() if "dropout" in name or "pdrop" in name]
-    return {name: p for name in names if isinstance(p := getattr(config, name), float | int)}
 
 
 def _heads(model: Any) -> Iterator[tuple[str, nn.Module]]:

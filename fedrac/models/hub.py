@@ -10,7 +10,7 @@ from typing import Any
 import transformers
 from transformers import AutoConfig
 
-from fedrac.models.hf import HEADS, dropouts
+from fedrac.models.heads import HEADS, dropouts
 
 log = logging.getLogger(__name__)
 

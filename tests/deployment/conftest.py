@@ -12,7 +12,7 @@ from deployed import ROOT, app_folder
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default digits: ``node-0``, ``node-1``, ``node-2`` and ``server``."""
     folder = tmp_path_factory.mktemp("data") / "digits"
-    command = [sys.executable, "-m", "fedrac.cli", "split", str(folder), "partition.clients=3"]
+    command = [sys.executable, "-m", "fedrac", "split", str(folder), "partition.clients=3"]
     subprocess.run(command, cwd=ROOT, check=True)
     return folder
 

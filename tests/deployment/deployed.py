@@ -15,7 +15,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fedrac import config, run
+from fedrac.experiment import compose, run
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {
@@ -119,10 +119,10 @@ class Federation:
                 when it has missed the one that was killed.
         """
         own = self.folder / "nodes" / str(node)
-        config = f'partition-id={node} data="{data}"'
+        compose = f'partition-id={node} data="{data}"'
         command = (
             f"flower-supernode --superlink 127.0.0.1:{self.port} --root-certificates {own / 'ca.crt'} "
-            f"--auth-supernode-private-key {own / 'key'} --port {free_port()} --node-config '{config}'"
+            f"--auth-supernode-private-key {own / 'key'} --port {free_port()} --node-config '{compose}'"
         )
         cache = {"FEDRAC_CACHE": str(self.folder / "state" / f"node-{node}" / "cache")}
         command = f"sh -c {shlex.quote(f'while :; do {command}; sleep 5; done')}" if again else command
@@ -141,8 +141,8 @@ class Federation:
 
     def run(self, overrides: str) -> None:
         """Hands a run to the SuperLink and returns at once."""
-        config = f"preset='nodes' overrides='{overrides}'"
-        self.flwr("run", str(self.app), "docker", "--run-config", config)
+        compose = f"preset='nodes' overrides='{overrides}'"
+        self.flwr("run", str(self.app), "docker", "--run-config", compose)
 
     def latest(self) -> dict[str, str]:
         """What the SuperLink says of the latest run: ``status``, e.g. ``finished:completed``, ``status-details``."""
@@ -185,6 +185,6 @@ def in_process(data: Path, output: Path, *overrides: str) -> dict[str, Tensor]:
         f"output_dir={output}",
         *overrides,
     ]
-    settings = config.load(["experiment=nodes", *given])
+    settings = compose.load(["experiment=nodes", *given])
     run.run(settings, run.in_process(settings), output)
     return load_file(output / "checkpoint" / "weights.safetensors")

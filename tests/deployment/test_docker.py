@@ -13,7 +13,7 @@ import torch
 from deployed import ENVIRONMENT, ROOT, free_port, in_process, make, wait_for
 from safetensors.torch import load_file
 
-from fedrac.record import read_metrics
+from fedrac.results.record import read_metrics
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get("FEDRAC_DOCKER"), reason="builds an image: run it with make docker-test"

@@ -10,7 +10,7 @@ import torch
 from deployed import Federation, free_port, in_process, make, wait_for
 from safetensors.torch import load_file
 
-from fedrac.record import read_metrics
+from fedrac.results.record import read_metrics
 
 pytestmark = [
     pytest.mark.slow,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedrac.flower import run_app, superlink_environment
+from fedrac.flower.superlink import run_app, superlink_environment
 
 ROOT = Path(__file__).parents[2]
 

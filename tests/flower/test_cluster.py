@@ -19,10 +19,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fedrac import client, config
-from fedrac.flower import run_app, superlink_environment
-from fedrac.grid import InProcessGrid
-from fedrac.run import run
+from fedrac.experiment import compose
+from fedrac.experiment.run import run
+from fedrac.flower import client_app
+from fedrac.flower.in_process_grid import InProcessGrid
+from fedrac.flower.superlink import run_app, superlink_environment
 
 pytestmark = [
     pytest.mark.slow,
@@ -126,8 +127,8 @@ def test_a_node_that_dies_does_not_change_the_run(
     assert all(list(cluster.cache(ip).iterdir()) for ip in (HEAD, SECOND))
     assert re.search(rf"Actor(Unavailable|Died)Error.*{re.escape(SECOND)}", said, re.DOTALL)
     assert [line["round"] for line in lines(found)] == list(range(1, ROUNDS + 1))
-    settings = config.load([*config.split_overrides(OVERRIDES), "runtime.hosts=2", f"output_dir={undisturbed}"])
-    run(settings, InProcessGrid(client.app, 2), undisturbed)
+    settings = compose.load([*compose.split_overrides(OVERRIDES), "runtime.hosts=2", f"output_dir={undisturbed}"])
+    run(settings, InProcessGrid(client_app.app, 2), undisturbed)
     for line, other in zip(lines(found), lines(undisturbed), strict=True):
         assert {**line, "seconds": 0} == {**other, "seconds": 0}
     weights = load_file(found / "checkpoint" / "weights.safetensors")

@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fedrac import client, config
-from fedrac.flower import run_app
-from fedrac.grid import InProcessGrid
-from fedrac.run import run
+from fedrac.experiment import compose
+from fedrac.experiment.run import run
+from fedrac.flower import client_app
+from fedrac.flower.in_process_grid import InProcessGrid
+from fedrac.flower.superlink import run_app
 
 pytestmark = pytest.mark.slow
 
@@ -29,8 +30,8 @@ OVERRIDES = (
 
 
 def in_process(folder: Path, hosts: int) -> Path:
-    settings = config.load([*config.split_overrides(OVERRIDES), f"runtime.hosts={hosts}", f"output_dir={folder}"])
-    run(settings, InProcessGrid(client.app, hosts), folder)
+    settings = compose.load([*compose.split_overrides(OVERRIDES), f"runtime.hosts={hosts}", f"output_dir={folder}"])
+    run(settings, InProcessGrid(client_app.app, hosts), folder)
     return folder
 
 

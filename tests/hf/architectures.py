@@ -8,8 +8,7 @@ import transformers
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedrac import task
-from fedrac.data import Task
+from fedrac.data import Task, tasks
 from fedrac.models.hf import HuggingFace
 
 SIZES = (3, 5, 8)  # examples of each client
@@ -26,7 +25,7 @@ class Workload:
     model: nn.Module
     inputs: dict[str, Tensor]
     targets: Tensor
-    task: Task = "classification"
+    tasks: Task = "classification"
 
     def wrapped(self) -> HuggingFace:
         """A copy of the model as fedrac uses it."""
@@ -52,7 +51,7 @@ class Workload:
         return functional_call(self.model, weights, (), {n: column[index] for n, column in self.inputs.items()}).logits
 
     def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return task.loss(self.task, logits, targets)
+        return tasks.loss(self.task, logits, targets)
 
 
 def _text(pairs: bool = False) -> dict[str, Tensor]:

@@ -7,15 +7,16 @@ from architectures import ARCHITECTURES, SIZES, Workload, gpt2, make, roberta
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from fedrac.batch import IGNORED
-from fedrac.blocks import AdaptSpec, Block, plan_blocks
-from fedrac.local import CohortResult, train_cohort
-from fedrac.method import Method
-from fedrac.optimizer import LocalSpec
-from fedrac.problem import Problem, Shard
-from fedrac.rounds import Start, draw_sketches, start_of_round
-from fedrac.server import advance, initial_state, round_means
-from fedrac.sketch import SketchSpec
+from fedrac.algorithm.adapt import AdaptSpec
+from fedrac.algorithm.blocks import Block, plan_blocks
+from fedrac.algorithm.method import Method
+from fedrac.algorithm.round_start import Start, draw_sketches, start_of_round
+from fedrac.algorithm.server import advance, initial_state, round_means
+from fedrac.algorithm.sketch import SketchSpec
+from fedrac.data.batch import IGNORED
+from fedrac.training.local import CohortResult, train_cohort
+from fedrac.training.optimizer import LocalSpec
+from fedrac.training.setup import Shard, TrainingSetup
 
 every_architecture = pytest.mark.parametrize("factory", ARCHITECTURES, ids=lambda f: f.__name__)
 both_sides = pytest.mark.parametrize("side", ["left", "right"])
@@ -42,7 +43,7 @@ class Run:
         self.shards = [Shard(c, rows) for c, rows in enumerate(torch.arange(sum(SIZES)).split(SIZES))]
 
     def train(self, shards: list[Shard], local: LocalSpec = LOCAL) -> CohortResult:
-        problem = Problem(self.model, self.blocks, self.work.losses, self._take)
+        problem = TrainingSetup(self.model, self.blocks, self.work.losses, self._take)
         return train_cohort(problem, self.start, shards, local, 0, 1)
 
     def _take(self, index: Tensor) -> tuple[Tensor, Tensor]:

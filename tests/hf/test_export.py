@@ -10,15 +10,17 @@ from architectures import bert, gpt2, gpt2_classifier, llama, make, roberta, vit
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from fedrac import client, commands, config, finished
+from fedrac.cli import commands
 from fedrac.data import Data, Examples
 from fedrac.data.tokens import join
-from fedrac.export.lora import best_pair
-from fedrac.export.pretrained import of_transformers
-from fedrac.grid import InProcessGrid
+from fedrac.experiment import compose, finished_run
+from fedrac.experiment.export.lora import best_pair
+from fedrac.experiment.export.pretrained import of_transformers
+from fedrac.experiment.run import run
+from fedrac.flower import client_app
+from fedrac.flower.in_process_grid import InProcessGrid
 from fedrac.models import linear
 from fedrac.models.hf import HEADS
-from fedrac.run import run
 
 HEAD_OF = {gpt2: "causal_lm", llama: "causal_lm", vit: "image_classification"}
 FACTORIES = (bert, roberta, gpt2, gpt2_classifier, llama, vit)
@@ -61,8 +63,8 @@ def finish(tmp_path_factory):
                 local.lr=0.05 local.batch_size=4
             """.split()
             outputs = [] if group == "hf_causal_lm" else ["model.outputs=3"]
-            settings = config.load([*chosen, *outputs, *overrides])
-            run(settings, InProcessGrid(client.app, 1), folder / "run")
+            settings = compose.load([*chosen, *outputs, *overrides])
+            run(settings, InProcessGrid(client_app.app, 1), folder / "run")
             done[key] = folder / "base", folder / "run"
         return done[key]
 
@@ -87,7 +89,7 @@ def learnt(factory, folder):
     work = make(factory)
     inputs, _ = work.whole(torch.arange(sum(architectures.SIZES)))
     with torch.no_grad():
-        out = finished.read(folder).model()(inputs.float() if inputs.is_floating_point() else inputs)
+        out = finished_run.read(folder).model()(inputs.float() if inputs.is_floating_point() else inputs)
     return out[work.targets != -100] if work.task == "causal_lm" else out
 
 
@@ -169,7 +171,7 @@ def test_card_says_where_the_model_comes_from(finish):
     card = (folder / "export-safetensors" / "README.md").read_text()
     for text in (str(base), "2 rounds of 2 clients", "test/accuracy", "factory: bert", "scheme: iid", "rank: 2"):
         assert text in card
-    weights = finished.read(folder).weights
+    weights = finished_run.read(folder).weights
     stored = load_file(folder / "export-safetensors" / "model.safetensors")
     assert all(torch.equal(stored[name], weight) for name, weight in weights.items())
 

@@ -10,10 +10,12 @@ from architectures import bert, gpt2, llama, make, roberta, vit
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from fedrac import config, models
-from fedrac.blocks import AdaptSpec, plan_blocks
-from fedrac.experiment import ConfigError, parse
-from fedrac.method import Method
+from fedrac import models
+from fedrac.algorithm.adapt import AdaptSpec
+from fedrac.algorithm.blocks import plan_blocks
+from fedrac.algorithm.method import Method
+from fedrac.experiment import compose
+from fedrac.experiment.settings import ConfigError, parse
 from fedrac.models.hf import HuggingFace, checkpoint
 from fedrac.models.sentence import sentence
 
@@ -31,7 +33,7 @@ def folders(tmp_path_factory):
 def trained(model, **names):
     """Names of what is trained, and the ranks, by the words of PEFT as a configuration has them."""
     given = ["model=hf", "model.checkpoint=x", "rank=3", *(f"adapt.{key}={value}" for key, value in names.items())]
-    return {b.name: b.rank for b in plan_blocks(model, parse(config.load(given)).adapt, Method())}
+    return {b.name: b.rank for b in plan_blocks(model, parse(compose.load(given)).adapt, Method())}
 
 
 def test_target_modules_are_ends_of_paths(folders):
@@ -57,7 +59,7 @@ def test_all_linear_leaves_out_the_head_and_the_embeddings(folders):
 
 
 def test_alpha_is_that_of_peft(folders):
-    adapt = parse(config.load(["model=hf", "model.checkpoint=x", "rank=4", "adapt.lora_alpha=6"])).adapt
+    adapt = parse(compose.load(["model=hf", "model.checkpoint=x", "rank=4", "adapt.lora_alpha=6"])).adapt
     assert {b.scale for b in plan_blocks(checkpoint(str(folders[bert]), outputs=3), adapt, Method()) if b.rank} == {1.5}
 
 
@@ -154,7 +156,8 @@ def test_texts_and_images_of_the_wrong_shape(folders):
 
 
 def test_transformers_is_imported_for_its_models_only():
-    code = "import sys, fedrac.run, fedrac.cli, fedrac.models.hf; print({'transformers', 'peft'} & set(sys.modules))"
+    code = "import sys, fedrac.experiment.run, fedrac.cli.main, fedrac.models.hf\n"
+    code += "print({'transformers', 'peft'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "set()"
 

@@ -9,12 +9,12 @@ from test_engine import Run
 from torch import Tensor, nn
 
 from fedrac.models.hf import HuggingFace, checkpoint_activations, dropouts
-from fedrac.optimizer import LocalSpec
+from fedrac.training.optimizer import LocalSpec
 
 LOCAL = LocalSpec("adamw", lr=0.02, batch_size=3)
 
 
-class Prepared(Run):
+class ReadyRun(Run):
     """A run on a model that is changed first."""
 
     def __init__(self, work: Workload, attention: str = "sdpa", dropout: float = 0.0) -> None:
@@ -36,7 +36,7 @@ def test_dropout_is_the_clients_own(factory, attention):
     if mask is not None:  # the first client's texts are short
         mask[:3, 4:] = 0
         work = replace(work, targets=work.targets.where(mask.bool(), -100) if factory is gpt2 else work.targets)
-    run, quiet = Prepared(work, attention, 0.3), Prepared(make(factory), attention)
+    run, quiet = ReadyRun(work, attention, 0.3), ReadyRun(make(factory), attention)
     together, without = run.factors(), quiet.factors()
     for shard in run.shards:
         for key, factor in run.train([shard], LOCAL).factors.items():
@@ -46,8 +46,8 @@ def test_dropout_is_the_clients_own(factory, attention):
 
 @pytest.mark.parametrize("factory", [bert, llama, vit], ids=lambda f: f.__name__)
 def test_gradient_checkpointing_changes_nothing(factory):
-    expected = Prepared(make(factory)).factors()
-    run = Prepared(make(factory))
+    expected = ReadyRun(make(factory)).factors()
+    run = ReadyRun(make(factory))
     checkpoint_activations(run.model.model)
     calls = []
     linear = next(m for m in run.model.modules() if isinstance(m, nn.Linear))
@@ -59,7 +59,7 @@ def test_gradient_checkpointing_changes_nothing(factory):
 
 
 def test_gradient_checkpointing_with_dropout_is_refused():
-    model = Prepared(make(bert), dropout=0.1).model.model
+    model = ReadyRun(make(bert), dropout=0.1).model.model
     with pytest.raises(ValueError, match=r"computes every layer twice .* set model.dropout=0"):
         checkpoint_activations(model)
 
@@ -69,7 +69,7 @@ def test_gradient_checkpointing_with_dropout_is_refused():
 def test_low_precision_is_near_to_full_precision(factory, autocast):
     """The factors themselves stay in the dtype of the start."""
     step = LocalSpec(lr=0.1, sampling="full")
-    exact, run = Prepared(make(factory)), Prepared(make(factory))
+    exact, run = ReadyRun(make(factory)), ReadyRun(make(factory))
     expected = exact.train(exact.shards, step).factors
     released = run.model.released()
     run.model = HuggingFace(released.float(), torch.bfloat16) if autocast else HuggingFace(released.bfloat16())

@@ -10,9 +10,12 @@ import pytest
 import torch
 import transformers
 
-from fedrac import client, commands, config, finished, models
-from fedrac.grid import InProcessGrid
-from fedrac.run import run
+from fedrac import models
+from fedrac.cli import commands
+from fedrac.experiment import compose, finished_run
+from fedrac.experiment.run import run
+from fedrac.flower import client_app
+from fedrac.flower.in_process_grid import InProcessGrid
 
 WORDS = ["<s>", "<pad>", "</s>", "<unk>", "good", "bad", "film", "plot", "the", "a", "and", "of"]
 LAYERS = "adapt.target_modules=[query, value, dense]"
@@ -41,8 +44,8 @@ def roberta(tmp_path_factory):
 
 
 def finish(folder, *overrides):
-    settings = config.load([*overrides, f"output_dir={folder}", "seed=1"])
-    return run(settings, InProcessGrid(client.app, 2), folder)
+    settings = compose.load([*overrides, f"output_dir={folder}", "seed=1"])
+    return run(settings, InProcessGrid(client_app.app, 2), folder)
 
 
 def predict(folder, *arguments):
@@ -226,7 +229,7 @@ def test_a_language_model_learns_to_write(tmp_path, reviews, capsys, monkeypatch
     capsys.readouterr()
     monkeypatch.setattr("sys.stdin", io.StringIO("the goo\n"))
     predict(tmp_path / "run", "--tokens", 5)
-    model, ids = finished.read(tmp_path / "run").model(), [byte + 3 for byte in b"the goo"]
+    model, ids = finished_run.read(tmp_path / "run").model(), [byte + 3 for byte in b"the goo"]
     while len(ids) < 7 + 5 and ids[-1] != 1:  # the end of the text
         ids.append(int(model(torch.tensor([[ids, [1] * len(ids)]]))[0, -1].argmax()))
     written = bytes(i - 3 for i in ids[7:] if i >= 3).decode(errors="ignore")

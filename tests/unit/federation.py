@@ -7,14 +7,11 @@ import torch
 from torch import Tensor
 from workloads import Workload
 
-from fedrac.blocks import AdaptSpec, Block, Rank, plan_blocks
-from fedrac.local import CohortResult, train_cohort
-from fedrac.method import Method
-from fedrac.optimizer import LocalSpec
-from fedrac.problem import Problem, Shard
-from fedrac.rounds import Sketches, Start, draw_sketches, start_of_round
-from fedrac.server import (
-    ServerState,
+from fedrac.algorithm.adapt import AdaptSpec
+from fedrac.algorithm.blocks import Block, Rank, plan_blocks
+from fedrac.algorithm.method import Method
+from fedrac.algorithm.round_start import Sketches, Start, draw_sketches, start_of_round
+from fedrac.algorithm.server import (
     Shares,
     Weighting,
     advance,
@@ -24,7 +21,11 @@ from fedrac.server import (
     round_means,
     shares,
 )
-from fedrac.sketch import Law, SketchSpec
+from fedrac.algorithm.sketch import Law, SketchSpec
+from fedrac.algorithm.state import ServerState
+from fedrac.training.local import CohortResult, train_cohort
+from fedrac.training.optimizer import LocalSpec
+from fedrac.training.setup import Shard, TrainingSetup
 
 
 @dataclass
@@ -69,7 +70,7 @@ class Federation:
         """The clients' part of the next round."""
         work, round_ = self.workload, self.state.round + 1
         work.model.load_state_dict(self.state.weights)
-        problem = Problem(work.model, self.blocks, work.loss, lambda i: (work.inputs[i], work.targets[i]))
+        problem = TrainingSetup(work.model, self.blocks, work.loss, lambda i: (work.inputs[i], work.targets[i]))
         chosen = [Shard(c, self.shards[c]) for c in clients]
         return train_cohort(problem, start or self.start(round_), chosen, self.local, self.seed, round_)
 

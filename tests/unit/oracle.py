@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from workloads import Workload
 
-from fedrac.method import Method
-from fedrac.optimizer import LocalSpec
-from fedrac.sketch import SketchSpec
-from fedrac.streams import Stream
+from fedrac.algorithm.method import Method
+from fedrac.algorithm.sketch import SketchSpec
+from fedrac.algorithm.streams import Stream
+from fedrac.training.optimizer import LocalSpec
 
 Factors = dict[str, Tensor]  # "name:A", "name:B" or "name:D"
 

@@ -9,15 +9,17 @@ from flwr.app import ArrayRecord, Message, MessageType
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from fedrac import client, config, models
-from fedrac.blocks import AdaptSpec
-from fedrac.grid import InProcessGrid
-from fedrac.messages import from_record, to_record
-from fedrac.method import Method
-from fedrac.optimizer import LocalSpec
-from fedrac.round_report import RoundReport
-from fedrac.server import ServerSpec
-from fedrac.strategy import FedRacLora
+from fedrac import models
+from fedrac.algorithm.adapt import AdaptSpec
+from fedrac.algorithm.method import Method
+from fedrac.algorithm.server import ServerSpec
+from fedrac.experiment import compose
+from fedrac.flower import client_app
+from fedrac.flower.in_process_grid import InProcessGrid
+from fedrac.flower.strategy import FedRacLora
+from fedrac.protocol.messages import from_record, to_record
+from fedrac.protocol.round_report import RoundReport
+from fedrac.training.optimizer import LocalSpec
 
 Tamper = Callable[[list[Message]], Iterable[Message]]
 CLIENTS = 6
@@ -60,7 +62,7 @@ class TamperedGrid(InProcessGrid):
     """Hands the replies to training messages to ``tamper`` before the server sees them."""
 
     def __init__(self, tamper: Tamper, nodes: int = 3) -> None:
-        super().__init__(client.app, nodes)
+        super().__init__(client_app.app, nodes)
         self.tamper = tamper
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
@@ -70,7 +72,7 @@ class TamperedGrid(InProcessGrid):
 
 
 def grid(nodes: int = 1) -> InProcessGrid:
-    return InProcessGrid(client.app, nodes)
+    return InProcessGrid(client_app.app, nodes)
 
 
 def train(strategy_: FedRacLora, nodes: int = 1, rounds: int = 3, **arguments: Any) -> list[RoundReport]:
@@ -106,4 +108,6 @@ def arrays(record: ArrayRecord) -> dict[str, Tensor]:
 
 def methods() -> dict[str, Method]:
     """Every file of ``conf/method``."""
-    return {path.stem: Method(**OmegaConf.load(path)) for path in sorted(Path(config.config_dir(), "method").iterdir())}
+    return {
+        path.stem: Method(**OmegaConf.load(path)) for path in sorted(Path(compose.config_dir(), "method").iterdir())
+    }

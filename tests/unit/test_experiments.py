@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 
 from experiments import __main__ as page
 from experiments import choose, federated, federated_theory, mnist, movies, recorded, regression, tfidf
-from fedrac import config
-from fedrac.affine import convex_problem
-from fedrac.experiment import parse
-from fedrac.report.runs import Run, read
+from fedrac.experiment import compose
+from fedrac.experiment.settings import parse
+from fedrac.results.report.runs import Run, read
+from fedrac.theory.affine import convex_problem
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,7 +80,7 @@ def test_what_was_chosen_is_one_sweep_a_rate(tmp_path: Path, capsys: pytest.Capt
 def recorded_run(folder: Path, accuracy: float, *overrides: str) -> None:
     """The files of a run of one round."""
     folder.mkdir(parents=True)
-    settings = config.load([*overrides, "rounds=1", f"output_dir={folder}"])
+    settings = compose.load([*overrides, "rounds=1", f"output_dir={folder}"])
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(settings))
     line = {"round": 1, "seconds": 1.0, "upload_bytes": 40, "download_bytes": 40, "test/accuracy": accuracy}
     (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
@@ -111,7 +111,7 @@ def test_a_run_that_diverged_before_it_was_evaluated_is_infinite_at_its_last_rou
 
 
 def test_the_step_of_the_counterexample_is_what_theory_says() -> None:
-    experiment = parse(config.load(["experiment=counterexample"]))
+    experiment = parse(compose.load(["experiment=counterexample"]))
     assert experiment.local.lr == pytest.approx(1 / convex_problem(experiment).smoothness("f"), rel=1e-6)
 
 
@@ -125,7 +125,7 @@ def test_the_floor_is_taken_over_the_last_half(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf/experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_experiment_is_a_valid_configuration(path: Path) -> None:
-    parse(config.load([f"experiment={path.stem}"]))
+    parse(compose.load([f"experiment={path.stem}"]))
 
 
 def test_the_page_is_written_whatever_there_is(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedrac.batch import IGNORED, batch, batches
+from fedrac.data.batch import IGNORED, batch, batches
 from fedrac.data.examples import Examples
 from fedrac.data.store import stored
 from fedrac.data.tokens import Tokens, join

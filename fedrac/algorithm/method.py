@@ -1,0 +1,84 @@
+"""The family of methods as four choices.
+
+=====================  ========  =======  =======  ==========
+method                 train     fresh    merge    average
+=====================  ========  =======  =======  ==========
+Fed-RAC-LoRA           factor    yes      yes      factors
+AsymmLoRA / FFA-LoRA   factor    no       no       factors
+FedAvg-LoRA (FedIT)    both      no       no       factors
+Fed-COLA               both      yes      yes      factors
+FLoRA                  both      yes      yes      products
+FedEx-LoRA             both      no       no       products
+FedAvg                 full      yes      yes      factors
+=====================  ========  =======  =======  ==========
+
+Algorithm 1 of arXiv 2410.08305 (RAC-LoRA, no federation) is the case of one client.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from fedrac.algorithm.sketch import Side
+
+Train = Literal["factor", "both", "full"]
+Average = Literal["factors", "products"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of federated fine-tuning.
+
+    Attributes:
+        name: how the literature calls it; for tables and figures only.
+        train: ``factor`` trains the factor opposite to the sketch, ``both`` trains the two of them, ``full`` the
+            whole matrix.
+        side: which factor is drawn at random: B (``left``) or A (``right``). The other one starts at zero.
+        fresh: the random factor is drawn anew every round; otherwise once for the run.
+        merge: the product goes into the weights every round and the factors start again (the chain); otherwise
+            the averaged factors are carried to the next round.
+        average: ``factors`` averages each factor; ``products`` makes the new model the mean of the clients' models,
+            which differs if both factors are trained (section 4.1: by the covariance of the factors).
+
+    Raises:
+        ValueError: a choice is unknown, or two of them contradict one another.
+    """
+
+    name: str = "Fed-RAC-LoRA"
+    train: Train = "factor"
+    side: Side = "left"
+    fresh: bool = True
+    merge: bool = True
+    average: Average = "factors"
+
+    def __post_init__(self) -> None:
+        for field, value, known in (
+            ("train", self.train, get_args(Train)),
+            ("side", self.side, get_args(Side)),
+            ("average", self.average, get_args(Average)),
+        ):
+            if value not in known:
+                raise ValueError(f"method.{field}={value!r} is unknown: choose one of {', '.join(known)}")
+        if self.average == "products" and self.train != "both":
+            raise ValueError(
+                f"method.average=products with method.train={self.train} is the same as averaging factors, because "
+                "all clients share the other factor: set method.average=factors"
+            )
+        if self.train == "full" and not self.merge:
+            raise ValueError("method.train=full has no factors to carry: set method.merge=true")
+        if self.fresh and not self.merge:
+            raise ValueError("method.fresh=true needs method.merge=true: a carried factor belongs to its old sketch")
+
+    def sketch_round(self, round_: int) -> int:
+        """The round that names the random factor of ``round_``: the round itself, or 1 if it is drawn once."""
+        return round_ if self.fresh else 1
+
+    def trained_letters(self, full: bool) -> tuple[str, ...]:
+        """Which matrices of a block are trained: ``D`` (the whole update), ``A`` or ``B``, or ``A`` and ``B``."""
+        if full or self.train == "full":
+            return ("D",)
+        return ("A", "B") if self.train == "both" else ("A",) if self.side == "left" else ("B",)
+
+    @property
+    def drawn_letter(self) -> str:
+        """The factor that is drawn at random: ``B`` left, ``A`` right."""
+        return "B" if self.side == "left" else "A"

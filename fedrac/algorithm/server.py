@@ -1,0 +1,219 @@
+"""The server's part of Algorithm 2 (Fed-RAC-LoRA, arXiv 2410.08305): draw a cohort, average, step.
+
+Pure functions over a frozen state. Weights and factors are CPU tensors in the master dtype (float32 or float64).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedrac.algorithm.blocks import Block
+from fedrac.algorithm.method import Method
+from fedrac.algorithm.round_start import draw_sketches, start_of_round
+from fedrac.algorithm.schedule import ScheduleSpec
+from fedrac.algorithm.sketch import SketchSpec
+from fedrac.algorithm.state import ServerState
+from fedrac.algorithm.streams import Index, Stream
+
+Weighting = Literal["uniform", "examples"]
+Shares = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ServerSpec:
+    """How the server samples and steps.
+
+    Attributes:
+        cohort_size: clients per round, C.
+        min_fraction: the least share of the cohort that must have answered well for a round to count.
+        weighting: ``uniform`` (the plain mean of Algorithm 2) or ``examples``.
+        eta: the server's step eta', dimensionless; 1 makes the new model the mean of the clients' models.
+        schedule: of ``eta`` over rounds.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    cohort_size: int = 10
+    min_fraction: float = 1.0
+    weighting: Weighting = "uniform"
+    eta: float = 1.0
+    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+
+    def __post_init__(self) -> None:
+        if self.cohort_size < 1:
+            raise ValueError(f"cohort.size={self.cohort_size} must be at least 1")
+        if not 0 < self.min_fraction <= 1:
+            raise ValueError(f"cohort.min_fraction={self.min_fraction} must lie in (0, 1]")
+        if self.weighting not in ("uniform", "examples"):
+            raise ValueError(f"server.weighting={self.weighting!r} is unknown: choose uniform or examples")
+        if not self.eta > 0:
+            raise ValueError(f"server.eta={self.eta} must be positive")
+
+    @property
+    def least_clients(self) -> int:
+        """The least number of good answers with which a round counts."""
+        return next(n for n in range(1, self.cohort_size + 1) if n / self.cohort_size >= self.min_fraction)
+
+
+def initial_state(
+    weights: Mapping[str, Tensor], blocks: Sequence[Block], method: Method, spec: SketchSpec
+) -> ServerState:
+    """The state before round 1."""
+    if method.merge:
+        return ServerState(0, dict(weights), {})
+    adapted = [b for b in blocks if b.rank is not None]
+    sketches = draw_sketches(adapted, method, spec, 1)
+    master = next(iter(weights[b.name].dtype for b in blocks))
+    return ServerState(0, dict(weights), start_of_round(adapted, method, sketches.values, {}, master).trained)
+
+
+def draw_cohort(clients: Sequence[int] | Index, size: int, seed: int, round_: int) -> list[int]:
+    """``size`` distinct clients, uniform over all of them, ascending, from the stream ``cohort/round``.
+
+    Raises:
+        ValueError: there are fewer clients than that.
+    """
+    if size > len(clients):
+        raise ValueError(f"cohort.size={size} is larger than the population of {len(clients)} clients: lower it")
+    ordered = np.asarray(clients, dtype=np.int64)
+    if (ordered[1:] < ordered[:-1]).any():  # looking is cheaper than sorting, and a population is sorted already
+        ordered = np.sort(ordered)
+    return [int(c) for c in ordered[Stream(seed, "cohort", round_).subset(len(ordered), size)]]
+
+
+def shares(examples: Sequence[int], weighting: Weighting) -> Shares:
+    """(C,) float64, summing to 1: equal, or in proportion to the clients' numbers of examples."""
+    counts = np.ones(len(examples)) if weighting == "uniform" else np.asarray(examples, dtype=np.float64)
+    return np.asarray(counts / counts.sum(), dtype=np.float64)
+
+
+def average(stacked: Tensor, weights: Shares) -> Tensor:
+    """Weighted sum over the first axis (C, ...), in float64, one client after another: never in another order."""
+    total = np.zeros(stacked.shape[1:], dtype=np.float64)
+    for weight, factor in zip(weights, stacked.double().numpy(), strict=True):
+        total += weight * factor
+    return torch.from_numpy(total)
+
+
+def product(b: Tensor, a: Tensor) -> Tensor:
+    """``B A`` (m, n) as a sum of r outer products, in order, multiply and add apart: the same on every machine."""
+    left, right = b.numpy(), a.numpy()
+    total = np.zeros((left.shape[0], right.shape[1]), dtype=left.dtype)
+    for j in range(right.shape[0]):
+        total += left[:, j, None] * right[None, j]
+    return torch.from_numpy(total)
+
+
+def effective_weights(
+    state: ServerState, blocks: Sequence[Block], method: Method, sketches: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The model as it predicts: the weights, with carried factors merged into a copy."""
+    weights = dict(state.weights)
+    for block in blocks if state.factors else ():
+        if block.rank is not None:
+            w = weights[block.name]
+            weights[block.name] = w + block.scale * _pair_product(block, method, sketches, state.factors, w)
+    return _tie(weights, blocks)
+
+
+def round_means(
+    state: ServerState, blocks: Sequence[Block], method: Method, stacked: Mapping[str, Tensor], weights: Shares
+) -> dict[str, Tensor]:
+    """All that the next state needs of the clients' factors, in the master dtype; see `mean_shapes`.
+
+    Args:
+        stacked: by `Block.key`, (C, ...), what the clients found, in order of client id.
+        weights: (C,), summing to 1.
+    """
+    found = {}
+    for block in blocks:
+        for letters in mean_letters(block, method):
+            mean = (
+                _mean_of_products(stacked, block, weights)
+                if letters == "BA"
+                else average(stacked[block.key(letters)], weights)
+            )
+            found[block.key(letters)] = mean.to(state.weights[block.name].dtype)
+    return found
+
+
+def mean_letters(block: Block, method: Method) -> tuple[str, ...]:
+    """Of what a round takes the mean: each trained factor; the product ``BA``, if products are averaged."""
+    letters = method.trained_letters(block.rank is None)
+    if method.average == "factors" or block.rank is None:
+        return letters
+    return ("BA",) if method.merge else (*letters, "BA")
+
+
+def mean_shapes(blocks: Sequence[Block], method: Method) -> dict[str, tuple[int, ...]]:
+    """Key and shape of every mean that makes up a round: what a host needs to make the server's step itself."""
+    return {b.key(x): (b.m, b.n) if x == "BA" else b.factor_shape(x) for b in blocks for x in mean_letters(b, method)}
+
+
+def advance(
+    state: ServerState,
+    blocks: Sequence[Block],
+    method: Method,
+    sketches: Mapping[str, Tensor],
+    means: Mapping[str, Tensor],
+    eta: float,
+) -> ServerState:
+    """The server step, ``W + eta' s B_S A_bar`` for the paper's method and its kin for the rest of the family.
+
+    It has the same bits wherever it is made.
+
+    Args:
+        sketches: by `Block.name`, those of this round.
+        means: as `round_means` gives them.
+        eta: the server's step eta' of this round.
+
+    Returns:
+        The state after the round.
+    """
+    merged, carried = dict(state.weights), dict(state.factors)
+    for block in blocks:
+        w = merged[block.name]
+        mine = {block.key(letters): means[block.key(letters)] for letters in mean_letters(block, method)}
+        if block.rank is None:
+            merged[block.name] = w + eta * mine[block.key("D")]
+            continue
+        after = {k: state.factors[k] + eta * (mean - state.factors[k]) for k, mean in mine.items() if k in carried}
+        if method.average == "products":
+            before = _pair_product(block, method, sketches, state.factors, w) if after else 0.0
+            carry = _pair_product(block, method, sketches, after, w) - before if after else 0.0
+            target = mine[block.key("BA")].reshape(w.shape)
+            merged[block.name] = w + block.scale * (eta * (target - before) - carry)
+        elif method.merge:
+            merged[block.name] = w + (eta * block.scale) * _pair_product(block, method, sketches, mine, w)
+        carried.update(after)
+    return ServerState(state.round + 1, _tie(merged, blocks), carried, state.guard)
+
+
+def _tie(weights: dict[str, Tensor], blocks: Sequence[Block]) -> dict[str, Tensor]:
+    """A state dict names a tied parameter more than once; all names get the block's value."""
+    for block in blocks:
+        aliases = [name for name in block.names if name in weights and name != block.name]
+        weights.update({name: weights[block.name].clone() for name in aliases})
+    return weights
+
+
+def _pair_product(
+    block: Block, method: Method, sketches: Mapping[str, Tensor], factors: Mapping[str, Tensor], like: Tensor
+) -> Tensor:
+    """``B A`` of a block in the shape and dtype of its weight; a factor that is not trained is the sketch."""
+    b, a = (factors.get(block.key(x), sketches.get(block.name)) for x in "BA")
+    assert a is not None and b is not None
+    return product(b.to(like.dtype), a.to(like.dtype)).reshape(like.shape)
+
+
+def _mean_of_products(stacked: Mapping[str, Tensor], block: Block, weights: Shares) -> Tensor:
+    """``sum_c w_c B_c A_c`` (m, n) in float64."""
+    a, b = stacked[block.key("A")].double(), stacked[block.key("B")].double()
+    scaled = b * torch.from_numpy(weights).view(-1, 1, 1)
+    return scaled.permute(1, 0, 2).reshape(block.m, -1) @ a.reshape(-1, block.n)

@@ -1,0 +1,119 @@
+"""The frozen factor of a round: its laws, its digest, its Gram matrix.
+
+Section 4 of arXiv 2410.08305: a left sketch is ``B_S`` (m x r), the update is ``s B_S A`` and its columns lie in
+the span of ``B_S``; a right sketch is ``A_S`` (r x n), the update is ``s B A_S``. Clients rebuild the sketch from
+the run's seed, the round and the parameter's name; it never crosses the network. For every law here
+``E[H] = (E[rank]/m) I`` (left; n instead of m for right), which is Assumption 5.1.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedrac.algorithm.streams import Stream, Words, uniform
+
+Side = Literal["left", "right"]
+Law = Literal["popcount", "gaussian", "rademacher", "haar", "coordinate"]
+
+
+@dataclass(frozen=True)
+class SketchSpec:
+    """What every client needs to rebuild the sketches of a run.
+
+    Attributes:
+        law: distribution of the entries. ``popcount`` (nearly Gaussian) and ``rademacher`` are equal to the last
+            bit on every machine; ``gaussian`` is rounded to float32 and equal but for rare last bits of a math
+            library; ``haar`` has orthonormal columns (left) or rows (right); ``coordinate`` picks r distinct unit
+            vectors.
+        side: which factor is frozen.
+        seed: the run's seed.
+
+    Raises:
+        ValueError: the law or the side is none of those.
+    """
+
+    law: Law = "popcount"
+    side: Side = "left"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.law not in get_args(Law):
+            raise ValueError(f"sketch law {self.law!r} is unknown: choose one of {', '.join(get_args(Law))}")
+        if self.side not in get_args(Side):
+            raise ValueError(f"side {self.side!r} is unknown: choose left (train A) or right (train B)")
+
+    def raw(self, round_: int, name: str, m: int, n: int, rank: int) -> Tensor:
+        """Entries before orthonormalisation, float64: (m, rank) left, (rank, n) right. These have the digest."""
+        stream = Stream(self.seed, "sketch", round_, name)
+        rows, columns = (m, rank) if self.side == "left" else (rank, n)
+        if self.law == "coordinate":
+            return _unit_vectors(stream, rows, columns, self.side)
+        return torch.from_numpy(_entries(self.law, stream.words(rows * columns))).reshape(rows, columns)
+
+    def finish(self, raw: Tensor) -> Tensor:
+        """The sketch itself, float64: ``raw`` for every law but ``haar``, which is made orthonormal."""
+        if self.law != "haar":
+            return raw
+        return orthonormal(raw) if self.side == "left" else orthonormal(raw.T).T
+
+    def draw(self, round_: int, name: str, m: int, n: int, rank: int) -> Tensor:
+        """The frozen factor of ``round_`` for parameter ``name``, float64: (m, rank) left, (rank, n) right."""
+        return self.finish(self.raw(round_, name, m, n, rank))
+
+
+def _entries(law: Law, words: Words) -> NDArray[np.float64]:
+    if law == "rademacher":
+        return 1.0 - 2.0 * (words >> np.uint64(63)).astype(np.float64)
+    if law == "popcount":  # mean 0, variance 64/4/16 = 1, multiples of 1/4: exact in bf16, fp16 and fp32
+        return (np.bitwise_count(words).astype(np.float64) - 32.0) / 4.0
+    normal: NDArray[np.float64] = torch.special.ndtri(torch.from_numpy(uniform(words))).float().double().numpy()
+    return normal
+
+
+def _unit_vectors(stream: Stream, rows: int, columns: int, side: Side) -> Tensor:
+    long, rank = (rows, columns) if side == "left" else (columns, rows)
+    sketch = torch.zeros(long, rank, dtype=torch.float64)
+    sketch[torch.from_numpy(stream.distinct(long, rank)), torch.arange(rank)] = 1.0
+    return sketch if side == "left" else sketch.T.contiguous()
+
+
+def orthonormal(b: Tensor) -> Tensor:
+    """Orthonormal basis of the columns of ``b`` (m, r) by Cholesky-QR, float64.
+
+    Unlike LAPACK's QR it has one answer up to rounding: no sign is free. The second pass restores the digits
+    that the squared condition number of the Gram matrix costs the first.
+    """
+    for _ in range(2):
+        b = torch.linalg.solve_triangular(torch.linalg.cholesky(b.T @ b), b.T, upper=False).T
+    return b
+
+
+def gram_inverse(sketch: Tensor, side: Side) -> Tensor:
+    """``(B^T B)^+`` (left) or ``(A A^T)^+`` (right) of a sketch, (r, r) float64.
+
+    From the pseudo-inverse of the sketch itself: its condition number is not squared, and a sketch that lost rank
+    (possible on tiny layers) still gives a projection.
+    """
+    pinv: Tensor = torch.linalg.pinv(sketch.double())
+    return pinv @ pinv.T if side == "left" else pinv.T @ pinv
+
+
+def projection(sketch: Tensor, side: Side) -> Tensor:
+    """The orthogonal projection H of section 4 of the paper, float64: (m, m) left, (n, n) right."""
+    sketch = sketch.double()
+    pinv: Tensor = torch.linalg.pinv(sketch)
+    return sketch @ pinv if side == "left" else pinv @ sketch
+
+
+def digest(raws: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names and the little-endian float64 bytes of the raw sketches, in order of name."""
+    sha = hashlib.sha256()
+    for name in sorted(raws):
+        sha.update(name.encode() + b"\0" + raws[name].contiguous().numpy().astype("<f8").tobytes())
+    return sha.hexdigest()

@@ -1,0 +1,54 @@
+"""What a run carries from one round to the next; checkpoints keep it, and a run goes on from it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Rounds that cost the same.
+
+    Attributes:
+        cohort, population: clients a round, and clients in all.
+        multiplier: standard deviation of the noise over the sensitivity.
+        rounds: how many there were.
+    """
+
+    cohort: int
+    population: int
+    multiplier: float
+    rounds: int
+
+
+@dataclass(frozen=True)
+class GuardState:
+    """What the guard carries from round to round; kept with the checkpoints.
+
+    Attributes:
+        clip: the bound of the next round, where it adapts.
+        secret: the seed of noise and cohorts, where the system drew it.
+        spent: rounds with noise so far.
+    """
+
+    clip: float | None = None
+    secret: int | None = None
+    spent: tuple[Spent, ...] = ()
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """Where a run stands.
+
+    Attributes:
+        round: the last finished round; 0 before the first.
+        weights: all parameters and buffers of the model, by name; carried factors are not part of them.
+        factors: by `Block.key`, the factors that a method without merging carries on; empty for the others.
+        guard: what clipping and noise carry on.
+    """
+
+    round: int
+    weights: Mapping[str, Tensor]
+    factors: Mapping[str, Tensor]
+    guard: GuardState = field(default_factory=GuardState)

@@ -1,0 +1,34 @@
+"""Many runs: every combination of some values, in processes side by side, gone on with after an interruption."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedrac.cli.commands.report import show
+from fedrac.cli.sweep.cells import Status, prepare
+from fedrac.cli.sweep.lock import locked
+from fedrac.cli.sweep.pool import run_all
+from fedrac.cli.sweep.progress import SweepProgress
+
+
+def main(overrides: Sequence[str]) -> int:
+    """Runs the sweep of ``fedrac -m KEY=V1,V2 ...``; returns the exit code, 1 if a cell failed.
+
+    Raises:
+        ConfigError: a cell's settings are wrong, or its folder holds another run; no cell has been started then.
+        BlockingIOError: another process runs the same sweep.
+    """
+    spec, cells = prepare(overrides)
+    assert spec.dir is not None
+    folder = Path(spec.dir).absolute()
+    with locked(folder):
+        todo = [cell for cell in cells if cell.status is not Status.FINISHED]
+        progress = SweepProgress(cells, folder, min(spec.jobs, len(todo)))
+        try:
+            run_all(todo, spec.jobs, progress)
+        except KeyboardInterrupt:
+            progress.stopped()
+            return 130
+        failed = progress.end()
+        if len(failed) < len(cells):
+            show(folder, folder / "report")
+    return 1 if failed else 0

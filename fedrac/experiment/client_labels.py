@@ -1,0 +1,45 @@
+"""How many examples of each label each client has, recorded at a run's start: the data may be gone later."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrac import data
+from fedrac.experiment.settings import Experiment
+from fedrac.partition import partition
+from fedrac.protocol.connected_clients import ConnectedClients
+
+_MOST_NUMBERS = 50_000_000
+
+
+def label_counts(targets: NDArray[Any], division: partition.Partition, labels: int) -> NDArray[np.int32]:
+    """(clients, labels): examples of each label on each client.
+
+    Args:
+        targets: (N,) labels of all training examples.
+        division: who has which.
+        labels: how many there are.
+    """
+    owners = np.repeat(np.arange(division.clients), division.sizes)
+    pairs = owners * labels + np.asarray(targets)[division.index]
+    return np.bincount(pairs, minlength=division.clients * labels).reshape(-1, labels).astype(np.int32)
+
+
+def write(folder: Path, experiment: Experiment, examples: data.Data, population: ConnectedClients) -> None:
+    """Writes ``clients.npz`` of a classification, unless the hosts have data of their own: those stay with them."""
+    if examples.task != "classification" or examples.train.targets is None:
+        return
+    try:
+        division = partition.make(experiment.partition, examples, experiment.seed)
+    except ValueError:  # not what is on the hosts
+        return
+    hosts = {hosted.partition for hosted in population.hosts.values()}
+    if hosts != {division.digest} or division.clients * examples.outputs > _MOST_NUMBERS:
+        return
+    part = folder / f".clients.npz.{os.getpid()}"
+    with part.open("wb") as file:
+        np.savez_compressed(file, labels=label_counts(examples.train.targets, division, examples.outputs))
+    part.replace(folder / "clients.npz")

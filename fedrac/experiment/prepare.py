@@ -1,0 +1,147 @@
+"""What a run works with: made, and found to fit, before anything is written."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from flwr.app import ArrayRecord, MetricRecord
+from flwr.serverapp import Grid
+from omegaconf import DictConfig
+from torch import nn
+
+from fedrac import data, models
+from fedrac.algorithm.state import ServerState
+from fedrac.data import own
+from fedrac.data.batch import batches
+from fedrac.experiment.pretrain import initial_weights
+from fedrac.experiment.settings import Experiment, parse
+from fedrac.experiment.training_objective import objective
+from fedrac.flower.host import pick_device
+from fedrac.flower.round_loop import Evaluate
+from fedrac.flower.strategy import FedRacLora
+from fedrac.partition.partition import NODES
+from fedrac.protocol.messages import from_record, to_record
+from fedrac.results import checkpoint
+from fedrac.training import evaluation
+
+log = logging.getLogger(__name__)
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class ReadyRun:
+    """A run before its first round, or where an earlier one stopped.
+
+    Attributes:
+        experiment: the settings.
+        strategy: connected to its clients.
+        examples: what the server tests on, if it has any.
+        test: measures merged weights on them.
+        start: the weights before round 1.
+        state: where an earlier run stopped; None: the run begins.
+        initial, now: the metrics of the weights before round 1, and of those that the run goes on with.
+    """
+
+    experiment: Experiment
+    strategy: FedRacLora
+    examples: data.Data | None
+    test: Evaluate | None
+    start: ArrayRecord
+    state: ServerState | None
+    initial: Metrics
+    now: Metrics
+
+    @property
+    def finished(self) -> int:
+        """How many rounds have been made already."""
+        return self.state.round if self.state else 0
+
+
+def prepare(settings: DictConfig, grid: Grid) -> ReadyRun:
+    """Reads the settings, loads what they name, asks the nodes which clients they serve, and tests the first weights.
+
+    Raises:
+        ValueError: a setting is wrong.
+        RuntimeError: no node is connected, or one cannot serve.
+    """
+    experiment = parse(settings)
+    if experiment.runtime.threads is not None:
+        torch.set_num_threads(experiment.runtime.threads)
+    model, examples = models.build(experiment.model, experiment.seed), server_data(experiment)
+    strategy = build_strategy(experiment, model, test_on_clients=examples is None)
+    state = _stopped_at(Path(settings.resume)) if settings.resume else None
+    strategy.connect(grid)
+    test = _measuring(experiment, model, examples, strategy) if examples else None
+    start = to_record(initial_weights(experiment))
+    initial = now = _measured(test, start) if test else {}
+    experiment.checkpoint.check(initial)
+    if state is not None:
+        strategy.state = state
+        now = _measured(test, to_record(strategy.effective_weights())) if test else {}
+    return ReadyRun(experiment, strategy, examples, test, start, state, initial, now)
+
+
+def server_data(experiment: Experiment) -> data.Data | None:
+    """What the server tests on; None where the nodes have data of their own and the server has nothing."""
+    if experiment.partition.get("scheme") != NODES or "path" not in experiment.data:
+        return data.load(experiment.data)
+    found = own.load(experiment.data, experiment.data["path"]) if experiment.data["path"] else None
+    return found if found is not None and len(found.test) else None
+
+
+def build_strategy(experiment: Experiment, model: nn.Module, test_on_clients: bool = False) -> FedRacLora:
+    """The strategy that the configuration describes."""
+    return FedRacLora(
+        model,
+        experiment.workload(),
+        method=experiment.method,
+        adapt=experiment.adapt,
+        law=experiment.law,
+        local=experiment.local,
+        local_schedule=experiment.local_schedule,
+        server=experiment.server,
+        guard=experiment.guard,
+        send_sketch=experiment.send_sketch,
+        evaluate_every=experiment.evaluate.every,
+        evaluate_on_clients=experiment.evaluate.on_clients or test_on_clients,
+    )
+
+
+def _measuring(experiment: Experiment, model: nn.Module, examples: data.Data, strategy: FedRacLora) -> Evaluate:
+    """Tests merged weights, and computes the training objective where that is asked for."""
+    test = tester(experiment, model, examples)
+    if not experiment.evaluate.objective:
+        return test
+    examples.check_filled("train")
+    value = objective(experiment, model, examples, strategy.blocks)
+    return lambda round_, arrays: MetricRecord({**test(round_, arrays), "train/objective": value(arrays)})
+
+
+def tester(experiment: Experiment, model: nn.Module, examples: data.Data) -> Callable[[int, ArrayRecord], MetricRecord]:
+    """A function that tests merged weights on the server's test examples: ``test/loss`` and the task's metrics."""
+    device, dtype = pick_device(experiment.runtime.device), getattr(torch, experiment.runtime.dtype)
+    model = model.to(device, dtype)
+    parts = list(batches(examples.test, experiment.evaluate.batch_size, device, dtype))
+
+    def evaluate(round_: int, arrays: ArrayRecord) -> MetricRecord:
+        model.load_state_dict(from_record(arrays))
+        found = evaluation.measure(model, examples.task, examples.metrics, parts)
+        return MetricRecord({f"test/{name}": value for name, value in found.items()})
+
+    return evaluate
+
+
+def _measured(test: Evaluate, weights: ArrayRecord) -> Metrics:
+    return {name: float(value) for name, value in (test(0, weights) or {}).items()}  # type: ignore[arg-type]
+
+
+def _stopped_at(folder: Path) -> ServerState | None:
+    """Where a run stopped; None if that was before its first checkpoint."""
+    try:
+        return checkpoint.load(folder)
+    except FileNotFoundError:
+        log.warning("%s has no checkpoint yet: the run starts with round 1", folder)
+        return None

@@ -1,0 +1,71 @@
+"""The model that a run starts from: random, or pre-trained in one place and kept in the cache.
+
+Pre-training is Algorithm 1 with full rank: a federation of one client that trains every parameter for one round.
+"""
+
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord
+from torch import Tensor
+
+from fedrac import data, models
+from fedrac.algorithm.adapt import AdaptSpec
+from fedrac.algorithm.method import Method
+from fedrac.algorithm.server import ServerSpec
+from fedrac.experiment.settings import Experiment
+from fedrac.flower import client_app
+from fedrac.flower.in_process_grid import InProcessGrid
+from fedrac.flower.strategy import FedRacLora
+from fedrac.loading import cache
+from fedrac.protocol.messages import to_record
+from fedrac.protocol.state_digest import in_master_dtype
+from fedrac.training.optimizer import LocalSpec
+
+
+def initial_weights(experiment: Experiment) -> dict[str, Tensor]:
+    """The state dict before round 1, in the master dtype (float64 if the run computes in it, else float32).
+
+    Raises:
+        ValueError: the data cannot be had in the form that ``pretrain.data`` wants.
+    """
+    spec = experiment.pretrain
+    if not spec.enabled:
+        return in_master_dtype(models.build(experiment.model, experiment.seed).state_dict(), experiment.runtime.dtype)
+    workload: dict[str, Any] = {
+        "data": {**experiment.data, "validation": None, **(spec.data or {})},
+        "partition": {"scheme": "iid", "clients": 1},
+        "model": dict(experiment.model),
+        "seed": experiment.seed if spec.seed is None else spec.seed,
+        "dtype": "float32",
+        "device": "cpu",
+    }
+    try:
+        data.load(workload["data"])
+    except ValueError as error:
+        raise ValueError(
+            f"pre-training: {error}. Set pretrain=none, or pretrain.data to what these data take"
+        ) from error
+    arguments = {"workload": workload, "epochs": spec.epochs, "batch_size": spec.batch_size, "lr": spec.lr}
+
+    def build() -> dict[str, Any]:
+        trained = _train(workload, LocalSpec("adamw", spec.lr, spec.epochs, spec.batch_size))
+        return {name: tensor.numpy() for name, tensor in trained.items()}
+
+    arrays = cache.arrays(cache.key("pretrain", {**arguments, "torch": torch.__version__}), build)
+    return in_master_dtype({name: torch.tensor(a) for name, a in arrays.items()}, experiment.runtime.dtype)
+
+
+def _train(workload: dict[str, Any], local: LocalSpec) -> dict[str, Tensor]:
+    model = models.build(workload["model"], workload["seed"])
+    strategy = FedRacLora(
+        model,
+        workload,
+        method=Method("FPFT", train="full"),
+        adapt=AdaptSpec({"*": "full"}, ("*",)),
+        local=local,
+        server=ServerSpec(cohort_size=1),
+    )
+    start: ArrayRecord = to_record(model.state_dict())
+    strategy.start(InProcessGrid(client_app.app), start, num_rounds=1)
+    return strategy.effective_weights()

@@ -1,0 +1,94 @@
+"""One run, the same in every runtime: configuration and Grid in, recorded results out."""
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from flwr.serverapp import Grid
+from omegaconf import DictConfig
+
+from fedrac.experiment import client_labels, compose
+from fedrac.experiment.prepare import ReadyRun, prepare
+from fedrac.flower import client_app
+from fedrac.flower.in_process_grid import InProcessGrid
+from fedrac.monitoring.json_log import JsonLog
+from fedrac.monitoring.progress import Progress, Watcher
+from fedrac.monitoring.status import Status
+from fedrac.monitoring.trackers import tracking
+from fedrac.protocol.node_config import own_nodes
+from fedrac.protocol.round_report import Divergence, RoundReport
+from fedrac.results.checkpoint_schedule import Checkpoints
+from fedrac.results.record import Record
+
+
+def run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | None = None) -> dict[str, Any]:
+    """Runs the configured experiment and records it.
+
+    Args:
+        settings: the configuration, as `fedrac.experiment.compose.load` gives it.
+        grid: reaches the hosts.
+        output_dir: where the results go.
+        watcher: is told how it goes; by default it is printed.
+
+    Returns:
+        The content of ``summary.json``.
+
+    Raises:
+        ValueError: a setting is wrong; nothing has been written then.
+        CohortFailure: a round failed; all finished rounds are on disk. If it was a `Divergence`, so is the summary.
+    """
+    ready = prepare(settings, grid)
+    experiment, strategy = ready.experiment, ready.strategy
+    record = _record(ready, settings, output_dir)
+    checkpoints = Checkpoints(output_dir, experiment.checkpoint, strategy)
+    status = Status(output_dir, experiment.rounds, ready.finished)
+    shown = watcher or (JsonLog() if experiment.runtime.log == "json" else Progress())
+    with tracking(settings.get("track"), settings) as trackers, status, closing(checkpoints):
+        watchers: list[Watcher] = [shown, *trackers]
+        for each in watchers:
+            each.begin(strategy, experiment.rounds, output_dir, ready.now)
+
+        def on_round(report: RoundReport) -> None:
+            for told in (record.add, checkpoints.after, status.round, *(each.round for each in watchers)):
+                told(report)
+
+        try:
+            _train(ready, grid, on_round, checkpoints.before_clients)
+        except Divergence:  # that is a result, too
+            record.summarise(experiment.method.name, ready.initial, diverged=True)
+            raise
+        summary = record.summarise(experiment.method.name, ready.initial)
+        for each in watchers:
+            each.end(summary)
+    return summary
+
+
+def _record(ready: ReadyRun, settings: DictConfig, output_dir: Path) -> Record:
+    """The run's results, with what is known of its data."""
+    record = Record(output_dir, compose.to_yaml(settings), ready.finished if settings.resume else None)
+    if ready.examples:
+        client_labels.write(output_dir, ready.experiment, ready.examples, ready.strategy.population)
+        record.describe(ready.examples.task, ready.examples.labels)
+    return record
+
+
+def _train(
+    ready: ReadyRun, grid: Grid, on_round: Callable[[RoundReport], None], before_clients: Callable[[], None]
+) -> None:
+    experiment = ready.experiment
+    ready.strategy.start(
+        grid,
+        ready.start,
+        experiment.rounds,
+        experiment.cohort.timeout,
+        evaluate_fn=ready.test,
+        state=ready.state,
+        on_round=on_round,
+        before_clients=before_clients,
+    )
+
+
+def in_process(settings: DictConfig) -> InProcessGrid:
+    """The nodes of a run in this process: ``runtime.hosts`` that share the clients, or those with data of their own."""
+    return InProcessGrid(client_app.app, own_nodes(settings.partition) or settings.runtime.hosts)

@@ -1,0 +1,234 @@
+"""The typed settings of one run, every value checked before work starts."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import TypeAdapter, ValidationError
+
+from fedrac.aggregation.guard import GuardSpec
+from fedrac.algorithm import peft_names
+from fedrac.algorithm.adapt import AdaptSpec
+from fedrac.algorithm.method import Method
+from fedrac.algorithm.schedule import ScheduleSpec
+from fedrac.algorithm.server import ServerSpec
+from fedrac.algorithm.sketch import Law
+from fedrac.flower.strategy import Send
+from fedrac.monitoring import trackers
+from fedrac.results.checkpoint_schedule import CheckpointSpec
+from fedrac.training.optimizer import LocalSpec
+
+T = TypeVar("T")
+Log = Literal["text", "json"]
+
+_SECTIONS = (
+    *("data", "partition", "model", "method", "adapt", "sketch", "local", "server", "guard", "cohort", "evaluate"),
+    *("checkpoint", "pretrain", "runtime"),
+)
+_KEYS = {"seed", "rounds", "rank", "output_dir", "resume", "track", *_SECTIONS}
+
+
+class ConfigError(ValueError):
+    """A key or value of the configuration is wrong; the message says which and what would be right."""
+
+
+@dataclass(frozen=True)
+class PretrainSpec:
+    """Pre-training in one place, of all parameters.
+
+    Attributes:
+        enabled: otherwise the run starts from the model's random initialisation.
+        data: entries of the data's configuration that differ.
+        seed: of initialisation and mini-batches; where it is not the run's, all seeds start from the same model. None:
+            the run's.
+    """
+
+    enabled: bool = False
+    data: Mapping[str, Any] | None = None
+    seed: int | None = 0
+    epochs: int = 20
+    batch_size: int = 128
+    lr: float = 1e-3
+
+    def __post_init__(self) -> None:
+        for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size), ("lr", self.lr)):
+            if not value > 0:
+                raise ValueError(f"pretrain.{name}={value} must be positive")
+
+
+@dataclass(frozen=True)
+class CohortSpec:
+    """``cohort`` of the configuration; see `ServerSpec`."""
+
+    size: int
+    min_fraction: float
+    timeout: float
+
+    def __post_init__(self) -> None:
+        if not self.timeout > 0:
+            raise ValueError(f"cohort.timeout={self.timeout} must be positive")
+
+
+@dataclass(frozen=True)
+class SketchConfig:
+    """``sketch`` of the configuration: the law, and how the sketch reaches the hosts."""
+
+    law: Law
+    send: Send
+
+
+@dataclass(frozen=True)
+class EvaluateSpec:
+    """``evaluate`` of the configuration.
+
+    Attributes:
+        validation: the fraction of the training examples that is tested on instead of the test part; None: none.
+        objective: the training objective is recorded, too, as ``train/objective``.
+    """
+
+    every: int
+    on_clients: bool
+    validation: float | None
+    objective: bool
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class RuntimeSpec:
+    """``runtime`` of the configuration."""
+
+    hosts: int
+    dtype: str
+    device: str
+    threads: int | None
+    log: Log = "text"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "float64", "bfloat16"):
+            raise ValueError(f"runtime.dtype={self.dtype!r} is unknown: choose float32, float64 or bfloat16")
+        for name, value in (("hosts", self.hosts), ("threads", self.threads)):
+            if value is not None and value < 1:
+                raise ValueError(f"runtime.{name}={value} must be at least 1")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that one run follows, checked."""
+
+    seed: int
+    rounds: int
+    data: Mapping[str, Any]
+    partition: Mapping[str, Any]
+    model: Mapping[str, Any]
+    method: Method
+    adapt: AdaptSpec
+    law: Law
+    send_sketch: Send
+    local: LocalSpec
+    local_schedule: ScheduleSpec
+    server: ServerSpec
+    guard: GuardSpec
+    cohort: CohortSpec
+    evaluate: EvaluateSpec
+    checkpoint: CheckpointSpec
+    pretrain: PretrainSpec
+    runtime: RuntimeSpec
+
+    def workload(self) -> dict[str, Any]:
+        """What hosts need to know of it."""
+        runtime = {"dtype": self.runtime.dtype, "device": self.runtime.device}
+        partition = {k: v for k, v in self.partition.items() if k != "folders"}  # a node knows its own
+        return {
+            "data": self.data, "partition": partition, "model": self.model, "seed": self.seed, **runtime
+        }  # fmt: skip
+
+
+def parse(config: DictConfig) -> Experiment:
+    """Checks every value and gives it its type.
+
+    Raises:
+        ConfigError: a value is out of its range or of the wrong type.
+    """
+    raw: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    if unknown := sorted(set(raw) - _KEYS):
+        raise ConfigError(f"there is no key {unknown[0]!r}; the keys are {', '.join(sorted(_KEYS))}")
+    for name in _SECTIONS:
+        if not isinstance(raw.get(name), dict):
+            raise ConfigError(f"{name}={raw.get(name)!r} must be a group of keys")
+    try:
+        trackers.check(raw.get("track"))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    local, server = dict(raw["local"]), dict(raw["server"])
+    cohort = _typed(CohortSpec, raw["cohort"], "cohort")
+    local_schedule = _typed(ScheduleSpec, local.pop("schedule", {}), "local.schedule")
+    server["schedule"] = _typed(ScheduleSpec, server.get("schedule", {}), "server.schedule")
+    server |= {"cohort_size": cohort.size, "min_fraction": cohort.min_fraction}
+    sketch = _typed(SketchConfig, raw["sketch"], "sketch")
+    evaluate = _typed(EvaluateSpec, raw["evaluate"], "evaluate")
+    counts = {"rounds": raw.get("rounds"), "evaluate.every": evaluate.every, "evaluate.batch_size": evaluate.batch_size}
+    for name, value in counts.items():
+        if type(value) is not int or value < 1:
+            raise ConfigError(f"{name}={value!r} must be a whole number of at least 1")
+    if type(raw.get("seed")) is not int or raw["seed"] < 0:
+        raise ConfigError(f"seed={raw.get('seed')!r} must be a whole number, 0 or more")
+    return Experiment(
+        seed=raw["seed"],
+        rounds=raw["rounds"],
+        data=_absolute(raw["data"]) | ({} if evaluate.validation is None else {"validation": evaluate.validation}),
+        partition=raw["partition"],
+        model={**raw["model"], **_folder(raw["model"], "checkpoint")},
+        method=_typed(Method, raw["method"], "method"),
+        adapt=_typed(AdaptSpec, _patterns(raw), "adapt"),
+        law=sketch.law,
+        send_sketch=sketch.send,
+        local=_typed(LocalSpec, local, "local"),
+        local_schedule=local_schedule,
+        server=_typed(ServerSpec, server, "server"),
+        guard=_typed(GuardSpec, raw["guard"], "guard"),
+        cohort=cohort,
+        evaluate=evaluate,
+        checkpoint=_typed(CheckpointSpec, raw["checkpoint"], "checkpoint"),
+        pretrain=_typed(PretrainSpec, raw["pretrain"], "pretrain"),
+        runtime=_typed(RuntimeSpec, raw["runtime"], "runtime"),
+    )
+
+
+def _absolute(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Paths of files as seen from here: hosts run elsewhere."""
+    paths = {key: data[key] for key in ("path", "test_path") if data.get(key)}
+    files = {key: str(Path(path).expanduser().absolute()) for key, path in paths.items()}
+    return {**data, **files, **_folder(data, "tokenizer")}
+
+
+def _folder(section: Mapping[str, Any], key: str) -> dict[str, str]:
+    """A checkpoint's folder as seen from here; what is no folder may be a name on a hub."""
+    folder = Path(str(section.get(key))).expanduser()
+    return {key: str(folder.absolute())} if section.get(key) and folder.is_dir() else {}
+
+
+def _patterns(raw: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return peft_names.patterns(raw["adapt"], raw["rank"])
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _typed(kind: type[T], values: Mapping[str, Any], section: str) -> T:
+    """A frozen dataclass from a section of the configuration, every field checked against its annotation."""
+    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1) or known
+            raise ConfigError(f"there is no key {section}.{name}; did you mean {section}.{near[0]}?")
+    try:
+        return TypeAdapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join([section, *map(str, first["loc"])])
+        if first["type"] == "value_error":
+            raise ConfigError(str(first["ctx"]["error"])) from error
+        raise ConfigError(f"{place}={first['input']!r}: {first['msg']}") from error

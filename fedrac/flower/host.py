@@ -1,0 +1,224 @@
+"""A host serves clients: it loads their data once, and trains or tests them when asked."""
+
+import copy
+import logging
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedrac import data, models
+from fedrac.algorithm.blocks import Block, find_blocks
+from fedrac.algorithm.round_start import draw_sketches, start_of_round
+from fedrac.algorithm.state import ServerState
+from fedrac.algorithm.streams import Index
+from fedrac.data import tasks
+from fedrac.data.batch import Batch, Rows, batches
+from fedrac.data.own import load as load_own
+from fedrac.partition import partition
+from fedrac.protocol import code_digest
+from fedrac.protocol.connected_clients import Hosted
+from fedrac.protocol.messages import RoundPlan
+from fedrac.protocol.node_state import Initial
+from fedrac.protocol.replies import Reply, join
+from fedrac.protocol.state_digest import in_master_dtype
+from fedrac.training import evaluation
+from fedrac.training.adapter import MixedRows
+from fedrac.training.local import CohortResult, train_cohort
+from fedrac.training.model_check import check_model
+from fedrac.training.setup import ModelHabits, Shard, TrainingSetup
+
+log = logging.getLogger(__name__)
+
+_ROWS = 1000  # that are tested at once: a node may have more than fit into memory with their activations
+
+
+class Host:
+    """The clients ``c`` of a workload with ``c mod num_partitions == partition_id``; or, where every node has data of
+    its own (``partition.scheme`` is ``nodes``), the one client ``partition_id``.
+
+    Args:
+        workload: ``data``, ``partition`` and ``model`` (each with what its loader takes), ``seed``, ``dtype`` of the
+            computation, ``device`` (``auto``, ``cpu``, ``cuda``, ...); `FedRacLora` adds ``code``, which fedrac it is.
+        partition_id: which of the hosts this is, from 0.
+        num_partitions: how many hosts there are.
+        own: a node's own data, a place as `fedrac.data.own.load` takes it.
+        tell_examples: the server is told of at most so many examples of a client.
+
+    Raises:
+        ValueError: another fedrac than the server's, data that do not fit the model, or ``own`` data in a workload that
+            divides common ones, or none where it needs them.
+    """
+
+    def __init__(
+        self,
+        workload: Mapping[str, Any],
+        partition_id: int,
+        num_partitions: int,
+        own: str | None = None,
+        tell_examples: int | None = None,
+    ) -> None:
+        code_digest.check(workload.get("code", code_digest.digest()))
+        self.seed, self._own, self._told = int(workload["seed"]), own, tell_examples
+        self.data, self.partition = _holding(workload, partition_id, own)
+        self.device = pick_device(workload["device"])
+        self.dtype: torch.dtype = getattr(torch, workload["dtype"])
+        self.model = models.build(workload["model"], self.seed).to(self.device, self.dtype).requires_grad_(False)
+        check_model(self.model, self.data.train, self.data.task, self.device, self.dtype)
+        self._rows, self._habits = Rows(self.data.train, self.device, self.dtype), ModelHabits()
+        # Shared with the hosts `beside` this one; asked for the same blocks in every round of a run.
+        self._find = lru_cache(maxsize=1)(partial(_blocks_of, self.model))
+        self.initial = Initial(lambda: self._initial_weights(workload))
+        self._place(partition_id, num_partitions)
+
+    def _initial_weights(self, workload: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What a run without pre-training starts from."""
+        return in_master_dtype(models.build(workload["model"], self.seed).state_dict(), workload["dtype"])
+
+    def _place(self, partition_id: int, num_partitions: int) -> None:
+        served = np.arange(partition_id, self.partition.clients, num_partitions, dtype=np.int64)
+        self.clients = served[self.partition.sizes[served] > 0]
+
+    def beside(self, partition_id: int, num_partitions: int) -> "Host":
+        """Another host of the same workload in this process; it shares data and model, as one works at a time."""
+        other = copy.copy(self)
+        other._place(partition_id, num_partitions)
+        return other
+
+    def blocks(self, plan: RoundPlan) -> Sequence[Block]:
+        """The trained parameters that the server describes, as it does in every round of a run.
+
+        Raises:
+            ValueError: the model here is not the server's.
+        """
+        return self._find(tuple(tuple(block.items()) for block in plan.spec.blocks))
+
+    def hosted(self) -> Hosted:
+        """The clients and how many examples each has."""
+        common = "" if self._own else self.partition.digest  # what all hosts must have alike
+        return Hosted(self.clients, np.array(self._tell(self.clients), np.int64), common)
+
+    def _tell(self, clients: Sequence[int] | Index) -> list[int]:
+        """Their numbers of examples, as far as the server may know them."""
+        sizes = self.partition.sizes[np.asarray(clients, np.int64)]
+        return [int(n) for n in (sizes if self._told is None else np.minimum(sizes, self._told))]
+
+    def train(self, plan: RoundPlan, state: ServerState) -> tuple[Reply, dict[int, str]]:
+        """Trains the clients of ``plan`` from ``state``; one whose training raises is left out, with the reason.
+
+        Raises:
+            ValueError: the sketches or the model here are not the server's.
+        """
+        self._load(state.weights)
+        blocks = self.blocks(plan)
+        sketches = draw_sketches(blocks, plan.spec.method, plan.spec.sketch, plan.spec.round)
+        if sketches.digest != plan.spec.digest and not plan.sketches:
+            raise ValueError(
+                "the sketches rebuilt here differ from the server's (another math library?): "
+                "set sketch.send=matrix, or a law that is exact everywhere: sketch.law=popcount"
+            )
+        values = plan.sketches or sketches.values
+        # Factors stay in float32 where the rest computes in bfloat16: their updates are too small for it.
+        dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
+        start = start_of_round(blocks, plan.spec.method, values, state.factors, dtype, plan.spec.local.precondition).to(
+            self.device
+        )
+        problem = TrainingSetup(self.model, blocks, self._loss, self._take, self._habits)
+
+        def train(clients: Sequence[int]) -> CohortResult:
+            shards = [Shard(c, torch.from_numpy(self.partition.of(c))) for c in clients]
+            return train_cohort(problem, start, shards, plan.spec.local, self.seed, plan.spec.round)
+
+        reply, failed = _train_all(train, plan.clients)
+        return replace(reply, examples=self._tell(reply.clients)), failed
+
+    def evaluate(self, weights: Mapping[str, Tensor], clients: Sequence[int]) -> dict[str, list[float]]:
+        """Sums of every metric over each client's examples, and their number (``examples``).
+
+        They are a node's own test examples, where it has such; else those that the client trains on.
+        """
+        self._load(weights)
+        columns: dict[str, list[float]] = {}
+        for client, told in zip(clients, self._tell(clients), strict=True):
+            held = self._held_out(client)
+            parts = batches(held, _ROWS, self.device, self.dtype)
+            for name, total in evaluation.sums(self.model, self.data.task, parts).items():
+                columns.setdefault(name, []).append(total * min(1.0, told / len(held)))
+        return columns
+
+    def _held_out(self, client: int) -> data.Examples:
+        if self._own and len(self.data.test):
+            return self.data.test
+        return self.data.train.take(self.partition.of(client))
+
+    def _load(self, weights: Mapping[str, Tensor]) -> None:
+        self.model.load_state_dict(weights)
+
+    def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return tasks.loss(self.data.task, outputs, targets)
+
+    def _take(self, index: Tensor) -> Batch:
+        return self._rows(index)
+
+
+def _blocks_of(model: nn.Module, told: tuple[tuple[tuple[str, Any], ...], ...]) -> Sequence[Block]:
+    return find_blocks(model, [dict(block) for block in told])
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is the first GPU, or the CPU where there is none."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _train_all(train: Callable[[Sequence[int]], CohortResult], clients: Sequence[int]) -> tuple[Reply, dict[int, str]]:
+    """All clients at once; if that raises, one at a time, so that a bad client costs only itself.
+
+    Raises:
+        MixedRows: the model is to blame, not a client; alone, each would train without a word.
+    """
+    try:
+        return _reply(clients, train(clients)), {}
+    except MixedRows:
+        raise
+    except Exception as error:
+        if len(clients) == 1:
+            return join([]), {clients[0]: reason_of(error)}
+    alone = [_train_all(train, [client]) for client in clients]
+    failed = {client: reason for _, reasons in alone for client, reason in reasons.items()}
+    return join([reply for reply, _ in alone if reply.clients]), failed
+
+
+def _reply(clients: Sequence[int], result: CohortResult) -> Reply:
+    return Reply(list(clients), result.examples.tolist(), result.losses.tolist(), result.factors)
+
+
+def reason_of(error: Exception) -> str:
+    """What a server is told of an error, in one line; the log has where it was raised."""
+    log.debug("a client raised", exc_info=True)
+    where = f" (on {platform.node()})" if isinstance(error, OSError) else ""  # files are there on some machines only
+    return f"{type(error).__name__}: {error}{where}"
+
+
+def _holding(workload: Mapping[str, Any], client: int, own: str | None) -> tuple[data.Data, partition.Partition]:
+    """What a host reads its clients' examples from."""
+    separate = workload["partition"].get("scheme") == partition.NODES
+    if own is None and separate:
+        raise ValueError(
+            "node-config names no data, and partition=nodes has every node train on its own: start the SuperNode with "
+            "--node-config 'partition-id=0 data=\"/data\"'"
+        )
+    if own is None:
+        common = data.load(workload["data"])
+        return common, partition.make(workload["partition"], common, int(workload["seed"]))
+    if not separate:
+        raise ValueError(f"this node trains on its own data only ({own}), the run divides common ones: partition=nodes")
+    found = load_own(workload["data"], own)
+    found.check_filled("train")
+    return found, partition.Partition.of_one(client, len(found.train))

@@ -1,0 +1,17 @@
+"""What is on top of a model of ``transformers``, and what its configuration says of dropout."""
+
+from typing import Any, Literal
+
+Head = Literal["sequence_classification", "causal_lm", "image_classification"]
+# What is on top, and the class of transformers that has it.
+HEADS: dict[str, str] = {
+    "sequence_classification": "AutoModelForSequenceClassification",
+    "causal_lm": "AutoModelForCausalLM",
+    "image_classification": "AutoModelForImageClassification",
+}
+
+
+def dropouts(config: Any) -> dict[str, float]:
+    """The probabilities of a configuration's dropouts, by name."""
+    names = [name for name in config.to_dict() if "dropout" in name or "pdrop" in name]
+    return {name: p for name in names if isinstance(p := getattr(config, name), float | int)}

@@ -1,0 +1,153 @@
+"""Runs followed in TensorBoard or MLflow, with the numbers that ``metrics.jsonl`` gets."""
+
+import importlib.util
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from omegaconf import DictConfig, OmegaConf
+
+from fedrac.flower.strategy import FedRacLora
+from fedrac.protocol.round_report import RoundReport
+from fedrac.results.record import metrics_line, write_atomically
+
+_PARAMS_AT_ONCE = 100  # MLflow's limit
+
+
+class Tracker(Protocol):
+    """A program that shows numbers over rounds."""
+
+    def open(self, folder: Path, settings: DictConfig, finished: int) -> None:
+        """A run begins, or goes on after ``finished`` rounds."""
+
+    def log(self, values: Mapping[str, float], round_: int) -> None:
+        """Numbers of one round."""
+
+    def close(self, good: bool) -> None:
+        """The run has ended; ``good``: not by an error."""
+
+
+class TensorBoard:
+    """Event files in the run's folder ``tensorboard``."""
+
+    def open(self, folder: Path, settings: DictConfig, finished: int) -> None:
+        """Events after round ``finished``, of a run that was cut off, do not count any more."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=finished + 1 if finished else None)
+        self._writer.add_text("config", f"```yaml\n{OmegaConf.to_yaml(settings, resolve=True)}```")
+
+    def log(self, values: Mapping[str, float], round_: int) -> None:
+        """On disk at once, so that TensorBoard shows it while the run goes on."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, round_)
+        self._writer.flush()
+
+    def close(self, good: bool) -> None:
+        """Closes the file."""
+        self._writer.close()
+
+
+class MLflow:
+    """A run on the server, or in the store, that ``MLFLOW_TRACKING_URI`` and ``MLFLOW_EXPERIMENT_NAME`` name."""
+
+    def open(self, folder: Path, settings: DictConfig, finished: int) -> None:
+        """A run that goes on keeps its id, which is in ``mlflow.json``."""
+        import os
+
+        from mlflow import MlflowClient
+
+        self._client, about = MlflowClient(), folder / "mlflow.json"
+        if finished and about.exists():
+            self._run = str(json.loads(about.read_text())["run_id"])
+            self._client.update_run(self._run, status="RUNNING")
+            return
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "fedrac")
+        found = self._client.get_experiment_by_name(name)
+        experiment = found.experiment_id if found else self._client.create_experiment(name)
+        self._run = self._client.create_run(experiment, run_name=folder.name).info.run_id
+        write_atomically(about, json.dumps({"run_id": self._run}) + "\n")
+        self._log_params(settings)
+
+    def _log_params(self, settings: DictConfig) -> None:
+        from mlflow.entities import Param
+
+        from fedrac.results.report.runs import flat
+
+        values = flat(OmegaConf.to_container(settings, resolve=True))
+        params = [Param(re.sub(r"[^\w\-. /:]", "_", key), str(value)) for key, value in values]
+        for start in range(0, len(params), _PARAMS_AT_ONCE):
+            self._client.log_batch(self._run, params=params[start : start + _PARAMS_AT_ONCE])
+
+    def log(self, values: Mapping[str, float], round_: int) -> None:
+        """One request a round."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(self._run, [Metric(name, value, now, round_) for name, value in values.items()])
+
+    def close(self, good: bool) -> None:
+        """The run's status is FINISHED or FAILED."""
+        self._client.set_terminated(self._run, "FINISHED" if good else "FAILED")
+
+
+_TRACKERS: Mapping[str, Callable[[], Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
+
+
+def check(name: Any) -> None:
+    """
+    Raises:
+        ValueError: there is no such tracker, or it is not installed.
+    """
+    if name is None:
+        return
+    if name not in _TRACKERS:
+        raise ValueError(f"track={name!r} is unknown: choose {' or '.join(_TRACKERS)}, or null")
+    if importlib.util.find_spec(name) is None:
+        raise ValueError(f"track={name}: {name} is not installed; pip install 'fedrac[{name}]'")
+
+
+class Tracking:
+    """Watches a run for a tracker; see `fedrac.monitoring.progress.Watcher`."""
+
+    def __init__(self, tracker: Tracker, settings: DictConfig) -> None:
+        self._tracker, self._settings, self._open = tracker, settings, False
+
+    def begin(self, strategy: FedRacLora, rounds: int, folder: Path, initial: Mapping[str, float]) -> None:
+        """The test metrics before round 1 count as those of round 0."""
+        finished = strategy.state.round if strategy.state else 0
+        self._tracker.open(folder, self._settings, finished)
+        self._open = True
+        if not finished:
+            self._tracker.log(initial, 0)
+
+    def round(self, report: RoundReport) -> None:
+        """All numbers of the round's line in ``metrics.jsonl``."""
+        line = metrics_line(report)
+        numbers = {k: float(v) for k, v in line.items() if isinstance(v, int | float) and k != "round"}
+        self._tracker.log(numbers, report.round)
+
+    def end(self, summary: Mapping[str, Any]) -> None:
+        """All numbers are there already."""
+
+    def close(self, good: bool) -> None:
+        """However the run ended, if it has begun."""
+        if self._open:
+            self._tracker.close(good)
+
+
+@contextmanager
+def tracking(name: str | None, settings: DictConfig) -> Iterator[list[Tracking]]:
+    """The watchers that ``track`` of the configuration asks for: one or none."""
+    watchers = [Tracking(_TRACKERS[name](), settings)] if name else []
+    good = False
+    try:
+        yield watchers
+        good = True
+    finally:
+        for watcher in watchers:
+            watcher.close(good)

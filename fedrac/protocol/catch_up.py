@@ -1,0 +1,61 @@
+"""The server's step, made again on a host: from the round's means and the sketch that follows from the seed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from flwr.app import Context
+from torch import Tensor
+
+from fedrac.algorithm.blocks import Block
+from fedrac.algorithm.round_start import draw_sketches
+from fedrac.algorithm.server import advance, effective_weights, mean_shapes
+from fedrac.algorithm.state import ServerState
+from fedrac.loading import cache
+from fedrac.protocol.messages import RoundPlan, unpack
+from fedrac.protocol.node_config import MEMORY, NodeConfig
+from fedrac.protocol.node_state import Initial, NodeState
+from fedrac.protocol.state_log import Step
+
+
+def follow(plan: RoundPlan, blocks: Sequence[Block], replica: NodeState) -> tuple[ServerState, bool]:
+    """The state that ``plan`` starts from, and whether the node keeps it.
+
+    Args:
+        plan: as the server sent it.
+        blocks: the trained parameters that it describes.
+        replica: what the node has.
+
+    Raises:
+        CannotRebuild: the node needs more than was sent.
+    """
+    method = plan.spec.method
+    shapes = mean_shapes(blocks, method)
+
+    def make(state: ServerState, step: Step) -> ServerState:
+        sketches = draw_sketches(blocks, method, plan.spec.sketch, step.round).values
+        return advance(state, blocks, method, sketches, unpack(step.means, shapes), step.eta)
+
+    return replica.follow(plan.update, make)
+
+
+def merged(plan: RoundPlan, blocks: Sequence[Block], state: ServerState) -> dict[str, Tensor]:
+    """The model as it predicts in ``state``, by parameter name."""
+    sketches = plan.sketches
+    if state.factors and not sketches:
+        sketches = draw_sketches(blocks, plan.spec.method, plan.spec.sketch, max(state.round, 1)).values
+    return effective_weights(state, blocks, plan.spec.method, sketches)
+
+
+def replica_of(initial: Initial, context: Context) -> NodeState:
+    """Where this node keeps its state: ``state`` of its node-config.
+
+    A folder; ``memory``; or nowhere, if it is empty. Unless told, a node with data of its own keeps it in the cache;
+    one that shares common data, as in a simulation, keeps nothing.
+    """
+    node, run = NodeConfig.read(context.node_config), f"{context.run_id:x}"
+    if node.state == MEMORY:
+        return NodeState(initial, None, True, run)
+    if node.state:
+        return NodeState(initial, Path(node.state).expanduser(), False, run)
+    own = cache.root() / "state" / f"node-{node.place}" if node.data and node.state is None else None
+    return NodeState(initial, own, False, run)

@@ -1,0 +1,243 @@
+"""Who is there: the hosts of a federation and the clients they serve."""
+
+import json
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
+
+from fedrac.algorithm.streams import Index
+from fedrac.protocol.messages import from_record
+from fedrac.protocol.replies import content_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """What a host says of itself.
+
+    Attributes:
+        clients: ids, (k,) int64.
+        examples: how many each has, (k,) int64.
+        partition: digest of the partition of common data that its clients belong to; empty where every node has data
+            of its own.
+        initial: digest of the weights that it can build (`fedrac.protocol.node_state.Initial`).
+        offers: digests of the states that it keeps.
+    """
+
+    clients: Index
+    examples: Index
+    partition: str
+    initial: str = ""
+    offers: tuple[str, ...] = ()
+
+
+def encode_question(workload: Mapping[str, Any]) -> RecordDict:
+    """Asks a host which clients of ``workload`` it serves."""
+    return RecordDict({"question": ConfigRecord({"workload": json.dumps(dict(workload))})})
+
+
+def decode_question(content: RecordDict) -> dict[str, Any]:
+    """The workload that the server asks about."""
+    workload: dict[str, Any] = json.loads(str(content.config_records["question"]["workload"]))
+    return workload
+
+
+def encode_hosted(hosted: Hosted) -> RecordDict:
+    """A host's answer."""
+    arrays = {"clients": Array(hosted.clients), "examples": Array(hosted.examples)}
+    about: dict[str, Any] = {"partition": hosted.partition, "initial": hosted.initial, "offers": list(hosted.offers)}
+    return RecordDict({"hosted": ArrayRecord(arrays), "about": ConfigRecord(about)})
+
+
+def decode_hosted(message: Message) -> Hosted:
+    """The inverse.
+
+    Raises:
+        ValueError: the host could not answer, with its reason, or its answer makes no sense.
+        KeyError: a field is missing.
+    """
+    content = content_of(message)
+    arrays = from_record(content.array_records["hosted"])
+    clients, examples = arrays["clients"], arrays["examples"]
+    if clients.ndim != 1 or clients.shape != examples.shape or {clients.dtype, examples.dtype} != {torch.int64}:
+        raise ValueError("fields clients and examples are not two lists of integers of one length")
+    if (clients < 0).any() or (examples < 1).any():
+        raise ValueError("a client id is negative, or a client has no examples")
+    about = content.config_records["about"]
+    if not isinstance(offers := about["offers"], list):
+        raise ValueError(f"field offers is {offers!r}, not a list")
+    offered = tuple(map(str, offers[:_OFFERS]))
+    return Hosted(clients.numpy(), examples.numpy(), str(about["partition"]), str(about["initial"]), offered)
+
+
+_OFFERS = 8  # digests that a host may offer
+_LATE_SECONDS = 60.0  # for a node that joins a run under way to say whom it serves: the others wait meanwhile
+_PATIENCE_SECONDS = 60.0  # with a first question; doubled with every further one
+_AGAIN_SECONDS = 600.0  # until a node that was left out is asked again
+
+
+class ConnectedClients:
+    """The hosts that are connected now, by node id; each is asked once.
+
+    At the start of a run every fault of a node stops it. A node that joins later must not end what runs well: if it
+    cannot serve it is left out, with a warning that says why, until it comes back or ten minutes have passed.
+
+    Attributes:
+        clients: ids of all clients that they serve, ascending, (M,) int64.
+    """
+
+    def __init__(self, workload: Mapping[str, Any], timeout: float) -> None:
+        self._workload, self._timeout = workload, timeout
+        self.hosts: dict[int, Hosted] = {}
+        self.clients: Index = np.empty(0, np.int64)
+        self._began = False
+        self._left_out: dict[int, float] = {}  # by node id: when
+        self._doubted: set[int] = set()
+
+    def refresh(self, grid: Grid, wanted: int = 1) -> None:
+        """Forgets hosts that have gone and asks new ones.
+
+        Where nodes have data of their own, nobody else has the clients that are missing: ``wanted`` clients are waited
+        for, as long as for the first node.
+
+        Raises:
+            RuntimeError: no host is connected; or, at the start, a host cannot serve or two hosts disagree.
+        """
+        deadline, told = time.monotonic() + self._timeout, False
+        self._update(grid)
+        while len(self.clients) < wanted and self._separate() and time.monotonic() < deadline:
+            if not told:
+                log.warning("%d of %d clients are here: waiting for nodes", len(self.clients), wanted)
+            told = True
+            time.sleep(1)
+            self._update(grid)
+
+    def doubt(self, nodes: Iterable[int]) -> None:
+        """Has hosts asked again before they are sampled: they failed, and may have been started anew since."""
+        self._doubted |= set(nodes) & set(self.hosts)
+
+    def _separate(self) -> bool:
+        return all(hosted.partition == "" for hosted in self.hosts.values())
+
+    def _update(self, grid: Grid) -> None:
+        present = set(self._wait(grid))
+        again = time.monotonic() - _AGAIN_SECONDS
+        self._left_out = {node: at for node, at in self._left_out.items() if node in present and at > again}
+        hosts = {node: hosted for node, hosted in self.hosts.items() if node in present - self._doubted}
+        self._doubted = set()
+        new = sorted(present - set(hosts) - set(self._left_out))
+        answers, faults = self._ask(grid, new, min(self._timeout, _LATE_SECONDS) if self._began else self._timeout)
+        if not self._began:
+            if faults:
+                raise RuntimeError(faults[min(faults)])
+            self._index(answers)
+            self._began = True
+            return
+        if len(hosts) < len(self.hosts):
+            self._index(hosts)
+        for node, hosted in answers.items():
+            try:
+                self._index(self.hosts | {node: hosted})
+            except RuntimeError as error:
+                faults[node] = str(error)
+        for node in sorted(faults):
+            log.warning("node %d is left out: %s", node, faults[node])
+            self._left_out[node] = time.monotonic()
+
+    def _wait(self, grid: Grid) -> list[int]:
+        deadline = time.monotonic() + self._timeout
+        while not (present := list(grid.get_node_ids())):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"no node connected within {self._timeout:.0f} s: start a SuperNode, or more time")
+            time.sleep(0.2)
+        return present
+
+    def _ask(self, grid: Grid, nodes: Sequence[int], timeout: float) -> tuple[dict[int, Hosted], dict[int, str]]:
+        """All of ``nodes`` at once: who does not answer costs the time of one. What they host, and faults.
+
+        Silent nodes are asked again: one that was killed with the question, and came back, never hears of it.
+        """
+        deadline, patience = time.monotonic() + timeout, _PATIENCE_SECONDS
+        answers: dict[int, Hosted] = {}
+        faults = {node: f"node {node} did not say which clients it serves within {timeout:.0f} s" for node in nodes}
+        silent = list(nodes)
+        while silent:
+            begin, left = time.monotonic(), max(deadline - time.monotonic(), 0.0)
+            silent, lost = self._try(grid, silent, min(patience, left), answers, faults)
+            if time.monotonic() - begin >= min(patience, left):
+                if left <= patience:
+                    break
+                patience *= 2  # what is answered late is lost, and a slow node works its questions off one by one
+            elif lost:
+                time.sleep(1)
+            else:  # a grid that does not wait has no more to say
+                break
+        return {node: answers[node] for node in nodes if node in answers}, faults
+
+    def _try(
+        self, grid: Grid, nodes: Sequence[int], timeout: float, answers: dict[int, Hosted], faults: dict[int, str]
+    ) -> tuple[list[int], bool]:
+        """Asks once and enters what is said into ``answers`` and ``faults``.
+
+        Returns:
+            The nodes that say nothing, and whether a question was lost: the SuperLink says so in its own name when a
+            node went away with it.
+        """
+        content = encode_question(self._workload)
+        questions = [Message(content, node, MessageType.QUERY, group_id="population") for node in nodes]
+        silent, lost = list(nodes), False
+        for answer in grid.send_and_receive(questions, timeout=timeout):
+            node = answer.metadata.src_node_id
+            if node not in silent:  # nobody asked it
+                lost = lost or answer.has_error()
+                continue
+            silent.remove(node)
+            del faults[node]
+            if answer.has_error() and answer.error.code == ErrorCode.NODE_UNAVAILABLE:
+                log.warning("node %d has gone: %s", node, answer.error.reason)
+                continue
+            try:
+                answers[node] = decode_hosted(answer)
+            except KeyError as missing:
+                faults[node] = f"node {node} cannot serve: field {missing} is missing in its answer"
+            except ValueError as error:
+                faults[node] = f"node {node} cannot serve: {str(error).removeprefix('raised ')}"
+        return silent, lost
+
+    def _index(self, hosts: dict[int, Hosted]) -> None:
+        """Takes the hosts if they go together; otherwise all stays as it was."""
+        ids = np.concatenate([np.empty(0, np.int64), *(hosted.clients for hosted in hosts.values())])
+        nodes = np.concatenate([np.full(len(h.clients), node, dtype=object) for node, h in hosts.items()] or [ids])
+        order = np.argsort(ids, kind="stable")
+        ids, nodes = ids[order], nodes[order]
+        if (double := ids[1:] == ids[:-1]).any():
+            first = int(double.argmax())
+            raise RuntimeError(
+                f"client {ids[first]} is served by nodes {nodes[first]} and {nodes[first + 1]}: "
+                "give every node a partition-id of its own"
+            )
+        if len({hosted.partition for hosted in hosts.values()}) > 1:
+            raise RuntimeError("the nodes split the data differently: give all the same data and package versions")
+        self.hosts, self.clients, self._nodes = hosts, ids, nodes
+        self._examples = np.concatenate([np.empty(0, np.int64), *(h.examples for h in hosts.values())])[order]
+
+    def examples_of(self, cohort: Sequence[int]) -> dict[int, int]:
+        """How many examples each client of the cohort has, as its host says."""
+        counts = self._examples[np.searchsorted(self.clients, cohort)]
+        return dict(zip(cohort, counts.tolist(), strict=True))
+
+    def by_host(self, cohort: Sequence[int]) -> dict[int, list[int]]:
+        """The cohort by node id; nodes in order of their first client, clients ascending."""
+        hosts: dict[int, list[int]] = {}
+        for place in np.searchsorted(self.clients, sorted(cohort)):
+            hosts.setdefault(self._nodes[place], []).append(int(self.clients[place]))
+        return hosts

@@ -1,0 +1,89 @@
+"""What hosts and clients already have of the server's state, and so what a message to them must carry."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from flwr.app import RecordDict
+from torch import Tensor
+
+from fedrac.algorithm.state import ServerState
+from fedrac.protocol import node_state
+from fedrac.protocol.connected_clients import Hosted
+from fedrac.protocol.messages import encode_update
+from fedrac.protocol.state_log import StateLog, Step, size
+
+
+class Downloads:
+    """Keeps account of a run's hosts; a new run, or one that goes on after a stop, starts with what they offer.
+
+    Args:
+        initial: the weights before round 1, which hosts may be able to build.
+        state: where the run stands.
+        replays: whether hosts can rebuild the sketches, and so replay rounds.
+    """
+
+    def __init__(self, initial: Mapping[str, Tensor], state: ServerState, replays: bool) -> None:
+        self._chain = StateLog(ServerState(0, initial, {}), replays)
+        self._kept: dict[int, str] = {}  # by node id, the digest of what it keeps
+        self._reached: dict[int, str] = {}  # by client, the digest of what it was last sent
+        self._cannot_replay: set[int] = set()
+        self.move(state)
+
+    def is_at(self, state: ServerState) -> bool:
+        """Whether messages bring hosts to this state."""
+        tip = self._chain.tip.state
+        return tip.weights is state.weights and tip.factors is state.factors
+
+    @property
+    def digest(self) -> str:
+        """Of the state that messages bring hosts to."""
+        return self._chain.tip.digest
+
+    def move(self, state: ServerState, step: Step | None = None) -> None:
+        """The server has made a step, or has its state from elsewhere."""
+        self._chain.add(state, step)
+        self._encoded: dict[tuple[str, bool], RecordDict] = {}
+        self._sizes: dict[tuple[str, bool], int] = {}
+        node_state.remember(self._chain.tip)
+
+    def content(self, node: int, hosted: Hosted) -> RecordDict:
+        """What brings a host to the state; the same object for all that lack the same."""
+        return self._content(self._base(node, hosted), node not in self._cannot_replay)
+
+    def whole(self, node: int, reason: str) -> tuple[RecordDict, int]:
+        """What brings a host to the state that could not make it of what it was sent, and its bytes."""
+        self._kept.pop(node, None)
+        if reason == "differs":
+            self._cannot_replay.add(node)
+        return self._content("", False), self._size("")
+
+    def count(self, node: int, hosted: Hosted, clients: Sequence[int]) -> int:
+        """Bytes that `content` brings the clients of one host, as ``download_bytes`` counts them.
+
+        A node with data of its own is one client, and its message is what it is. Of a host that simulates clients, each
+        counts as if it were such a node, which keeps what it was sent last.
+        """
+        if not hosted.partition:
+            return len(clients) * self._size(self._base(node, hosted), node not in self._cannot_replay)
+        reached = Counter(self._reached.get(client, "") for client in clients)  # many have what many others have
+        return sum(self._size(self._chain.newest([hosted.initial, base])) * n for base, n in reached.items())
+
+    def landed(self, node: int, clients: Sequence[int], kept: bool) -> None:
+        """A host has answered: it and its clients were sent the state."""
+        self._reached |= dict.fromkeys(clients, self.digest)
+        if kept:
+            self._kept[node] = self.digest
+
+    def _base(self, node: int, hosted: Hosted) -> str:
+        kept = [self._kept[node]] if node in self._kept else []
+        return self._chain.newest([hosted.initial, *hosted.offers, *kept])
+
+    def _size(self, base: str, replay: bool = True) -> int:
+        if (base, replay) not in self._sizes:
+            self._sizes[base, replay] = size(self._chain.lacking(base, replay))
+        return self._sizes[base, replay]
+
+    def _content(self, base: str, replay: bool) -> RecordDict:
+        if (base, replay) not in self._encoded:
+            self._encoded[base, replay] = encode_update(self._chain.lacking(base, replay))
+        return self._encoded[base, replay]

@@ -1,0 +1,79 @@
+"""What the operator of a node says of it: ``flower-supernode --node-config 'KEY=VALUE ...'``."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedrac.partition.partition import NODES
+
+_KEYS = ("partition-id", "num-partitions", "data", "tell-examples", "state")
+_MOST = 2**20
+MEMORY = "memory"  # for `state`: one process answers all messages of the node, so that its memory is enough
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """One node.
+
+    Attributes:
+        place: ``partition-id``, from 0; with data of its own, the id of the one client that the node is.
+        count: ``num-partitions``: how many nodes share common data.
+        data: a place, see `fedrac.data.own.load`; None where the node shares common data.
+        tell_examples: the server is told of at most so many examples; 1 hides the number altogether.
+        state: a folder for the node's copy of the weights; `MEMORY`; None: where it is usual, see
+            `fedrac.protocol.catch_up`.
+    """
+
+    place: int
+    count: int
+    data: str | None = None
+    tell_examples: int | None = None
+    state: str | None = None
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any]) -> "NodeConfig":
+        """From the values of ``--node-config``.
+
+        Raises:
+            ValueError: a key is missing or misspelt, or a value is not what it must be.
+        """
+        for key in set(config) - set(_KEYS):  # keys of other apps are none of our business
+            if near := difflib.get_close_matches(key, _KEYS, 1, 0.8):
+                raise ValueError(f"node-config has no key {key}; did you mean {near[0]}?")
+        data, told = config.get("data"), config.get("tell-examples")
+        if data is not None and not (isinstance(data, str) and data):
+            raise ValueError(f"node-config data={data!r} must be a path or an import path, in quotes")
+        if told is not None and (data is None or type(told) is not int or told < 1):
+            raise ValueError(f"node-config tell-examples={told!r}: a whole number from 1, for a node with data=")
+        try:
+            place = int(config["partition-id"])
+            count = int(config["num-partitions"]) if data is None else _MOST
+        except KeyError as missing:
+            raise ValueError(
+                f"node-config has no {missing}: start the SuperNode with --node-config 'partition-id=0 "
+                "num-partitions=2', or 'partition-id=0 data=\"/data\"' for data of its own"
+            ) from None
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"node-config partition-id and num-partitions must be whole numbers: {error}") from None
+        if not 0 <= place < count:
+            raise ValueError(f"node-config partition-id={place} must lie in 0 .. {count - 1}")
+        state = config.get("state")
+        if state is not None and not isinstance(state, str):
+            raise ValueError(f"node-config state={state!r} must be a folder, in quotes")
+        return cls(place, count, data, told, state)
+
+
+def own_nodes(partition: Mapping[str, Any]) -> list[dict[str, int | str]]:
+    """The node-configs of an in-process run whose nodes have data of their own; none where they share common data.
+
+    Raises:
+        ValueError: ``partition`` names no folders.
+    """
+    if partition.get("scheme") != NODES:
+        return []
+    if not partition.get("folders"):
+        raise ValueError("partition.folders is not set: a run in one process needs the folders of all nodes' data")
+    paths = [str(Path(folder).expanduser().absolute()) for folder in partition["folders"]]
+    return [{"partition-id": place, "data": path} for place, path in enumerate(paths)]

@@ -1,0 +1,161 @@
+"""A node's copy of the server's state: in the memory of its process, on its disk, or built from the configuration.
+
+Flower starts a new process for every message of a node unless told otherwise, so nothing relies on memory; what is
+found there saves time. Nothing relies on the disk either: a copy is what its digest says, or it does not count.
+"""
+
+import contextlib
+import logging
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from fedrac.algorithm.state import ServerState
+from fedrac.protocol import state_digest
+from fedrac.protocol.state_digest import DigestedState
+from fedrac.protocol.state_log import Step, Update, apply
+
+log = logging.getLogger(__name__)
+
+RUNS = 3  # of so many runs a folder keeps the state: the newest ones
+_latest: DigestedState | None = None
+
+
+class CannotRebuild(Exception):
+    """The state that the server wants cannot be made here: its base is ``missing``, or the result ``differs``."""
+
+
+def remember(state: DigestedState) -> None:
+    """Keeps a state for whoever needs it next in this process: a server's, for the hosts beside it."""
+    global _latest
+    _latest = state
+
+
+class Initial:
+    """The weights before round 1, as far as the configuration tells: built where they are needed, not kept.
+
+    Args:
+        build: makes them, in the master dtype.
+    """
+
+    def __init__(self, build: Callable[[], Mapping[str, Tensor]]) -> None:
+        self._build = build
+
+    def snapshot(self) -> DigestedState:
+        """The state that has these weights and no factors."""
+        return state_digest.take(ServerState(0, self._build(), {}))
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the snapshot."""
+        return self.snapshot().digest
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """What a node has of the server's state between messages.
+
+    Attributes:
+        initial: what it can build.
+        folder: on a disk that outlives the process; None: it keeps no files.
+        in_memory: the next message will come to this very process, so that what it remembers counts as kept.
+        run: names the file of this run.
+    """
+
+    initial: Initial
+    folder: Path | None = None
+    in_memory: bool = False
+    run: str = "run"
+
+    def offers(self) -> list[str]:
+        """Digests of the states that are here, for the server to choose from."""
+        remembered = [_latest.digest] if self.in_memory and _latest else []
+        return [*remembered, *filter(None, map(_digest_in, self._files())), self.initial.digest]
+
+    def follow(self, update: Update, advance: Callable[[ServerState, Step], ServerState]) -> tuple[ServerState, bool]:
+        """The server's state, and whether the next message may build on it.
+
+        Args:
+            update: what the server sent.
+            advance: makes one step as the server made it.
+
+        Raises:
+            CannotRebuild: it cannot be made from what is here.
+        """
+        found = self._held(update.digest)
+        if found is None:
+            held = (self._held(update.base) or self._built(update.base)) if update.base else None
+            if update.base and held is None:
+                raise CannotRebuild("missing")
+            found = state_digest.take(apply(update, held.state if held else None, advance), held)
+            if found.digest != update.digest:
+                raise CannotRebuild("differs")
+        remember(found)
+        return found.state, self._keep(found) or self.in_memory
+
+    def _held(self, digest: str) -> DigestedState | None:
+        if _latest is not None and _latest.digest == digest:
+            return _latest
+        for path in self._files():
+            if _digest_in(path) == digest:
+                with contextlib.suppress(OSError, SafetensorError):  # damaged, or removed by another process
+                    found = state_digest.take(state_digest.state_of(0, load_file(path)))
+                    if found.digest == digest:
+                        return found
+        return None
+
+    def _built(self, digest: str) -> DigestedState | None:
+        """Comes last: building a large model takes longer than all the rest."""
+        found = self.initial.snapshot()
+        return found if found.digest == digest else None
+
+    def _files(self) -> list[Path]:
+        """Newest first."""
+        found = []
+        for path in self.folder.glob("*.safetensors") if self.folder else ():
+            with contextlib.suppress(OSError):  # removed by another process
+                found.append((path.stat().st_mtime_ns, path))
+        return [path for _, path in sorted(found, reverse=True)]
+
+    def _keep(self, state: DigestedState) -> bool:
+        """Puts the state in the place of the run's last one and removes old runs; False if the disk does not take it.
+
+        Nothing waits for the disk: a file that a power cut spoils has another digest than it says.
+        """
+        if self.folder is None:
+            return False
+        place = self.folder / f"{self.run}.safetensors"
+        part = place.with_suffix(".part")
+        try:
+            if _digest_in(place) != state.digest:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                # Tied weights are one tensor under two names; the format wants each name to have its own memory.
+                part.write_bytes(save({k: v.contiguous().clone() for k, v in state.tensors.items()}, _about(state)))
+                part.replace(place)
+            for path in self._files()[RUNS:]:
+                path.unlink(missing_ok=True)
+        except (OSError, SafetensorError) as error:
+            log.warning("the state is not kept in %s on %s: %s", self.folder, platform.node(), error)
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            return False
+        return True
+
+
+def _about(state: DigestedState) -> dict[str, str]:
+    return {"digest": state.digest, "round": str(state.state.round)}
+
+
+def _digest_in(path: Path) -> str:
+    """What a file says it holds; empty if it says nothing."""
+    try:
+        with safe_open(path, "pt") as file:
+            return str((file.metadata() or {}).get("digest", ""))
+    except (OSError, SafetensorError):
+        return ""

@@ -1,0 +1,247 @@
+"""What hosts answer, and what becomes of it.
+
+Nothing that comes in is trusted: a reply is either what was asked for, or refused with a reason that names the client
+and the field.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from torch import Tensor
+
+from fedrac.protocol.messages import Shapes, from_record, pack, to_record, unpack
+
+NOT_FINITE = "is not finite"  # how the reason of such a refusal ends
+_LACKS = {"missing": "it has no longer what they follow from", "differs": "those it made have another digest"}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the clients of one host found.
+
+    Attributes:
+        clients: ids, (k,).
+        examples: how many examples each has, (k,).
+        losses: mean training losses, (k,).
+        factors: by `Block.key`, (k, ...).
+    """
+
+    clients: Sequence[int]
+    examples: Sequence[int]
+    losses: Sequence[float]
+    factors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Clients whose contribution does not count, and why; the reason names the field."""
+
+    clients: Sequence[int]
+    reason: str
+
+    def __str__(self) -> str:
+        ids = ", ".join(map(str, self.clients[:5])) + (", ..." if len(self.clients) > 5 else "")
+        return f"client{'s' if len(self.clients) > 1 else ''} {ids}: {self.reason}"
+
+
+def encode_reply(round_: int, reply: Reply, failed: Mapping[int, str], kept: bool = False) -> RecordDict:
+    """The content of a host's answer.
+
+    Args:
+        round_: which it was asked for.
+        reply: what the clients found.
+        failed: clients that raised, and what.
+        kept: whether the host keeps the state that it started from.
+    """
+    meta: dict[str, Any] = {"round": round_, "clients": list(reply.clients), "kept": kept}
+    if failed:
+        meta |= {"failed": list(failed), "reasons": list(failed.values())}
+    metrics: dict[str, Any] = {}
+    factors: dict[str, Tensor] = {}
+    if reply.clients:
+        metrics = {"examples": list(reply.examples), "losses": list(reply.losses)}
+        factors = {"factors": pack(reply.factors, 1)}
+    return RecordDict({"reply": ConfigRecord(meta), "metrics": MetricRecord(metrics), "factors": to_record(factors)})
+
+
+def decode_reply(
+    message: Message,
+    round_: int,
+    asked: Sequence[int],
+    shapes: Shapes,
+    dtype: torch.dtype,
+    announced: Mapping[int, int] | None = None,
+) -> tuple[Reply, list[Refusal]]:
+    """Checks a host's answer against what it was asked for.
+
+    Args:
+        message: as it came in.
+        round_: the round that was asked for.
+        asked: the clients that this host was to train.
+        shapes: of every trained factor, by `Block.key`, without cohort axis.
+        dtype: of the factors.
+        announced: how many examples each client has, as its host said before.
+
+    Returns:
+        What is good of it, and refusals that name client and field. A fault of the whole message refuses all of its
+        clients; a client whose own numbers cannot count is refused alone.
+    """
+    try:
+        reply, failed = _parse(content_of(message), round_, shapes, dtype)
+        _check_clients(reply, failed, asked)
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        missing = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
+        return empty_reply(shapes, dtype), [Refusal(list(asked), missing)]
+    refusals = [Refusal([client], f"raised {reason}") for client, reason in failed.items()]
+    bad = {**_miscounted(reply, announced or {}), **_unusable(reply)}
+    refusals += [Refusal([reply.clients[i]], bad[i]) for i in sorted(bad)]
+    return _keep(reply, [i for i in range(len(reply.clients)) if i not in bad]), refusals
+
+
+def content_of(message: Message) -> RecordDict:
+    """The content of an answer; raises ValueError with the reason if it is an error."""
+    if message.has_error():
+        raise ValueError(f"raised {message.error.reason or 'an error without a reason'}")
+    if "error" in message.content.config_records:
+        raise ValueError(f"raised {message.content.config_records['error']['reason']!s}")
+    if (reason := lack_of(message)) is not None:
+        raise ValueError(f"cannot make the server's weights: {_LACKS.get(reason, reason)}")
+    return message.content
+
+
+def encode_lack(reason: str) -> RecordDict:
+    """The answer of a host that cannot make the state that the server wants; see `CannotRebuild`."""
+    return RecordDict({"lacks": ConfigRecord({"reason": reason})})
+
+
+def lack_of(message: Message) -> str | None:
+    """Why a host needs the whole state; None if it does not ask for it."""
+    if message.has_error() or "lacks" not in message.content.config_records:
+        return None
+    return str(message.content.config_records["lacks"].get("reason", ""))
+
+
+def is_late(message: Message, round_: int) -> bool:
+    """Whether it answers for another round than ``round_``."""
+    records = {} if message.has_error() else message.content.config_records
+    told = records["reply"].get("round") if "reply" in records else None
+    return type(told) is int and told != round_
+
+
+def keeps(message: Message) -> bool:
+    """Whether a host says that it keeps the state that it was sent."""
+    records = {} if message.has_error() else message.content.config_records
+    return "reply" in records and records["reply"].get("kept") is True
+
+
+def empty_reply(shapes: Shapes, dtype: torch.dtype) -> Reply:
+    """A reply of no client."""
+    return Reply([], [], [], {key: torch.empty(0, *shape, dtype=dtype) for key, shape in shapes.items()})
+
+
+def join(replies: Sequence[Reply]) -> Reply:
+    """All clients of several replies, in order of client id: the order in which they came cannot matter."""
+    if not replies:
+        return Reply([], [], [], {})
+    clients = [c for r in replies for c in r.clients]
+    order = sorted(range(len(clients)), key=clients.__getitem__)
+    together = Reply(
+        clients,
+        [n for r in replies for n in r.examples],
+        [x for r in replies for x in r.losses],
+        {key: torch.cat([r.factors[key] for r in replies]) for key in replies[0].factors},
+    )
+    return _keep(together, order)
+
+
+def _parse(content: RecordDict, round_: int, shapes: Shapes, dtype: torch.dtype) -> tuple[Reply, dict[int, str]]:
+    meta, metrics = content.config_records["reply"], content.metric_records["metrics"]
+    if type(meta["round"]) is not int or meta["round"] != round_:
+        raise ValueError(f"field round is {meta['round']!r}, expected {round_}")
+    clients = _integers("clients", meta["clients"])
+    ids, reasons = _integers("failed", meta.get("failed", [])), _list("reasons", meta.get("reasons", []))
+    if len(set(ids)) != len(reasons) or len(ids) != len(reasons):
+        raise ValueError(f"field failed is {ids}, field reasons has {len(reasons)} entries; expected one a client")
+    failed = dict(zip(ids, map(str, reasons), strict=True))
+    examples = _integers("examples", metrics["examples"]) if clients else []
+    losses = [float(x) for x in _list("losses", metrics["losses"])] if clients else []
+    if any(len(column) != len(clients) for column in (examples, losses)):
+        raise ValueError(f"{len(clients)} clients, but {len(examples)} examples and {len(losses)} losses")
+    if any(count < 1 for count in examples):
+        raise ValueError(f"field examples has the count {min(examples)}; a client has at least 1 example")
+    if not clients:
+        return empty_reply(shapes, dtype), failed
+    record = content.array_records["factors"]
+    if set(record) != {"factors"}:
+        raise ValueError(f"field factors has names {sorted(record)}, expected ['factors']")
+    packed, expected = from_record(record)["factors"], (len(clients), sum(map(math.prod, shapes.values())))
+    if tuple(packed.shape) != expected or packed.dtype != dtype:
+        raise ValueError(f"field factors is {packed.dtype} {tuple(packed.shape)}, expected {dtype} {expected}")
+    return Reply(clients, examples, losses, unpack(packed, shapes)), failed
+
+
+def _list(field: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"field {field} must be a list, got {value!r}")
+    return value
+
+
+def _integers(field: str, value: Any) -> list[int]:
+    if not all(type(x) is int for x in _list(field, value)):
+        raise TypeError(f"field {field} must be a list of integers")
+    return list(value)
+
+
+def _check_clients(reply: Reply, failed: Mapping[int, str], asked: Sequence[int]) -> None:
+    answered = sorted([*reply.clients, *failed])
+    if answered != sorted(asked):
+        raise ValueError(f"field clients is {answered}, expected {sorted(asked)}")
+
+
+def _unusable(reply: Reply) -> dict[int, str]:
+    """Place of every client with a number that cannot count, and why.
+
+    A product of two factors, or a factor times a sketch, must be finite in the master dtype: so what is near the root
+    of its largest number is no factor of a model.
+    """
+    bad: dict[int, str] = {}
+    if not reply.clients:
+        return bad
+    columns = {"losses": torch.tensor(reply.losses, dtype=torch.float64), **reply.factors}
+    for field, value in columns.items():
+        largest = np.abs(value.numpy()).reshape(len(reply.clients), -1).max(1)  # NaN where there is one
+        limit = math.inf if field == "losses" else 1e-3 * math.sqrt(torch.finfo(value.dtype).max)
+        for place, size in enumerate(largest.tolist()):
+            if not math.isfinite(size):
+                bad.setdefault(place, f"field {field} {NOT_FINITE}")
+            elif size > limit:
+                bad.setdefault(place, f"field {field} is {size:.1e}: a product of such {NOT_FINITE}")
+    return bad
+
+
+def _miscounted(reply: Reply, announced: Mapping[int, int]) -> dict[int, str]:
+    """Place of every client whose number of examples, a weight of the mean perhaps, is not what its host had said."""
+    pairs = enumerate(zip(reply.clients, reply.examples, strict=True))
+    return {
+        place: f"field examples is {count}, but the host had announced {announced[client]}"
+        for place, (client, count) in pairs
+        if announced.get(client, count) != count
+    }
+
+
+def _keep(reply: Reply, places: Sequence[int]) -> Reply:
+    """The clients at these places, in their order."""
+    if list(places) == list(range(len(reply.clients))):
+        return reply  # nothing is copied if nothing changes, as nearly always
+    rows = torch.tensor(list(places), dtype=torch.int64)
+    return Reply(
+        [reply.clients[i] for i in places],
+        [reply.examples[i] for i in places],
+        [reply.losses[i] for i in places],
+        {name: value[rows] for name, value in reply.factors.items()},
+    )

@@ -1,0 +1,73 @@
+"""What a state of a run is, bit for bit: its tensors by name, their fingerprints, and one digest of all of them.
+
+A digest names a state wherever it lies: two processes that computed it apart, or one that read it from a file, have
+the same if the digests are equal.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from fedrac.algorithm.state import ServerState
+
+_WEIGHT, _FACTOR = "weight/", "factor/"
+
+
+@dataclass(frozen=True)
+class DigestedState:
+    """A state and what identifies it. Its tensors are shared, so nobody may change them in place.
+
+    Attributes:
+        state: weights and carried factors.
+        prints: SHA-256 of every tensor, by name in the snapshot.
+        digest: SHA-256 (hex) over names and prints. The round is not part of it: equal contents are one state.
+    """
+
+    state: ServerState
+    prints: Mapping[str, bytes]
+    digest: str
+
+    @cached_property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Weights and factors under names that cannot meet."""
+        weights, factors = self.state.weights, self.state.factors
+        return {_WEIGHT + k: v for k, v in weights.items()} | {_FACTOR + k: v for k, v in factors.items()}
+
+
+def take(state: ServerState, before: DigestedState | None = None) -> DigestedState:
+    """The snapshot of a state; tensors that are the very ones of ``before`` are not read again."""
+    known = before.tensors if before else {}
+    bare = DigestedState(state, {}, "").tensors
+    prints = {
+        name: before.prints[name] if before and known.get(name) is tensor else fingerprint(tensor)
+        for name, tensor in bare.items()
+    }
+    sha = hashlib.sha256()
+    for name in sorted(prints):
+        sha.update(name.encode() + b"\0" + prints[name])
+    return DigestedState(state, prints, sha.hexdigest())
+
+
+def fingerprint(tensor: Tensor) -> bytes:
+    """SHA-256 over dtype, shape and bytes (little-endian, row by row)."""
+    array = tensor.detach().cpu().contiguous().numpy()
+    sha = hashlib.sha256(f"{array.dtype.newbyteorder('<').str}{array.shape}".encode())
+    sha.update(array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1).view("u1").data)
+    return sha.digest()
+
+
+def state_of(round_: int, tensors: Mapping[str, Tensor]) -> ServerState:
+    """The inverse of `DigestedState.tensors`."""
+    weights = {k.removeprefix(_WEIGHT): v for k, v in tensors.items() if k.startswith(_WEIGHT)}
+    factors = {k.removeprefix(_FACTOR): v for k, v in tensors.items() if k.startswith(_FACTOR)}
+    return ServerState(round_, weights, factors)
+
+
+def in_master_dtype(weights: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
+    """Weights as the server keeps them: float64 if the run computes in ``dtype`` float64, else float32."""
+    master = torch.float64 if dtype == "float64" else torch.float32
+    return {k: v.to(master) if v.is_floating_point() else v for k, v in weights.items()}

@@ -1,0 +1,129 @@
+"""The server's history, and what of it somebody lacks who holds an earlier state.
+
+A round moves a state by the means of the clients' factors and a sketch that follows from the seed: whoever has the
+state before it can make the same step (`fedrac.algorithm.server.advance`). Who is further behind gets the means of all
+rounds since then, or the tensors that have changed, whichever are fewer bytes.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fedrac.algorithm.state import ServerState
+from fedrac.protocol import state_digest
+
+
+@dataclass(frozen=True)
+class Step:
+    """What turns the state before ``round`` into the one after it.
+
+    Attributes:
+        round: names the sketch.
+        eta: the server's step eta'.
+        means: those of `fedrac.algorithm.server.round_means`, one after another, (N,) in the master dtype.
+    """
+
+    round: int
+    eta: float
+    means: Tensor
+
+
+@dataclass(frozen=True)
+class Update:
+    """What turns a state that a host holds into the server's.
+
+    Attributes:
+        round, digest: of the server's state.
+        base: digest of the state to start from; empty if ``weights`` and ``factors`` are all there is.
+        steps: rounds to replay, in order.
+        weights, factors: tensors that replace those of ``base``.
+    """
+
+    round: int
+    digest: str
+    base: str
+    steps: tuple[Step, ...]
+    weights: Mapping[str, Tensor]
+    factors: Mapping[str, Tensor]
+
+
+class StateLog:
+    """States of a run by digest, and the newest steps between them. A *place* is a state's number in the history.
+
+    Args:
+        initial: what hosts may have from elsewhere: the state before round 1, or its weights alone.
+        replays: whether hosts can make the steps themselves; not where they cannot rebuild the sketches.
+
+    Attributes:
+        tip: the newest state.
+    """
+
+    def __init__(self, initial: ServerState, replays: bool = True) -> None:
+        self.tip = state_digest.take(initial)
+        self._replays = replays
+        self._place = 0
+        self._places = {self.tip.digest: 0}
+        self._changed = dict.fromkeys(self.tip.prints, 0)  # the place at which a tensor got its present value
+        self._steps: deque[Step] = deque()  # those that lead to the newest places, without a gap
+
+    def add(self, state: ServerState, step: Step | None = None) -> None:
+        """The next state, and the step that leads there from the one before; None if there is none."""
+        before, self.tip = self.tip, state_digest.take(state, self.tip)
+        self._place += 1
+        self._places[self.tip.digest] = self._place
+        self._changed |= {k: self._place for k, value in self.tip.prints.items() if before.prints.get(k) != value}
+        if step is None or not self._replays:
+            self._steps.clear()
+            return
+        self._steps.append(step)
+        whole = _size(self.tip.tensors.values())
+        while _size_of_steps(self._steps) >= whole:
+            self._steps.popleft()  # from so far back, the tensors themselves are never longer
+
+    def newest(self, digests: Iterable[str]) -> str:
+        """The one of ``digests`` that was a state last; empty if none was."""
+        return max((d for d in digests if d in self._places), key=self._places.__getitem__, default="")
+
+    def lacking(self, base: str, replay: bool = True) -> Update:
+        """The shortest way to the tip for who holds the state with digest ``base``; empty: who holds nothing.
+
+        Args:
+            base: as `newest` gives it.
+            replay: steps may be part of the way.
+        """
+        place = self._places[base] if base else -1
+        behind = self._place - place
+        steps = tuple(self._steps)[len(self._steps) - behind :] if behind <= len(self._steps) else None
+        changed = {k: v for k, v in self.tip.tensors.items() if self._changed[k] > place}
+        round_, digest = self.tip.state.round, self.tip.digest
+        if replay and base and steps is not None and _size_of_steps(steps) < _size(changed.values()):
+            return Update(round_, digest, base, steps, {}, {})
+        rest = state_digest.state_of(round_, changed)
+        return Update(round_, digest, base, (), rest.weights, rest.factors)
+
+
+def size(update: Update) -> int:
+    """Bytes of the numbers in an update."""
+    return _size_of_steps(update.steps) + _size([*update.weights.values(), *update.factors.values()])
+
+
+def _size_of_steps(steps: Sequence[Step]) -> int:
+    return len(steps) * _size([steps[0].means]) if steps else 0  # all rounds of a run have means of the same shapes
+
+
+def _size(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+@torch.no_grad()
+def apply(update: Update, held: ServerState | None, advance: Callable[[ServerState, Step], ServerState]) -> ServerState:
+    """The state that ``update`` leads to from ``held``; ``advance`` makes one step, as the server made it."""
+    if held is None:
+        return ServerState(update.round, update.weights, update.factors)
+    state = ServerState(held.round, {**held.weights, **update.weights}, {**held.factors, **update.factors})
+    for step in update.steps:
+        state = advance(state, step)
+    return replace(state, round=update.round)

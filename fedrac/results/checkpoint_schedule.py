@@ -1,0 +1,104 @@
+"""When a run writes checkpoints, and which of them is the best."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fedrac.algorithm.state import ServerState
+from fedrac.flower.strategy import FedRacLora
+from fedrac.protocol.round_report import RoundReport
+from fedrac.results import checkpoint
+from fedrac.results.record import is_lower_better, read_metrics
+
+
+@dataclass(frozen=True)
+class CheckpointSpec:
+    """``checkpoint`` of the configuration.
+
+    Attributes:
+        every: rounds between checkpoints; the last finished round always has one, unless the machine dies. With
+            ``guard.noise`` every round has one.
+        keep: how many are kept, the newest among them.
+        best: the metric by which ``best`` is chosen among the evaluated rounds; None: there is none.
+    """
+
+    every: int = 1
+    keep: int = 2
+    best: str | None = "test/loss"
+
+    def __post_init__(self) -> None:
+        for name, value in (("every", self.every), ("keep", self.keep)):
+            if value < 1:
+                raise ValueError(f"checkpoint.{name}={value} must be at least 1")
+
+    def check(self, tested: Mapping[str, float]) -> None:
+        """Raises ValueError if the best is chosen by something that the server, which tests these, does not test.
+
+        What clients test (``clients/...``) is known only afterwards; a server without test data tests nothing.
+        """
+        if tested and self.best is not None and not self.best.startswith("clients/") and self.best not in tested:
+            raise ValueError(f"checkpoint.best={self.best!r} is not tested; choose null or one of {', '.join(tested)}")
+
+
+class Checkpoints:
+    """Writes the checkpoints of one run.
+
+    Args:
+        folder: the run's ``output_dir``, with the record of the rounds before this run began.
+        spec: when, and how many.
+        strategy: whose state is written.
+    """
+
+    def __init__(self, folder: Path, spec: CheckpointSpec, strategy: FedRacLora) -> None:
+        self._folder, self._spec, self._strategy = folder, spec, strategy
+        self._waiting: tuple[ServerState, Mapping[str, Tensor]] | None = None
+        self._written = 0
+        self._best = -math.inf
+        finished = strategy.state.round if strategy.state else 0
+        for line in read_metrics(folder / "metrics.jsonl"):
+            if self._improves(line) and line["round"] == finished:
+                checkpoint.mark_best(folder)  # the machine may have died before this was done
+
+    def _improves(self, metrics: Mapping[str, Any]) -> bool:
+        """Whether these are the best so far; the first of equals is."""
+        value = metrics.get(self._spec.best or "")
+        if value is None or not math.isfinite(value):
+            return False
+        score = -value if is_lower_better(self._spec.best or "") else value
+        better, self._best = bool(score > self._best), max(score, self._best)
+        return better
+
+    def after(self, report: RoundReport) -> None:
+        """After every round, once it is recorded."""
+        improved = self._improves(report.metrics)
+        if report.round != self._written:
+            self._take()
+        if improved or self._strategy.guard.noise or report.round % self._spec.every == 0:
+            self.close()
+        if improved:
+            checkpoint.mark_best(self._folder)
+
+    def before_clients(self) -> None:
+        """Before clients see a round's result; those of the next round see it when the round is recorded.
+
+        A round that is done again draws the same noise. If clients had seen its first result, and one of them were away
+        the second time, the two results would tell that client's update: with noise no round is done again.
+        """
+        if self._strategy.guard.noise:
+            self._take()
+            self.close()
+
+    def _take(self) -> None:
+        assert self._strategy.state is not None
+        self._waiting = self._strategy.state, self._strategy.effective_weights()
+
+    def close(self) -> None:
+        """The last recorded round is written, if it is not yet: at the end, however it came."""
+        if self._waiting is not None:
+            checkpoint.save(self._folder, *self._waiting, self._spec.keep)
+            self._written = self._waiting[0].round
+            self._waiting = None

@@ -1,0 +1,88 @@
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from fedrac.algorithm.streams import Stream
+
+
+def test_words_are_philox_keyed_by_the_name():
+    stream = Stream(9, "order", 4, 17)
+    key = int(stream.key[0]) | int(stream.key[1]) << 64
+    expected = np.random.Philox(key=key).random_raw(12)
+    assert np.array_equal(np.concatenate([stream.words(5), stream.words(7)]), expected)
+
+
+def test_streams_of_different_names_differ():
+    names = [(0, "order", 1, 12), (0, "order", 11, 2), (0, "order", 1), (1, "order", 1, 12), (0, "cohort", 1, 12)]
+    words = {tuple(Stream(*name).words(4).tolist()) for name in names}
+    assert len(words) == len(names)
+
+
+@pytest.mark.parametrize("bound", [1, 2, 7, 2**40 + 1, 2**63 + 1])
+def test_integers_are_below_the_bound(bound):
+    drawn = [Stream(0, "t", i).below(bound) for i in range(200)]
+    assert all(0 <= x < bound for x in drawn)
+    if bound > 2**40:
+        assert len(set(drawn)) == 200
+
+
+class Scripted(Stream):
+    """A stream whose words are given."""
+
+    def __init__(self, words):
+        self._words = list(words)
+
+    def words(self, count):
+        taken, self._words = self._words[:count], self._words[count:]
+        return np.array(taken, dtype=np.uint64)
+
+
+def test_words_beyond_the_last_multiple_are_rejected():
+    bound = 2**63 + 1  # the largest multiple of it below 2^64 is itself
+    words = [2**64 - 1, bound, bound - 1, 2**64 - 1, 5]
+    assert Scripted(words).below(bound) == bound - 1
+    # The same in bulk: rejected places are drawn again from the words that follow.
+    limit = 2**64 - 2**64 % 10
+    assert Scripted([limit, 12, limit - 1, limit, 37]).integers(10, 3).tolist() == [7, 2, 9]
+    assert Scripted([2**64 - 1, 6]).integers(8, 2).tolist() == [7, 6]  # a power of two rejects nothing
+
+
+def test_integers_are_uniform():
+    counts = np.bincount(Stream(1, "t").integers(7, 7000), minlength=7)
+    assert len(counts) == 7
+    assert 0.001 < stats.chisquare(counts).pvalue < 0.999
+
+
+@pytest.mark.parametrize("draw", ["permutation", "distinct"])
+def test_every_order_is_equally_likely(draw):
+    orders = {order: 0 for order in itertools.permutations(range(4))}
+    for i in range(2400):
+        stream = Stream(3, "t", i)
+        found = stream.permutation(4) if draw == "permutation" else stream.distinct(4, 4)
+        orders[tuple(found.tolist())] += 1
+    assert 0.001 < stats.chisquare(list(orders.values())).pvalue < 0.999
+
+
+def test_distinct_numbers_are_a_uniform_subset():
+    subsets = {frozenset(s): 0 for s in itertools.combinations(range(6), 3)}
+    for i in range(2000):
+        subsets[frozenset(Stream(4, "t", i).distinct(6, 3).tolist())] += 1
+    assert 0.001 < stats.chisquare(list(subsets.values())).pvalue < 0.999
+
+
+def test_too_many_distinct_numbers():
+    with pytest.raises(ValueError, match="cannot draw 4 distinct integers below 3"):
+        Stream(0, "t").distinct(3, 4)
+
+
+def test_seed_has_63_bits():
+    assert Stream(0, "t").seed63() == int(Stream(0, "t").words(1)[0]) // 2
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (7, 7), (7, 3), (1000, 10), (1000, 999)])
+def test_a_subset_is_the_start_of_the_permutation(count, size):
+    """Both take the smallest words; one needs no order of the rest."""
+    permuted = Stream(0, "t", count).permutation(count)[:size]
+    assert Stream(0, "t", count).subset(count, size).tolist() == sorted(permuted.tolist())

@@ -1,0 +1,80 @@
+"""What TensorBoard and MLflow get is what ``metrics.jsonl`` has."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_cli import TINY
+
+from fedrac.experiment import compose
+from fedrac.experiment.run import in_process, run
+from fedrac.experiment.settings import ConfigError, parse
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def followed(folder: Path, *overrides: str) -> dict[str, list[tuple[int, float]]]:
+    """Runs; returns all numbers that ``metrics.jsonl`` has then, by name, with their rounds."""
+    place = "resume" if (folder / "config.yaml").exists() else "output_dir"
+    settings = compose.load([*overrides, f"{place}={folder}"])
+    run(settings, in_process(settings), folder)
+    columns: dict[str, list[tuple[int, float]]] = {}
+    for text in (folder / "metrics.jsonl").read_text().splitlines():
+        line = json.loads(text)
+        for name, value in line.items():
+            if name not in ("round", "cohort"):
+                columns.setdefault(name, []).append((line["round"], value))
+    for name, value in json.loads((folder / "summary.json").read_text())["initial"].items():
+        columns[name].insert(0, (0, value))
+    return columns
+
+
+def close(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found.keys() == expected.keys()
+    for name, points in expected.items():
+        assert [step for step, _ in found[name]] == [step for step, _ in points], name
+        assert [value for _, value in found[name]] == pytest.approx([value for _, value in points], rel=1e-6), name
+
+
+@pytest.mark.slow
+def test_tensorboard(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def read() -> dict[str, list[tuple[int, float]]]:
+        events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+        return {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
+
+    expected = followed(tmp_path, *TINY, "track=tensorboard")
+    close(read(), expected)
+    expected = followed(tmp_path, "rounds=4")
+    close(read(), expected)
+    assert expected["test/loss"][-1][0] == 4
+
+
+@pytest.mark.slow
+def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path}/store")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    followed(tmp_path / "run", *TINY, "track=mlflow")
+    expected = followed(tmp_path / "run", "rounds=4")
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("mine")
+    assert experiment is not None
+    (found,) = client.search_runs([experiment.experiment_id])
+    names = list(found.data.metrics)
+    history = {name: [(m.step, m.value) for m in client.get_metric_history(found.info.run_id, name)] for name in names}
+    close(history, expected)
+    assert found.info.status == "FINISHED" and found.data.params["cohort.size"] == "3"
+
+
+def test_what_cannot_be_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="track='wandb' is unknown: choose tensorboard or mlflow"):
+        parse(compose.load([*TINY, "track=wandb"]))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"mlflow is not installed; pip install 'fedrac\[mlflow\]'"):
+        parse(compose.load([*TINY, "track=mlflow"]))
