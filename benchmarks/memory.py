@@ -61,7 +61,7 @@ def side(options: argparse.Namespace, clients: int) -> dict[str, float]:
     method = Method()
     blocks = plan_blocks(model, AdaptSpec({"all-linear": options.rank}, ["head"]), method)
     sketches = draw_sketches(blocks, method, SketchSpec(), 1)
-    start = start_of_round(blocks, method, sketches.values, {}, torch.float32).to(device)
+    start = start_of_round(blocks, method.at(1), sketches.values, {}, torch.float32).to(device)
     texts = torch.randint(5, 1000, (rows, 2, options.tokens), device=device)
     texts[:, 1] = 1
     labels = torch.randint(2, (rows,), device=device)

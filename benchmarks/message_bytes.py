@@ -81,12 +81,12 @@ def measure(case: Case, share: float) -> dict[str, float]:
             told["down"].append(downlink.count(node, hosted, [node]) if number > 1 else np.nan)
             told["down/message"].append(sizes[id(update)] if number > 1 else np.nan)
             downlink.landed(node, [node], True)
-        shapes = trained_shapes(blocks, METHOD)
+        shapes = trained_shapes(blocks, METHOD.at(1))
         reply = encode_reply(number, Reply([7], [300], [0.5], random(shapes, 1)), {}, True)
         told["up"].append(payload_bytes(reply.array_records["factors"]))
         told["up/message"].append(message_bytes(reply))
-        means = {key: value[0] for key, value in random(mean_shapes(blocks, METHOD), 1).items()}
-        state = advance(state, blocks, METHOD, sketches.values, means, 1.0)
+        means = {key: value[0] for key, value in random(mean_shapes(blocks, METHOD.at(1)), 1).items()}
+        state = advance(state, blocks, METHOD.at(number), sketches.values, means, 1.0)
         downlink.move(state, Step(number, 1.0, pack(means)))
     everything = sum(t.numel() * t.element_size() for t in weights.values())
     return {"weights": everything, **{name: float(np.nanmean(values)) for name, values in told.items()}}

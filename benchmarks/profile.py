@@ -18,14 +18,15 @@ from benchmarks.sides import floor, ours
 from benchmarks.workloads import WORKLOADS
 from fedrac.flower import client_app, host
 from fedrac.flower.host import Host
-from fedrac.flower.strategy import FedRacLora
+from fedrac.flower.rounds import Rounds
 from fedrac.training import local
 from fedrac.training.adapter import CohortAdapter
 from fedrac.training.minibatches import Minibatches
 from fedrac.training.optimizer import StackedOptimizer
 
 PARTS = (
-    ("cohort, sketches, messages", FedRacLora, "configure_train"),
+    ("cohort, sketches", Rounds, "begin"),
+    ("messages", Rounds, "messages"),
     ("reading the plan", client_app, "decode_plan"),
     ("host: weights, sketches, shards", Host, "train"),
     ("lockstep: copies, bookkeeping", host, "train_cohort"),
@@ -38,7 +39,7 @@ PARTS = (
     ("backward", torch.autograd, "grad"),
     ("optimizer", StackedOptimizer, "step"),
     ("reply", client_app, "encode_reply"),
-    ("checks, mean, server step", FedRacLora, "step"),
+    ("checks, mean, server step", Rounds, "finish"),
 )
 Clock = Callable[[], float]
 REST = "between them: Flower's messages"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fedrac.algorithm.blocks import Block
-from fedrac.algorithm.method import Method
+from fedrac.algorithm.method import RoundMethod
 from fedrac.algorithm.round_start import start_of_round
 
 
@@ -20,7 +20,7 @@ class UpdateVectors:
 
     Args:
         blocks: what is trained.
-        method: the four choices.
+        method: what it does in this round.
         sketches: by `Block.name`, those of the round.
         carried: by `Block.key`, the factors that the round started from, for methods that do not merge.
     """
@@ -28,7 +28,7 @@ class UpdateVectors:
     def __init__(
         self,
         blocks: Sequence[Block],
-        method: Method,
+        method: RoundMethod,
         sketches: Mapping[str, Tensor],
         carried: Mapping[str, Tensor],
     ) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fedrac.algorithm import peft_names
 from fedrac.algorithm.adapt import AdaptSpec, Rank
-from fedrac.algorithm.method import Method
+from fedrac.algorithm.method import Method, RoundMethod
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +73,8 @@ class Block:
         return {"name": self.name, "rank": self.rank, "scale": self.scale}
 
 
-def trained_shapes(blocks: Iterable[Block], method: Method) -> dict[str, tuple[int, ...]]:
-    """Key and shape of every trained factor: what a client uploads."""
+def trained_shapes(blocks: Iterable[Block], method: RoundMethod) -> dict[str, tuple[int, ...]]:
+    """Key and shape of every factor that is trained in a round: what a client uploads."""
     return {b.key(x): b.factor_shape(x) for b in blocks for x in method.trained_letters(b.rank is None)}
 
 
@@ -156,7 +156,7 @@ def _admitted(name: str, shape: tuple[int, ...], rank: Rank, method: Method) -> 
     if rank == "full" or method.train == "full":
         return None
     m, n = shape[0], math.prod(shape[1:])
-    most = min(m, n) if method.train == "both" else m if method.side == "left" else n
+    most = min(m, n) if method.train == "both" else min(m if side == "left" else n for side in method.sides)
     assert isinstance(rank, int)
     if rank < most or (rank == most and method.train == "both"):
         return rank

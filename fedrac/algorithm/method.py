@@ -20,6 +20,7 @@ from typing import Literal, get_args
 
 from fedrac.algorithm.sketch import Side
 
+Sides = Literal["left", "right", "alternate"]
 Train = Literal["factor", "both", "full"]
 Average = Literal["factors", "products"]
 
@@ -32,7 +33,8 @@ class Method:
         name: how the literature calls it; for tables and figures only.
         train: ``factor`` trains the factor opposite to the sketch, ``both`` trains the two of them, ``full`` the
             whole matrix.
-        side: which factor is drawn at random: B (``left``) or A (``right``). The other one starts at zero.
+        side: which factor is drawn at random: B (``left``), A (``right``), or B in odd rounds and A in even ones
+            (``alternate``). The other one starts at zero. What holds in a round, `at` says.
         fresh: the random factor is drawn anew every round; otherwise once for the run.
         merge: the product goes into the weights every round and the factors start again (the chain); otherwise
             the averaged factors are carried to the next round.
@@ -45,7 +47,7 @@ class Method:
 
     name: str = "Fed-RAC-LoRA"
     train: Train = "factor"
-    side: Side = "left"
+    side: Sides = "left"
     fresh: bool = True
     merge: bool = True
     average: Average = "factors"
@@ -53,7 +55,7 @@ class Method:
     def __post_init__(self) -> None:
         for field, value, known in (
             ("train", self.train, get_args(Train)),
-            ("side", self.side, get_args(Side)),
+            ("side", self.side, get_args(Sides)),
             ("average", self.average, get_args(Average)),
         ):
             if value not in known:
@@ -67,10 +69,35 @@ class Method:
             raise ValueError("method.train=full has no factors to carry: set method.merge=true")
         if self.fresh and not self.merge:
             raise ValueError("method.fresh=true needs method.merge=true: a carried factor belongs to its old sketch")
+        if self.side == "alternate" and not self.merge:
+            raise ValueError("method.side=alternate needs method.merge=true: a carried factor belongs to its side")
 
-    def sketch_round(self, round_: int) -> int:
-        """The round that names the random factor of ``round_``: the round itself, or 1 if it is drawn once."""
-        return round_ if self.fresh else 1
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The sides that rounds have, in the order in which they first come."""
+        return ("left", "right") if self.side == "alternate" else (self.side,)
+
+    def at(self, round_: int) -> "RoundMethod":
+        """What the method does in ``round_`` (from 1): all that the rest of the program asks of it."""
+        side = self.sides[(round_ - 1) % len(self.sides)]
+        return RoundMethod(self.train, side, self.merge, self.average, round_ if self.fresh else 1)
+
+
+@dataclass(frozen=True)
+class RoundMethod:
+    """What a method does in one round.
+
+    Attributes:
+        train, merge, average: as of `Method`.
+        side: which factor is drawn at random in this round.
+        sketch_round: the round that names the random factor: this one, or 1 if it is drawn once for the run.
+    """
+
+    train: Train
+    side: Side
+    merge: bool
+    average: Average
+    sketch_round: int
 
     def trained_letters(self, full: bool) -> tuple[str, ...]:
         """Which matrices of a block are trained: ``D`` (the whole update), ``A`` or ``B``, or ``A`` and ``B``."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fedrac.algorithm.blocks import Block
-from fedrac.algorithm.method import Method
+from fedrac.algorithm.method import Method, RoundMethod
 from fedrac.algorithm.sketch import SketchSpec, digest, gram_inverse
 
 
@@ -46,17 +46,18 @@ class Start:
 
 def draw_sketches(blocks: Sequence[Block], method: Method, spec: SketchSpec, round_: int) -> Sketches:
     """The random factor of every block of low rank in ``round_``. That of a padding row is zero: it never moves."""
-    number = method.sketch_round(round_)
-    raws = {b.name: spec.raw(number, b.name, b.m, b.n, b.rank) for b in blocks if b.rank is not None}
+    at = method.at(round_)
+    low = [(b.name, b.m, b.n, b.rank) for b in blocks if b.rank is not None]
+    raws = {name: spec.raw(at.side, at.sketch_round, name, *sizes) for name, *sizes in low}
     for block in blocks:
-        if block.padding is not None and block.name in raws and method.drawn_letter == "B":
+        if block.padding is not None and block.name in raws and at.drawn_letter == "B":
             raws[block.name][block.padding] = 0.0
-    return Sketches({name: spec.finish(raw) for name, raw in raws.items()}, digest(raws))
+    return Sketches({name: spec.finish(at.side, raw) for name, raw in raws.items()}, digest(raws))
 
 
 def start_of_round(
     blocks: Sequence[Block],
-    method: Method,
+    method: RoundMethod,
     sketches: Mapping[str, Tensor],
     carried: Mapping[str, Tensor],
     dtype: torch.dtype,

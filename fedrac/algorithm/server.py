@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedrac.algorithm.blocks import Block
-from fedrac.algorithm.method import Method
+from fedrac.algorithm.method import Method, RoundMethod
 from fedrac.algorithm.round_start import draw_sketches, start_of_round
 from fedrac.algorithm.schedule import ScheduleSpec
 from fedrac.algorithm.sketch import SketchSpec
@@ -70,7 +70,7 @@ def initial_state(
     adapted = [b for b in blocks if b.rank is not None]
     sketches = draw_sketches(adapted, method, spec, 1)
     master = next(iter(weights[b.name].dtype for b in blocks))
-    return ServerState(0, dict(weights), start_of_round(adapted, method, sketches.values, {}, master).trained)
+    return ServerState(0, dict(weights), start_of_round(adapted, method.at(1), sketches.values, {}, master).trained)
 
 
 def draw_cohort(clients: Sequence[int] | Index, size: int, seed: int, round_: int) -> list[int]:
@@ -110,20 +110,18 @@ def product(b: Tensor, a: Tensor) -> Tensor:
     return torch.from_numpy(total)
 
 
-def effective_weights(
-    state: ServerState, blocks: Sequence[Block], method: Method, sketches: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def effective_weights(state: ServerState, blocks: Sequence[Block], sketches: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The model as it predicts: the weights, with carried factors merged into a copy."""
     weights = dict(state.weights)
     for block in blocks if state.factors else ():
         if block.rank is not None:
             w = weights[block.name]
-            weights[block.name] = w + block.scale * _pair_product(block, method, sketches, state.factors, w)
+            weights[block.name] = w + block.scale * _pair_product(block, sketches, state.factors, w)
     return _tie(weights, blocks)
 
 
 def round_means(
-    state: ServerState, blocks: Sequence[Block], method: Method, stacked: Mapping[str, Tensor], weights: Shares
+    state: ServerState, blocks: Sequence[Block], method: RoundMethod, stacked: Mapping[str, Tensor], weights: Shares
 ) -> dict[str, Tensor]:
     """All that the next state needs of the clients' factors, in the master dtype; see `mean_shapes`.
 
@@ -143,7 +141,7 @@ def round_means(
     return found
 
 
-def mean_letters(block: Block, method: Method) -> tuple[str, ...]:
+def mean_letters(block: Block, method: RoundMethod) -> tuple[str, ...]:
     """Of what a round takes the mean: each trained factor; the product ``BA``, if products are averaged."""
     letters = method.trained_letters(block.rank is None)
     if method.average == "factors" or block.rank is None:
@@ -151,7 +149,7 @@ def mean_letters(block: Block, method: Method) -> tuple[str, ...]:
     return ("BA",) if method.merge else (*letters, "BA")
 
 
-def mean_shapes(blocks: Sequence[Block], method: Method) -> dict[str, tuple[int, ...]]:
+def mean_shapes(blocks: Sequence[Block], method: RoundMethod) -> dict[str, tuple[int, ...]]:
     """Key and shape of every mean that makes up a round: what a host needs to make the server's step itself."""
     return {b.key(x): (b.m, b.n) if x == "BA" else b.factor_shape(x) for b in blocks for x in mean_letters(b, method)}
 
@@ -159,16 +157,17 @@ def mean_shapes(blocks: Sequence[Block], method: Method) -> dict[str, tuple[int,
 def advance(
     state: ServerState,
     blocks: Sequence[Block],
-    method: Method,
+    method: RoundMethod,
     sketches: Mapping[str, Tensor],
     means: Mapping[str, Tensor],
     eta: float,
 ) -> ServerState:
-    """The server step, ``W + eta' s B_S A_bar`` for the paper's method and its kin for the rest of the family.
+    """The server step, ``W + eta' s B_S A_bar`` for the paper's method; the rest of the family beside it.
 
     It has the same bits wherever it is made.
 
     Args:
+        method: what it does in this round.
         sketches: by `Block.name`, those of this round.
         means: as `round_means` gives them.
         eta: the server's step eta' of this round.
@@ -185,12 +184,12 @@ def advance(
             continue
         after = {k: state.factors[k] + eta * (mean - state.factors[k]) for k, mean in mine.items() if k in carried}
         if method.average == "products":
-            before = _pair_product(block, method, sketches, state.factors, w) if after else 0.0
-            carry = _pair_product(block, method, sketches, after, w) - before if after else 0.0
+            before = _pair_product(block, sketches, state.factors, w) if after else 0.0
+            carry = _pair_product(block, sketches, after, w) - before if after else 0.0
             target = mine[block.key("BA")].reshape(w.shape)
             merged[block.name] = w + block.scale * (eta * (target - before) - carry)
         elif method.merge:
-            merged[block.name] = w + (eta * block.scale) * _pair_product(block, method, sketches, mine, w)
+            merged[block.name] = w + (eta * block.scale) * _pair_product(block, sketches, mine, w)
         carried.update(after)
     return ServerState(state.round + 1, _tie(merged, blocks), carried, state.guard)
 
@@ -203,9 +202,7 @@ def _tie(weights: dict[str, Tensor], blocks: Sequence[Block]) -> dict[str, Tenso
     return weights
 
 
-def _pair_product(
-    block: Block, method: Method, sketches: Mapping[str, Tensor], factors: Mapping[str, Tensor], like: Tensor
-) -> Tensor:
+def _pair_product(block: Block, sketches: Mapping[str, Tensor], factors: Mapping[str, Tensor], like: Tensor) -> Tensor:
     """``B A`` of a block in the shape and dtype of its weight; a factor that is not trained is the sketch."""
     b, a = (factors.get(block.key(x), sketches.get(block.name)) for x in "BA")
     assert a is not None and b is not None

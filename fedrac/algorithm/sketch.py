@@ -31,40 +31,36 @@ class SketchSpec:
             bit on every machine; ``gaussian`` is rounded to float32 and equal but for rare last bits of a math
             library; ``haar`` has orthonormal columns (left) or rows (right); ``coordinate`` picks r distinct unit
             vectors.
-        side: which factor is frozen.
         seed: the run's seed.
 
     Raises:
-        ValueError: the law or the side is none of those.
+        ValueError: the law is none of those.
     """
 
     law: Law = "popcount"
-    side: Side = "left"
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.law not in get_args(Law):
             raise ValueError(f"sketch law {self.law!r} is unknown: choose one of {', '.join(get_args(Law))}")
-        if self.side not in get_args(Side):
-            raise ValueError(f"side {self.side!r} is unknown: choose left (train A) or right (train B)")
 
-    def raw(self, round_: int, name: str, m: int, n: int, rank: int) -> Tensor:
+    def raw(self, side: Side, round_: int, name: str, m: int, n: int, rank: int) -> Tensor:
         """Entries before orthonormalisation, float64: (m, rank) left, (rank, n) right. These have the digest."""
         stream = Stream(self.seed, "sketch", round_, name)
-        rows, columns = (m, rank) if self.side == "left" else (rank, n)
+        rows, columns = (m, rank) if side == "left" else (rank, n)
         if self.law == "coordinate":
-            return _unit_vectors(stream, rows, columns, self.side)
+            return _unit_vectors(stream, rows, columns, side)
         return torch.from_numpy(_entries(self.law, stream.words(rows * columns))).reshape(rows, columns)
 
-    def finish(self, raw: Tensor) -> Tensor:
+    def finish(self, side: Side, raw: Tensor) -> Tensor:
         """The sketch itself, float64: ``raw`` for every law but ``haar``, which is made orthonormal."""
         if self.law != "haar":
             return raw
-        return orthonormal(raw) if self.side == "left" else orthonormal(raw.T).T
+        return orthonormal(raw) if side == "left" else orthonormal(raw.T).T
 
-    def draw(self, round_: int, name: str, m: int, n: int, rank: int) -> Tensor:
+    def draw(self, side: Side, round_: int, name: str, m: int, n: int, rank: int) -> Tensor:
         """The frozen factor of ``round_`` for parameter ``name``, float64: (m, rank) left, (rank, n) right."""
-        return self.finish(self.raw(round_, name, m, n, rank))
+        return self.finish(side, self.raw(side, round_, name, m, n, rank))
 
 
 def _entries(law: Law, words: Words) -> NDArray[np.float64]:

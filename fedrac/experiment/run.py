@@ -68,7 +68,7 @@ def _record(ready: ReadyRun, settings: DictConfig, output_dir: Path) -> Record:
     """The run's results, with what is known of its data."""
     record = Record(output_dir, compose.to_yaml(settings), ready.finished if settings.resume else None)
     if ready.examples:
-        client_labels.write(output_dir, ready.experiment, ready.examples, ready.strategy.population)
+        client_labels.write(output_dir, ready.experiment, ready.examples, ready.strategy.connected)
         record.describe(ready.examples.task, ready.examples.labels)
     return record
 

@@ -16,7 +16,7 @@ from fedrac.algorithm.method import Method
 from fedrac.algorithm.schedule import ScheduleSpec
 from fedrac.algorithm.server import ServerSpec
 from fedrac.algorithm.sketch import Law
-from fedrac.flower.strategy import Send
+from fedrac.flower.rounds import Send
 from fedrac.monitoring import trackers
 from fedrac.results.checkpoint_schedule import CheckpointSpec
 from fedrac.training.optimizer import LocalSpec

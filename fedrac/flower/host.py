@@ -125,9 +125,9 @@ class Host:
         values = plan.sketches or sketches.values
         # Factors stay in float32 where the rest computes in bfloat16: their updates are too small for it.
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
-        start = start_of_round(blocks, plan.spec.method, values, state.factors, dtype, plan.spec.local.precondition).to(
-            self.device
-        )
+        method = plan.spec.method.at(plan.spec.round)
+        begin = start_of_round(blocks, method, values, state.factors, dtype, plan.spec.local.precondition)
+        start = begin.to(self.device)
         problem = TrainingSetup(self.model, blocks, self._loss, self._take, self._habits)
 
         def train(clients: Sequence[int]) -> CohortResult:

@@ -1,21 +1,39 @@
-"""The rounds of a run, one after another, for a strategy on a grid."""
+"""The rounds of a run, one after another, on a grid."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import Protocol
 
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.app import ArrayRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
+from fedrac.algorithm.state import ServerState
+from fedrac.flower.rounds import Rounds, RoundUnderWay
 from fedrac.protocol.resending import deliver
 from fedrac.protocol.round_report import RoundReport
 
-if TYPE_CHECKING:
-    from fedrac.flower.strategy import FedRacLora
-
 Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
+
+
+class Served(Protocol):
+    """What the loop needs of the strategy that it serves."""
+
+    state: ServerState | None
+
+    def connect(self, grid: Grid, whole: bool = True) -> None:
+        """Finds out which clients there are."""
+
+    def arrays(self) -> ArrayRecord:
+        """The merged model as it stands."""
+
+    def is_evaluated(self, server_round: int) -> bool:
+        """Whether a round is tested by the server, and by the clients where they are asked."""
+
+    def asks_clients(self, server_round: int) -> bool:
+        """Whether clients test a round's result."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +41,8 @@ class Loop:
     """What every round of a run needs.
 
     Attributes:
-        strategy: says what is sent, and what becomes of the replies; it has the state.
+        strategy: has the state between rounds, and says what is tested.
+        rounds: makes each of them.
         grid: reaches the hosts.
         timeout: seconds to wait for a round's replies.
         evaluate: called on evaluated rounds with the merged weights.
@@ -31,58 +50,62 @@ class Loop:
         before_clients: called before clients test a round's result.
     """
 
-    strategy: "FedRacLora"
+    strategy: Served
+    rounds: Rounds
     grid: Grid
     timeout: float
     evaluate: Evaluate | None = None
     on_round: Callable[[RoundReport], None] | None = None
     before_clients: Callable[[], None] | None = None
 
-    def run(self, initial: ArrayRecord, train_config: ConfigRecord, evaluate_config: ConfigRecord) -> Result:
-        """All rounds after the last finished one.
-
-        Args:
-            initial: the weights before round 1.
-            train_config, evaluate_config: for the strategy.
+    def run(self, state: ServerState, last: int) -> Result:
+        """All rounds after ``state`` to round ``last``.
 
         Raises:
             CohortFailure: a round had too few good replies, or diverged.
         """
-        strategy, result = self.strategy, Result(arrays=initial)
-        assert strategy.rounds is not None
-        for number in range(strategy.state.round + 1 if strategy.state else 1, strategy.rounds + 1):
+        result, first = Result(), state.round + 1
+        for number in range(first, last + 1):
             begin = time.perf_counter()
-            messages = strategy.configure_train(number, initial, train_config, self.grid)
-            replies = deliver(self.grid, messages, self.timeout, strategy.more)
-            result.train_metrics_clientapp[number] = strategy.step(number, replies)
-            self._test(number, result, evaluate_config)
-            strategy.report.seconds = time.perf_counter() - begin
+            self.strategy.connect(self.grid, whole=number == first)
+            round_ = self.rounds.begin(number, state)
+            self.strategy.state = state = self.rounds.finish(round_, self._replies(round_, MessageType.TRAIN))
+            result.train_metrics_clientapp[number] = train_metrics(round_.report)
+            self._test(round_, result)
+            round_.report.seconds = time.perf_counter() - begin
             if self.on_round is not None:
-                self.on_round(strategy.report)
-        result.arrays = strategy.arrays() if strategy.state else initial
+                self.on_round(round_.report)
+        result.arrays = self.strategy.arrays()
         return result
 
-    def _test(self, number: int, result: Result, config: ConfigRecord) -> None:
+    def _replies(self, round_: RoundUnderWay, kind: str) -> list[Message]:
+        return deliver(self.grid, self.rounds.messages(round_, kind), self.timeout, partial(self.rounds.more, round_))
+
+    def _test(self, round_: RoundUnderWay, result: Result) -> None:
         """By the clients and by the server, where that is wanted; into ``result`` and the round's report."""
+        number = round_.report.round
         tests = (
-            (result.evaluate_metrics_clientapp, self._by_clients(number, result.arrays, config)),
+            (result.evaluate_metrics_clientapp, self._by_clients(round_)),
             (result.evaluate_metrics_serverapp, self._by_server(number)),
         )
         for record, found in tests:
             if found is not None:
                 record[number] = found
-                self.strategy.report.metrics |= {k: float(v) for k, v in found.items()}  # type: ignore[arg-type]
+                round_.report.metrics |= {k: float(v) for k, v in found.items()}  # type: ignore[arg-type]
 
-    def _by_clients(self, number: int, arrays: ArrayRecord, config: ConfigRecord) -> MetricRecord | None:
-        messages = list(self.strategy.configure_evaluate(number, arrays, config, self.grid))
-        if not messages:
+    def _by_clients(self, round_: RoundUnderWay) -> MetricRecord | None:
+        if not self.strategy.asks_clients(round_.report.round):
             return None
         if self.before_clients is not None:
             self.before_clients()
-        replies = deliver(self.grid, messages, self.timeout, self.strategy.more)
-        return self.strategy.aggregate_evaluate(number, replies)
+        return self.rounds.tested(round_, self._replies(round_, MessageType.EVALUATE))
 
     def _by_server(self, number: int) -> MetricRecord | None:
         if self.evaluate is None or not self.strategy.is_evaluated(number):
             return None
         return self.evaluate(number, self.strategy.arrays())
+
+
+def train_metrics(report: RoundReport) -> MetricRecord:
+    """What Flower is told of a round."""
+    return MetricRecord({"train/loss": report.train_loss, "clients": report.clients})

@@ -16,7 +16,7 @@ class JsonLog:
 
     def begin(self, strategy: FedRacLora, rounds: int, folder: Path, initial: Mapping[str, float]) -> None:
         """Where the run starts, and what it is."""
-        finished = strategy.state.round if strategy.state else 0
+        finished = strategy.finished_rounds
         _print("begin", {"method": strategy.method.name, "finished": finished, "rounds": rounds,
                          "output_dir": str(folder), **initial})  # fmt: skip
 

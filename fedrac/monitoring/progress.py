@@ -53,11 +53,12 @@ class Progress:
 
     def begin(self, strategy: FedRacLora, rounds: int, folder: Path, initial: Mapping[str, float]) -> None:
         """What will be done, and from where."""
-        self._rounds, self._first, self._folder = rounds, strategy.state.round if strategy.state else 0, folder
+        self._rounds, self._first, self._folder = rounds, strategy.finished_rounds, folder
         self._begin = time.monotonic()
-        numbers = sum(_count(shape) for shape in strategy.shapes.values())
-        print(f"{strategy.method.name} ({strategy.method.side} sketch), {rounds} rounds, cohorts of "
-              f"{strategy.server.cohort_size}; a client uploads {numbers:,} numbers a round")  # fmt: skip
+        numbers = " or ".join(f"{count:,}" for count in strategy.uploads())
+        side = " and ".join(strategy.method.sides)
+        print(f"{strategy.method.name} ({side} sketch), {rounds} rounds, cohorts of "
+              f"{strategy.server.cohort_size}; a client uploads {numbers} numbers a round")  # fmt: skip
         print(f"results go to {folder}")
         print(f"before round {self._first + 1}: {show_metrics(initial)}", flush=True)
 
@@ -96,13 +97,6 @@ def show_metrics(values: Mapping[str, Any]) -> str:
 def _number(value: float) -> str:
     """With four digits behind the point; a delta of 1e-5 would be none."""
     return f"{value:.2g}" if 0 < abs(value) < 1e-4 else f"{value:.4f}"
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
 
 
 def show_duration(seconds: float) -> str:

@@ -119,7 +119,7 @@ class Tracking:
 
     def begin(self, strategy: FedRacLora, rounds: int, folder: Path, initial: Mapping[str, float]) -> None:
         """The test metrics before round 1 count as those of round 0."""
-        finished = strategy.state.round if strategy.state else 0
+        finished = strategy.finished_rounds
         self._tracker.open(folder, self._settings, finished)
         self._open = True
         if not finished:

@@ -29,11 +29,11 @@ def follow(plan: RoundPlan, blocks: Sequence[Block], replica: NodeState) -> tupl
         CannotRebuild: the node needs more than was sent.
     """
     method = plan.spec.method
-    shapes = mean_shapes(blocks, method)
 
     def make(state: ServerState, step: Step) -> ServerState:
+        at = method.at(step.round)
         sketches = draw_sketches(blocks, method, plan.spec.sketch, step.round).values
-        return advance(state, blocks, method, sketches, unpack(step.means, shapes), step.eta)
+        return advance(state, blocks, at, sketches, unpack(step.means, mean_shapes(blocks, at)), step.eta)
 
     return replica.follow(plan.update, make)
 
@@ -43,7 +43,7 @@ def merged(plan: RoundPlan, blocks: Sequence[Block], state: ServerState) -> dict
     sketches = plan.sketches
     if state.factors and not sketches:
         sketches = draw_sketches(blocks, plan.spec.method, plan.spec.sketch, max(state.round, 1)).values
-    return effective_weights(state, blocks, plan.spec.method, sketches)
+    return effective_weights(state, blocks, sketches)
 
 
 def replica_of(initial: Initial, context: Context) -> NodeState:

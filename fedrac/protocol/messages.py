@@ -36,7 +36,7 @@ class RoundSpec:
         workload: data, partition and model, as `fedrac.flower.host.Host` reads them.
         blocks: name, rank and scale of every trained parameter.
         method: the four choices.
-        sketch: law, side and seed of the random factors.
+        sketch: law and seed of the random factors.
         digest: of this round's sketches; a host that rebuilds others must not train.
         local: how clients train; its ``lr`` is this round's.
     """
@@ -133,9 +133,10 @@ def unpack(packed: Tensor, shapes: Shapes) -> dict[str, Tensor]:
 
 def encode_update(update: Update) -> RecordDict:
     """The part of a host's message that brings it to the server's state."""
-    steps = {"means": torch.stack([step.means for step in update.steps])} if update.steps else {}
+    steps = {"means": torch.cat([step.means for step in update.steps])} if update.steps else {}
     about: dict[str, Any] = {"round": update.round, "digest": update.digest, "base": update.base}
     about |= {"rounds": [step.round for step in update.steps], "etas": [step.eta for step in update.steps]}
+    about["sizes"] = [len(step.means) for step in update.steps]
     arrays = {"steps": steps, "weights": update.weights, "factors": update.factors}
     return RecordDict({"update": ConfigRecord(about), **{name: to_record(part) for name, part in arrays.items()}})
 
@@ -144,7 +145,7 @@ def decode_update(content: RecordDict) -> Update:
     """The inverse of `encode_update`, on the host."""
     about: dict[str, Any] = dict(content.config_records["update"])
     arrays = content.array_records
-    means = from_record(arrays["steps"]).get("means", torch.empty(0))
+    means = torch.split(from_record(arrays["steps"]).get("means", torch.empty(0)), about["sizes"])
     return Update(
         round=about["round"],
         digest=about["digest"],

@@ -29,6 +29,7 @@ class RoundReport:
         seconds: wall time of the round.
         guard: ``guard/...`` and ``privacy/...`` numbers, where updates are clipped or noise is added.
         metrics: ``test/...`` (server) and ``clients/...`` metrics, on rounds with an evaluation.
+        clients: how many answered well.
     """
 
     round: int
@@ -41,3 +42,4 @@ class RoundReport:
     seconds: float = 0.0
     guard: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    clients: int = 0

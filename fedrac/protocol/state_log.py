@@ -111,7 +111,7 @@ def size(update: Update) -> int:
 
 
 def _size_of_steps(steps: Sequence[Step]) -> int:
-    return len(steps) * _size([steps[0].means]) if steps else 0  # all rounds of a run have means of the same shapes
+    return _size(step.means for step in steps)
 
 
 def _size(tensors: Iterable[Tensor]) -> int:

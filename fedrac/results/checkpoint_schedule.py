@@ -58,7 +58,7 @@ class Checkpoints:
         self._waiting: tuple[ServerState, Mapping[str, Tensor]] | None = None
         self._written = 0
         self._best = -math.inf
-        finished = strategy.state.round if strategy.state else 0
+        finished = strategy.finished_rounds
         for line in read_metrics(folder / "metrics.jsonl"):
             if self._improves(line) and line["round"] == finished:
                 checkpoint.mark_best(folder)  # the machine may have died before this was done
@@ -93,8 +93,8 @@ class Checkpoints:
             self.close()
 
     def _take(self) -> None:
-        assert self._strategy.state is not None
-        self._waiting = self._strategy.state, self._strategy.effective_weights()
+        if self._strategy.state is not None:  # a round has been finished
+            self._waiting = self._strategy.state, self._strategy.effective_weights()
 
     def close(self) -> None:
         """The last recorded round is written, if it is not yet: at the end, however it came."""

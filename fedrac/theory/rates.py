@@ -111,7 +111,8 @@ def setting(experiment: Experiment, problem: Convex, blocks: tuple[Block, ...]) 
     full = local.sampling == "full" or local.batch_size >= problem.examples
     batches = 1 if full else -(-problem.examples // local.batch_size)
     descent = full and local.epochs == 1 and cohort == problem.clients
-    share = [1.0 if b.rank is None else b.rank / (b.m if experiment.method.side == "left" else b.n) for b in blocks]
+    sides = experiment.method.sides
+    share = [1.0 if b.rank is None else b.rank / (b.m if side == "left" else b.n) for b in blocks for side in sides]
     return Setting(
         smoothness=problem.smoothness("f" if descent else "client" if full else "example"),
         convexity=problem.convexity,

@@ -37,8 +37,8 @@ class Run:
         self.work, self.method, self.model = work, Method(side=side), work.wrapped()
         spec = AdaptSpec(layers_of(self.model), [] if work.task == "causal_lm" else ["head"], alpha=3.0)
         self.blocks = plan_blocks(self.model, spec, self.method)
-        self.sketches = draw_sketches(self.blocks, self.method, SketchSpec(side=side), 1)
-        self.start: Start = start_of_round(self.blocks, self.method, self.sketches.values, {}, torch.float64)
+        self.sketches = draw_sketches(self.blocks, self.method, SketchSpec(), 1)
+        self.start: Start = start_of_round(self.blocks, self.method.at(1), self.sketches.values, {}, torch.float64)
         self.dtype = torch.float64
         self.shards = [Shard(c, rows) for c, rows in enumerate(torch.arange(sum(SIZES)).split(SIZES))]
 
@@ -106,10 +106,10 @@ def test_merge_equals_adapter(factory, side):
     run = Run(make(factory), side)
     found = run.train(run.shards)
     weights = {name: value.clone() for name, value in run.model.state_dict().items()}
-    state = initial_state(weights, run.blocks, run.method, SketchSpec(side=side))
+    state = initial_state(weights, run.blocks, run.method, SketchSpec())
     shares = np.full(len(SIZES), 1 / len(SIZES))
-    means = round_means(state, run.blocks, run.method, found.factors, shares)
-    new = advance(state, run.blocks, run.method, run.sketches.values, means, 1.0)
+    means = round_means(state, run.blocks, run.method.at(1), found.factors, shares)
+    new = advance(state, run.blocks, run.method.at(1), run.sketches.values, means, 1.0)
     means = {key: f.mean(0) for key, f in found.factors.items()}
     expected = run.dense({**run.start.frozen, **means}, torch.arange(4))
     run.model.load_state_dict(new.weights)

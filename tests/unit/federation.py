@@ -9,7 +9,7 @@ from workloads import Workload
 
 from fedrac.algorithm.adapt import AdaptSpec
 from fedrac.algorithm.blocks import Block, Rank, plan_blocks
-from fedrac.algorithm.method import Method
+from fedrac.algorithm.method import Method, RoundMethod
 from fedrac.algorithm.round_start import Sketches, Start, draw_sketches, start_of_round
 from fedrac.algorithm.server import (
     Shares,
@@ -55,7 +55,7 @@ class Federation:
         self.blocks: tuple[Block, ...] = plan_blocks(
             model, AdaptSpec(self.layers, self.workload.full, self.alpha), self.method
         )
-        self.sketch = SketchSpec(self.law, self.method.side, self.seed)
+        self.sketch = SketchSpec(self.law, self.seed)
         start = {name: value.clone() for name, value in model.state_dict().items()}
         self.state: ServerState = initial_state(start, self.blocks, self.method, self.sketch)
 
@@ -64,7 +64,7 @@ class Federation:
 
     def start(self, round_: int) -> Start:
         values, dtype = self.sketches(round_).values, next(self.workload.model.parameters()).dtype
-        return start_of_round(self.blocks, self.method, values, self.state.factors, dtype)
+        return start_of_round(self.blocks, self.method.at(round_), values, self.state.factors, dtype)
 
     def train(self, clients: Sequence[int], start: Start | None = None) -> CohortResult:
         """The clients' part of the next round."""
@@ -81,20 +81,26 @@ class Federation:
         found = self.train(clients)
         weights = shares(found.examples.tolist(), self.weighting)
         self.state = step(
-            self.state, self.blocks, self.method, self.sketches(number).values, found.factors, weights, self.eta
+            self.state,
+            self.blocks,
+            self.method.at(number),
+            self.sketches(number).values,
+            found.factors,
+            weights,
+            self.eta,
         )
         return found
 
     def weights(self) -> dict[str, Tensor]:
         """The model as it predicts."""
         sketches = self.sketches(max(self.state.round, 1)).values
-        return effective_weights(self.state, self.blocks, self.method, sketches)
+        return effective_weights(self.state, self.blocks, sketches)
 
 
 def step(
     state: ServerState,
     blocks: Sequence[Block],
-    method: Method,
+    method: RoundMethod,
     sketches: Mapping[str, Tensor],
     stacked: Mapping[str, Tensor],
     weights: Shares,

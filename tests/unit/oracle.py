@@ -124,12 +124,16 @@ class Oracle:
         m, *rest = self.weights[name].shape
         return m, int(torch.Size(rest).numel())
 
+    def _left(self, round_: int) -> bool:
+        return round_ % 2 == 1 if self.method.side == "alternate" else self.method.side == "left"
+
     def _random(self, round_: int, name: str) -> Tensor:
         """The random factor; its row for an embedding's padding is zero, for that row must not move."""
         (m, n), rank = self._shape(name), self.ranks[name]
-        drawn = self.sketch.draw(round_ if self.method.fresh else 1, name, m, n, rank)
+        side = "left" if self._left(round_) else "right"
+        drawn = self.sketch.draw(side, round_ if self.method.fresh else 1, name, m, n, rank)
         layer = self.workload.model.get_submodule(name.rpartition(".")[0])
-        if isinstance(layer, nn.Embedding) and layer.padding_idx is not None and self.method.side == "left":
+        if isinstance(layer, nn.Embedding) and layer.padding_idx is not None and self._left(round_):
             drawn[layer.padding_idx] = 0.0
         return drawn
 
@@ -137,7 +141,7 @@ class Oracle:
         return {f"{n}:D": torch.zeros_like(self.weights[n]) for n, rank in self.ranks.items() if rank is None}
 
     def _frozen(self, round_: int) -> Factors:
-        letter = "B" if self.method.side == "left" else "A"
+        letter = "B" if self._left(round_) else "A"
         return {f"{n}:{letter}": self._random(round_, n) for n, rank in self.ranks.items() if rank is not None}
 
     def _first(self, round_: int) -> Factors:
@@ -148,7 +152,7 @@ class Oracle:
                 continue
             m, n = self._shape(name)
             zero = {"A": torch.zeros(rank, n, dtype=torch.float64), "B": torch.zeros(m, rank, dtype=torch.float64)}
-            random, trained = ("B", "A") if self.method.side == "left" else ("A", "B")
+            random, trained = ("B", "A") if self._left(round_) else ("A", "B")
             factors[f"{name}:{trained}"] = zero[trained]
             if self.method.train == "both":
                 factors[f"{name}:{random}"] = self._random(round_, name)

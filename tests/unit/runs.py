@@ -107,7 +107,6 @@ def arrays(record: ArrayRecord) -> dict[str, Tensor]:
 
 
 def methods() -> dict[str, Method]:
-    """Every file of ``conf/method``."""
-    return {
-        path.stem: Method(**OmegaConf.load(path)) for path in sorted(Path(compose.config_dir(), "method").iterdir())
-    }
+    """Every file of ``conf/method``, and a method that alternates sides."""
+    files = sorted(Path(compose.config_dir(), "method").iterdir())
+    return {path.stem: Method(**OmegaConf.load(path)) for path in files} | {"alternating": Method(side="alternate")}

@@ -55,6 +55,7 @@ def _describe(experiment: Experiment, problem: Convex, known: Setting) -> str:
     whole = "" if known.batches == 1 else f" in {known.batches} mini-batches"
     fits = "admissible" if told.admissible else "NOT admissible: the theorem says nothing about them"
     gap = problem.value(problem.start) - problem.minimum
+    sides = " and ".join(experiment.method.sides)
     theorem = "5.5 (gradient descent)" if known.gradient_descent else "of the form of F.3, constants derived here"
     lines = [
         f"problem         {kind}, {len(problem.start)} trained numbers, f* = {problem.minimum:.6g}, "
@@ -63,7 +64,7 @@ def _describe(experiment: Experiment, problem: Convex, known: Setting) -> str:
         f"K = {known.steps} local steps, rho = {known.rho:.4g}",
         f"constants       L = {known.smoothness:.6g}  mu = {known.convexity:.6g}  Delta* = {known.between:.4g}  "
         f"sigma* = {known.within:.4g}  zeta*^2 = {problem.noise:.4g}",
-        f"sketch          {experiment.method.side}, E[H] from {known.slowest:.4g} to {known.fastest:.4g}",
+        f"sketch          {sides}, E[H] from {known.slowest:.4g} to {known.fastest:.4g}",
         f"theorem         {theorem}",
         f"admissible      eta <= {known.largest_eta:.6g}"
         + ("" if known.gradient_descent else f", gamma <= {known.largest_gamma:.6g}"),

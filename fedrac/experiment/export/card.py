@@ -55,7 +55,7 @@ def _front(run: FinishedRun, to: str) -> str:
 def _what(run: FinishedRun) -> str:
     e, base = run.experiment, run.experiment.model.get("checkpoint", run.experiment.model["_target_"])
     return (
-        f"`{base}`, fine-tuned by {e.method.name} ({e.method.side} sketch) in {run.round} rounds of "
+        f"`{base}`, fine-tuned by {e.method.name} ({' and '.join(e.method.sides)} sketch) in {run.round} rounds of "
         f"{e.cohort.size} clients each, seed {e.seed}."
     )
 

@@ -46,8 +46,10 @@ def updates(of: FedRacLora, clients: int = 4) -> tuple[UpdateVectors, dict[str, 
     assert of.state is not None
     sketches = draw_sketches(of.blocks, of.method, of.sketch, 2).values
     g = torch.Generator().manual_seed(0)
-    stacked = {k: torch.randn(clients, *shape, generator=g, dtype=torch.float64) for k, shape in of.shapes.items()}
-    return UpdateVectors(of.blocks, of.method, sketches, of.state.factors), dict(sketches), stacked
+    stacked = {
+        k: torch.randn(clients, *shape, generator=g, dtype=torch.float64) for k, shape in of.shapes_at(2).items()
+    }
+    return UpdateVectors(of.blocks, of.method.at(2), sketches, of.state.factors), dict(sketches), stacked
 
 
 @every_method
@@ -56,7 +58,7 @@ def test_a_vector_is_as_long_as_the_step_that_it_makes(name: str) -> None:
     found = after_a_round(name)
     space, sketches, stacked = updates(found, 1)
     assert found.state is not None
-    after = step(found.state, found.blocks, found.method, sketches, stacked, shares([1], "uniform"), 1.0)
+    after = step(found.state, found.blocks, found.method.at(1), sketches, stacked, shares([1], "uniform"), 1.0)
     length = space.rows(stacked).norm()
     if found.method.train == "both":
         start = {k: space.factors(torch.zeros(space.rows(stacked).shape[1], dtype=torch.float64))[k] for k in stacked}
@@ -68,7 +70,7 @@ def test_a_vector_is_as_long_as_the_step_that_it_makes(name: str) -> None:
 
 
 def _effective(of: FedRacLora, state: ServerState, sketches: dict[str, Tensor]) -> dict[str, Tensor]:
-    return effective_weights(state, of.blocks, of.method, sketches)
+    return effective_weights(state, of.blocks, sketches)
 
 
 @every_method
@@ -82,7 +84,7 @@ def test_a_sketch_that_lost_rank_gives_the_same_weights() -> None:
     found = strategy(method=Method())
     block = found.blocks[0]
     sketch = torch.ones(block.m, 2, dtype=torch.float64)
-    space = UpdateVectors([block], found.method, {block.name: sketch}, {})
+    space = UpdateVectors([block], found.method.at(1), {block.name: sketch}, {})
     a = torch.randn(1, 2, block.n, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     back = space.factors(space.rows({block.key("A"): a})[0])[block.key("A")]
     assert torch.allclose(sketch @ back, sketch @ a[0], atol=1e-12)

@@ -80,9 +80,9 @@ def test_a_convolution_is_a_matrix_of_its_kernels():
 def test_trained_shapes_by_method():
     blocks = plan_blocks(model(), AdaptSpec({"2": 3}, full=["1.bias"]), Method())
     full = {"1.bias:D": (4,)}
-    assert trained_shapes(blocks, Method()) == full | {"2.weight:A": (3, 12)}
-    assert trained_shapes(blocks, Method(side="right")) == full | {"2.weight:B": (8, 3)}
-    both = trained_shapes(blocks, Method(train="both"))
+    assert trained_shapes(blocks, Method().at(1)) == full | {"2.weight:A": (3, 12)}
+    assert trained_shapes(blocks, Method(side="right").at(1)) == full | {"2.weight:B": (8, 3)}
+    both = trained_shapes(blocks, Method(train="both").at(1))
     assert both == full | {"2.weight:A": (3, 12), "2.weight:B": (8, 3)}
 
 

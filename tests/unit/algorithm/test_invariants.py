@@ -61,7 +61,7 @@ def update(block: Block, sketch: Tensor, factor: Tensor, side: str) -> Tensor:
 
 def random_factors(blocks, method, clients, dtype, seed=0) -> dict[str, Tensor]:
     g = torch.Generator().manual_seed(seed)
-    shapes = trained_shapes(blocks, method).items()
+    shapes = trained_shapes(blocks, method.at(1)).items()
     return {k: torch.randn(clients, *shape, generator=g, dtype=torch.float64).to(dtype) for k, shape in shapes}
 
 
@@ -89,7 +89,7 @@ def test_01_zero_factor_leaves_the_forward_pass_unchanged(factory, side):
 @pytest.mark.parametrize("rank", [1, 2, 4])
 def test_02_h_is_an_orthogonal_projection_onto_the_sketch(law, side, rank):
     m, n = 9, 7
-    sketch = SketchSpec(law, side, 4).draw(1, "w", m, n, rank)
+    sketch = SketchSpec(law, 4).draw(side, 1, "w", m, n, rank)
     h = projection(sketch, side)
     assert h.shape == ((m, m) if side == "left" else (n, n))
     close(h, h.T)
@@ -102,8 +102,8 @@ def test_02_h_is_an_orthogonal_projection_onto_the_sketch(law, side, rank):
 @both_sides
 def test_03_mean_projection_is_rank_over_m(law, side):
     (m, n), rank, draws = ((5, 8) if side == "left" else (8, 5)), 2, 1500
-    spec = SketchSpec(law, side, 1)
-    h = torch.stack([projection(spec.draw(t, "w", m, n, rank), side) for t in range(draws)])
+    spec = SketchSpec(law, 1)
+    h = torch.stack([projection(spec.draw(side, t, "w", m, n, rank), side) for t in range(draws)])
     ranks = torch.linalg.matrix_rank(h).double()  # a Rademacher sketch this small loses rank now and then
     assert law == "rademacher" or (ranks == rank).all()
     # E[rank]/m is known only by its mean here, so its own spread belongs to the deviation.
@@ -139,7 +139,7 @@ def test_05_step_does_not_depend_on_alpha_or_on_scale_and_basis_of_the_sketch(si
         sketch = f.sketches(1).values["weight"]
         if change is not None:
             sketch = sketch @ change if side == "left" else change @ sketch
-        start = start_of_round(f.blocks, f.method, {"weight": sketch}, {}, torch.float64)
+        start = start_of_round(f.blocks, f.method.at(1), {"weight": sketch}, {}, torch.float64)
         factors = f.train(rows, start).factors[block.key(trained(side))]
         return torch.stack([update(block, sketch, factor, side) for factor in factors])
 
@@ -194,7 +194,7 @@ def test_07_merged_model_predicts_as_the_adapter(factory, method, dtype):
         plain = work.model(x)
         for c, rows in enumerate(torch.arange(12).split(4)):
             one = {key: factor[c : c + 1] for key, factor in factors.items()}
-            merged = step(f.state, f.blocks, method, sketches, one, shares([1], "uniform"), 1.0).weights
+            merged = step(f.state, f.blocks, method.at(1), sketches, one, shares([1], "uniform"), 1.0).weights
             expected = predict(work, merged, rows)
             assert (together[rows] - expected).norm() <= tolerance * expected.norm()
             assert (together[rows] - plain[rows]).norm() > 0.01 * expected.norm()
@@ -231,7 +231,7 @@ def test_09_mean_of_products_is_product_with_the_mean(side):
     (block,) = f.blocks
     stacked = factors[block.key(trained(side))]
     products = torch.stack([update(block, sketches["weight"], factor, side) for factor in stacked])
-    after = step(f.state, f.blocks, f.method, sketches, factors, weights, 1.0).weights["weight"]
+    after = step(f.state, f.blocks, f.method.at(1), sketches, factors, weights, 1.0).weights["weight"]
     close(after - f.state.weights["weight"], (torch.from_numpy(weights)[:, None, None] * products).sum(0))
 
 
@@ -243,7 +243,7 @@ def test_09_averaging_two_trained_factors_misses_their_covariance():
         method = Method(train="both", average=average)
         f = Federation(work, shards(), method)
         factors = random_factors(f.blocks, method, clients, torch.float64)
-        after = step(f.state, f.blocks, method, f.sketches(1).values, factors, p, 1.0)
+        after = step(f.state, f.blocks, method.at(1), f.sketches(1).values, factors, p, 1.0)
         moved[average] = after.weights["weight"] - f.state.weights["weight"]
     a, b, w = factors["weight:A"], factors["weight:B"], torch.from_numpy(p)[:, None, None]
     covariance = (w * ((b - (w * b).sum(0)) @ (a - (w * a).sum(0)))).sum(0)
@@ -356,7 +356,7 @@ def test_17_vector_of_the_specification():
     for law, entries in expected.items():
         for side, rank in (("left", 2), ("right", 4)):  # (4, 2) and (4, 2) entries, row after row
             m, n = (4, 99) if side == "left" else (99, 2)
-            sketch = SketchSpec(law, side, 1).draw(2, "layer.0.weight", m, n, rank)
+            sketch = SketchSpec(law, 1).draw(side, 2, "layer.0.weight", m, n, rank)
             assert sketch.shape == (4, 2)
             assert sketch.flatten().tolist() == entries
 
@@ -373,13 +373,13 @@ torch.randn(100)
 names = ["a", "b"] if threads == 1 else ["b", "a"]
 for law in sys.argv[2:]:
     for side in ("right", "left") if threads == 1 else ("left", "right"):
-        print(law, side, digest({name: SketchSpec(law, side, 5).raw(3, name, 40, 30, 4) for name in names}))
+        print(law, side, digest({name: SketchSpec(law, 5).raw(side, 3, name, 40, 30, 4) for name in names}))
 """
 
 
 def test_17_clients_in_other_processes_draw_equal_bytes():
     def raws(law, side):
-        return {name: SketchSpec(law, side, 5).raw(3, name, 40, 30, 4) for name in "ab"}
+        return {name: SketchSpec(law, 5).raw(side, 3, name, 40, 30, 4) for name in "ab"}
 
     here = {f"{law} {side} {digest(raws(law, side))}" for law in LAWS for side in SIDES}
     for threads in ("1", "2"):
@@ -392,7 +392,7 @@ def test_17_clients_in_other_processes_draw_equal_bytes():
 @both_sides
 def test_18_another_round_layer_or_seed_draws_another_sketch(law, side):
     def draw(seed=0, round_=1, name="w"):
-        return SketchSpec(law, side, seed).raw(round_, name, 40, 30, 3)
+        return SketchSpec(law, seed).raw(side, round_, name, 40, 30, 3)
 
     assert torch.equal(draw(), draw())
     for other in (draw(seed=1), draw(round_=2), draw(name="v"), draw(seed=1, round_=0)):
@@ -426,7 +426,7 @@ def test_19_replaying_seed_and_mean_factors_reproduces_the_weights(side):
         mean = np.zeros(found.shape[1:])
         for factor in found.numpy().astype(np.float64):
             mean += factor * 0.2  # five equal clients
-        sketch = SketchSpec("popcount", side, seed).draw(number, "weight", 5, 6, 2).numpy()
+        sketch = SketchSpec("popcount", seed).draw(side, number, "weight", 5, 6, 2).numpy()
         b, a = (x.astype(np.float32) for x in ((sketch, mean) if side == "left" else (mean, sketch)))
         delta = np.zeros_like(replayed)
         for j in range(2):
@@ -447,7 +447,7 @@ def test_20_result_does_not_depend_on_the_order_of_arrival():
         ordered = [factors for _, factors in sorted(replies, key=lambda reply: reply[0])]
         stacked = {k: torch.stack([factors[k] for factors in ordered]) for k in found}
         p = shares([1] * 5, "uniform")
-        return step(f.state, f.blocks, f.method, f.sketches(1).values, stacked, p, 1.0).weights
+        return step(f.state, f.blocks, f.method.at(1), f.sketches(1).values, stacked, p, 1.0).weights
 
     expected = after(range(5))
     for arrival in ([4, 3, 2, 1, 0], clients):
@@ -516,7 +516,7 @@ def test_24_upload_is_the_trained_factors_only(side, upload):
     model = nn.Sequential(nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 5))
     method = Method(side=side)
     blocks = plan_blocks(model, AdaptSpec({"*": 1}), method)
-    assert sum(torch.Size(s).numel() for s in trained_shapes(blocks, method).values()) == upload
+    assert sum(torch.Size(s).numel() for s in trained_shapes(blocks, method.at(1)).values()) == upload
 
 
 @pytest.mark.parametrize("rank", [1, 3])
@@ -524,7 +524,7 @@ def test_24_upload_is_the_trained_factors_only(side, upload):
 @every_layer
 def test_24_upload_is_r_n_left_and_r_m_right(factory, side, rank):
     f = Federation(make(factory), shards(), Method(side=side), layers={"*": rank})
-    assert {k: v.shape[1:] for k, v in f.train([0, 1]).factors.items()} == trained_shapes(f.blocks, f.method)
+    assert {k: v.shape[1:] for k, v in f.train([0, 1]).factors.items()} == trained_shapes(f.blocks, f.method.at(1))
     for block in f.blocks:
         size = sum(v.numel() for k, v in f.start(1).trained.items() if k.rpartition(":")[0] == block.name)
         m, n = block.shape[0], torch.Size(block.shape[1:]).numel()

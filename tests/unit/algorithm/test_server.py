@@ -94,13 +94,13 @@ def test_carried_factors_start_at_the_first_draw_and_go_on(train, side):
     f = Federation(make(mlp), shards(), method, LocalSpec(lr=0.05, batch_size=5), cohort=3)
     weights = {k: v.clone() for k, v in f.state.weights.items()}
     adapted = [b for b in f.blocks if b.rank is not None]
-    assert set(f.state.factors) == {b.key(x) for b in adapted for x in method.trained_letters(False)}
+    assert set(f.state.factors) == {b.key(x) for b in adapted for x in method.at(1).trained_letters(False)}
     assert all(torch.equal(v, weights[k]) for k, v in f.weights().items())
     for _ in range(2):
         found = f.round()
         after = f.start(f.state.round + 1)
         for block in adapted:  # the mean is what the next round starts from, and W stays as it was
-            for letter in method.trained_letters(False):
+            for letter in method.at(1).trained_letters(False):
                 mean = found.factors[block.key(letter)].mean(0)
                 torch.testing.assert_close(after.trained[block.key(letter)], mean, rtol=0, atol=1e-12)
             assert torch.equal(f.state.weights[block.name], weights[block.name])
@@ -165,7 +165,7 @@ def test_effective_weights_of_a_chain_are_its_weights():
     sketches = draw_sketches(blocks, Method(), SketchSpec(), 1)
     state = initial_state(dict(model.state_dict()), blocks, Method(), SketchSpec())
     assert not state.factors
-    found = effective_weights(state, blocks, Method(), sketches.values)
+    found = effective_weights(state, blocks, sketches.values)
     assert all(torch.equal(v, state.weights[k]) for k, v in found.items())
 
 
@@ -173,9 +173,9 @@ def test_zero_factors_change_nothing():
     for method in (Method(), Method(side="right"), Method(train="both", average="products"), Method(train="full")):
         model = make(mlp, torch.float32).model
         blocks = plan_blocks(model, AdaptSpec({"*": 2}, full=["*.bias"]), method)
-        sketches = draw_sketches(blocks, method, SketchSpec(side=method.side), 1).values
-        start = start_of_round(blocks, method, sketches, {}, torch.float32)
-        state = initial_state(dict(model.state_dict()), blocks, method, SketchSpec(side=method.side))
+        sketches = draw_sketches(blocks, method, SketchSpec(), 1).values
+        start = start_of_round(blocks, method.at(1), sketches, {}, torch.float32)
+        state = initial_state(dict(model.state_dict()), blocks, method, SketchSpec())
         stacked = {k: v.repeat(3, *[1] * v.ndim) for k, v in start.trained.items()}
-        after = step(state, blocks, method, sketches, stacked, shares([1] * 3, "uniform"), 1.0)
+        after = step(state, blocks, method.at(1), sketches, stacked, shares([1] * 3, "uniform"), 1.0)
         assert all(torch.equal(v, state.weights[k]) for k, v in after.weights.items())

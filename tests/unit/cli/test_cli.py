@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from command import TINY, facts, lines, weights
 from runs import equal
 from safetensors.torch import load_file
 
@@ -20,11 +21,6 @@ from fedrac.experiment.settings import parse
 from fedrac.flower import host
 from fedrac.protocol.round_report import CohortFailure
 
-TINY = [
-    *("data=linear_regression", "data.examples=40", "data.test_examples=10", "data.features=4", "data.outputs=3"),
-    *("data.clients=2", "model=mlp", "model.inputs=4", "model.hidden=[5]", "model.outputs=3", "pretrain=none"),
-    *("partition=size", "partition.clients=4", "cohort.size=3", "local.batch_size=4", "rounds=2", "evaluate.every=2"),
-]
 FILES = {
     "config.yaml",
     "task.json",
@@ -59,20 +55,6 @@ def stopped(fedrac: Command, *arguments: str) -> str:
         fedrac(*arguments)
     assert caught.value.code not in (0, None)
     return str(caught.value.code)
-
-
-def lines(folder: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
-
-
-def facts(folder: str) -> list[dict[str, Any]]:
-    """All but what depends on when it was run: a server that starts again does not know what its nodes have."""
-    passing = ("seconds", "download_bytes")
-    return [{name: value for name, value in line.items() if name not in passing} for line in lines(folder)]
-
-
-def weights(folder: str) -> dict[str, torch.Tensor]:
-    return load_file(Path(folder, "checkpoint", "weights.safetensors"))
 
 
 def failing_in(monkeypatch: pytest.MonkeyPatch, round_: int, error: BaseException) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import TINY, facts, weights
 from runs import equal
-from test_cli import TINY, facts, weights
 
 from fedrac.cli import main, sweep
 from fedrac.cli.sweep import worker

@@ -52,7 +52,7 @@ def test_weights_are_the_mean_over_those_who_answered(weighting: Weighting, lost
     found = strategy(server=spec(weighting=weighting, eta=0.7))
     (report,) = run(tamper, found)
     packed = torch.cat([arrays(reply.content["factors"])["factors"] for reply in came])
-    stacked = {key: value.numpy() for key, value in unpack(packed, found.shapes).items()}
+    stacked = {key: value.numpy() for key, value in unpack(packed, found.shapes_at(1)).items()}
     counts = np.concatenate([r.content["metrics"]["examples"] for r in came])
     share = counts / counts.sum() if weighting == "examples" else np.full(len(counts), 1 / len(counts))
     before, after = arrays(start()), found.effective_weights()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import TINY
+from command import TINY
 
 from fedrac.experiment import compose
 from fedrac.experiment.run import in_process, run

@@ -42,8 +42,8 @@ def messages(strategy: FedRacLora) -> list[Message]:
 
 def decode(strategy: FedRacLora, message: Message, asked: list[int]) -> tuple[Reply, list[Refusal]]:
     """As the strategy does: it knows how many examples each client has."""
-    announced = strategy.population.examples_of(asked)
-    return decode_reply(message, ROUND, asked, strategy.shapes, torch.float64, announced)
+    announced = strategy.connected.examples_of(asked)
+    return decode_reply(message, ROUND, asked, strategy.shapes_at(ROUND), torch.float64, announced)
 
 
 class Bomb:
@@ -194,7 +194,7 @@ def _made_up(strategy: FedRacLora, messages: list[Message], content: RecordDict)
     assert all(type(count) is int and count >= 1 for count in reply.examples)
     assert all(map(math.isfinite, reply.losses))
     assert len(reply.clients) == len(reply.examples) == len(reply.losses)
-    assert {key: tuple(v.shape[1:]) for key, v in reply.factors.items()} == strategy.shapes
+    assert {key: tuple(v.shape[1:]) for key, v in reply.factors.items()} == strategy.shapes_at(ROUND)
     for value in reply.factors.values():
         assert len(value) == len(reply.clients) and value.dtype == torch.float64 and bool(value.isfinite().all())
     assert not Bomb.went_off

@@ -48,7 +48,7 @@ def test_a_plan_comes_back_as_it_was_sent() -> None:
         workload(seed=2**62 + 1),
         [{"name": "a.weight", "rank": None, "scale": 1.0}, {"name": "b", "rank": 2, "scale": 1 / 3}],
         Method("x", "both", "right", False, False, "products"),
-        SketchSpec("haar", "right", 2**62 + 1),
+        SketchSpec("haar", 2**62 + 1),
         "digest",
         LocalSpec("adamw", 0.1 + 0.2, 3, 7, "replacement", betas=(0.8, 1 / 3), clip=1e-300, max_rows=5),
     )
@@ -114,10 +114,13 @@ def test_bytes_of_a_round(name: str, send: str) -> None:
     layers = [(5, 4), (3, 5)]  # (m, n)
     left, right = sum(rank * n for _, n in layers), sum(m * rank for m, _ in layers)
     full = sum(m * n for m, n in layers)
-    up = {"full": full, "both": left + right, "factor": left if method.side == "left" else right}[method.train]
-    assert report.upload_bytes == first.upload_bytes == (up + 3) * number * runs.CLIENTS
-    sketches = (right if method.side == "left" else left) if send == "matrix" and method.train != "full" else 0
-    assert first.download_bytes == ((0 if method.merge else up) + sketches) * number * runs.CLIENTS
+    factors = {"left": [left, left], "right": [right, right], "alternate": [left, right]}[method.side]  # by round
+    up, after = ({"full": full, "both": left + right, "factor": factor}[method.train] for factor in factors)
+    assert first.upload_bytes == (up + 3) * number * runs.CLIENTS
+    assert report.upload_bytes == (after + 3) * number * runs.CLIENTS
+    sent = send == "matrix" and method.train != "full"
+    frozen, sketches = (left + right - factor if sent else 0 for factor in factors)
+    assert first.download_bytes == ((0 if method.merge else up) + frozen) * number * runs.CLIENTS
     carried, products = 0 if method.merge else up, full if method.average == "products" else 0
     moved = (full if method.merge or products else 0) + carried
     means = products + carried if products else up
@@ -170,7 +173,7 @@ def test_messages_share_their_records(name: str) -> None:
 
 def test_weights_in_the_same_process_are_not_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[str] = []
-    for module in ("flower.strategy", "protocol.messages"):
+    for module in ("flower.strategy", "flower.rounds", "protocol.messages"):
         monkeypatch.setattr(f"fedrac.{module}.to_record", lambda t: encoded.extend(t) or to_record(t))
     found = strategy(server=ALL, evaluate_every=4)
     runs.train(found, 5, rounds=4)
@@ -202,7 +205,7 @@ def test_a_sketch_that_is_sent_is_used() -> None:
 
 def _factors(found: FedRacLora, message: Message) -> dict[str, torch.Tensor]:
     (reply,) = grid().send_and_receive([message])
-    return unpack(arrays(reply.content.array_records["factors"])["factors"], found.shapes)
+    return unpack(arrays(reply.content.array_records["factors"])["factors"], found.shapes_at(1))
 
 
 @pytest.mark.parametrize("name", methods())

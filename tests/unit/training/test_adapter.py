@@ -23,8 +23,8 @@ def train(model, inputs, targets, layers=None, full=(), method=None, local=None,
     """Three clients of four examples each."""
     method = method or Method()
     blocks = plan_blocks(model, AdaptSpec({"*": 1} if layers is None else layers, full), method)
-    sketches = draw_sketches(blocks, method, SketchSpec(side=method.side), 1)
-    start = start_of_round(blocks, method, sketches.values, {}, torch.float32)
+    sketches = draw_sketches(blocks, method, SketchSpec(), 1)
+    start = start_of_round(blocks, method.at(1), sketches.values, {}, torch.float32)
     problem = TrainingSetup(model, blocks, squared, lambda i: (inputs[i], targets[i]))
     cohort = [Shard(c, torch.arange(4 * c, 4 * c + 4)) for c in range(CLIENTS)]
     return train_cohort(problem, start, cohort, local or LocalSpec(lr=0.1, batch_size=4), 0, round_)
@@ -169,7 +169,7 @@ def test_models_that_take_several_inputs_by_name():
     model, left, right, y = Pair(), data(6), data(5), data(4)
     blocks = plan_blocks(model, AdaptSpec(), Method())
     sketches = draw_sketches(blocks, Method(), SketchSpec(), 1)
-    start = start_of_round(blocks, Method(), sketches.values, {}, torch.float32)
+    start = start_of_round(blocks, Method().at(1), sketches.values, {}, torch.float32)
     problem = TrainingSetup(model, blocks, squared, lambda i: ({"left": left[i], "right": right[i]}, y[i]))
     found = train_cohort(problem, start, [Shard(0, torch.arange(12))], LocalSpec(lr=0.1), 0, 1)
     assert all(f.abs().max() > 0 for f in found.factors.values())

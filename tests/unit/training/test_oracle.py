@@ -108,6 +108,13 @@ def test_methods(method, side, eta):
     check(Federation(make(mlp), shards(), method, local, cohort=4, eta=eta, weighting="examples"))
 
 
+@pytest.mark.parametrize("choices", [{}, {"fresh": False}, {"train": "both"}, {"train": "both", "average": "products"}])
+@pytest.mark.parametrize("factory", [mlp, conv, text], ids=lambda f: f.__name__)
+def test_alternating_sides(factory, choices):
+    local = LocalSpec(optimizer="adamw", lr=0.02, batch_size=5)
+    check(Federation(make(factory), shards(), Method(side="alternate", **choices), local, cohort=3))
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("factory", [conv, text], ids=lambda f: f.__name__)
 def test_methods_on_other_layers(factory, method):
