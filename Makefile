@@ -30,10 +30,11 @@ test: .venv/installed ## run all tests
 docker-test: .venv/installed ## a federation in real containers; DOCKER_BUILD_ARGS='--build-arg PIP_ARGS=', COMPOSE=docker-compose
 	FEDRAC_DOCKER=1 DOCKER_BUILD_ARGS="$(DOCKER_BUILD_ARGS)" $(BIN)/pytest -rs -s tests/deployment/test_docker.py
 
-lint: .venv/installed ## check style, format and types
+lint: .venv/installed ## check style, format, types, and which package imports which
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy fedrac server_app client_app
+	$(BIN)/lint-imports
 
 bench: .venv/installed .venv-pfl/installed ## compare speed and memory with others, 10 minutes; BENCH='W1 W5', BENCH=--quick
 	@$(BIN)/python -m benchmarks $(BENCH)

@@ -1,6 +1,5 @@
 """The data that one party of a federation has: read as all parties read theirs, but from a place of its own."""
 
-import inspect
 import json
 from collections.abc import Mapping
 from functools import lru_cache
@@ -9,7 +8,7 @@ from typing import Any
 
 from fedrac.data.coerce import coerce
 from fedrac.data.examples import Data
-from fedrac.loading.target import construct
+from fedrac.loading.target import construct, parameters
 
 
 def load(spec: Mapping[str, Any], place: str) -> Data:
@@ -33,14 +32,12 @@ def _loaded(spec: str, place: str) -> Data:
         if "/" in place:
             raise ValueError(f'node-config data={place!r}: give an absolute path, e.g. data="/data"')
         return coerce(construct({"_target_": place}, "node-config data"))
-    from hydra.utils import get_method  # hydra takes 0.2 s to import
-
     shared = {key: value for key, value in json.loads(spec).items() if key != "validation"}  # of common data
     if "path" not in shared:
         raise ValueError(f"data._target_={shared['_target_']} takes no path: choose data=idx or data=table, say")
     path = Path(place).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}")
-    taken = inspect.signature(get_method(shared["_target_"])).parameters
+    taken = parameters(shared["_target_"])
     partial = {"partial": True} if "partial" in taken else {}
     return coerce(construct({**shared, **partial, "path": str(path)}, "data"))

@@ -44,10 +44,15 @@ def construct(spec: Mapping[str, Any], group: str) -> Any:
         raise cause from None
 
 
-def _signature(target: str) -> str:
+def parameters(target: str) -> Mapping[str, inspect.Parameter]:
+    """The parameters of the function or class at an import path, by name."""
     from hydra.utils import get_object
 
+    return inspect.signature(get_object(target)).parameters
+
+
+def _signature(target: str) -> str:
     try:
-        return str(inspect.signature(get_object(target)))
+        return f"({', '.join(map(str, parameters(target).values()))})"
     except (TypeError, ValueError):  # written in C, or a nested target was at fault
         return "other arguments"
