@@ -5,13 +5,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+import fedrac
 from fedrac.cli import commands
 from fedrac.experiment import compose
 from fedrac.monitoring.progress import show_log
 
 
 def main() -> None:
-    """``fedrac [KEY=VALUE ...]``; with ``-m`` a sweep over all combinations, with ``--help`` every key.
+    """``fedrac [KEY=VALUE ...]``; with ``-m`` a sweep over all combinations, with ``--help`` every key; ``--version``.
 
     A first word that is no option and has no ``=`` is a sub-command: see `fedrac.cli.commands`.
     """
@@ -24,12 +25,13 @@ def main() -> None:
             from fedrac.cli import sweep
 
             sys.exit(sweep.main([argument for argument in sys.argv[1:] if argument not in ("-m", "--multirun")]))
+        elif sys.argv[1:] == ["--version"]:
+            print(f"fedrac {fedrac.__version__}")
         elif any(argument.startswith("-") for argument in sys.argv[1:]):
             sys.argv[1:] = compose.extending(sys.argv[1:])
             _hydra()
         else:
-            settings = compose.load(sys.argv[1:])
-            _run(settings, Path(settings.output_dir))
+            fedrac.run(*sys.argv[1:])
     except KeyboardInterrupt:
         sys.exit("stopped; finished rounds are on disk, go on with resume=DIR")
     except (ValueError, OSError, RuntimeError) as error:

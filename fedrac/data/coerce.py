@@ -1,7 +1,8 @@
 """A user's own data, in the forms that people have them, into :class:`Data`."""
 
 import hashlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,11 @@ from numpy.typing import NDArray
 
 from fedrac.data.examples import Data, Examples, Task
 
-_FORMS = (
-    "return a fedrac.data.Data, a pair ((x, y), (x_test, y_test)) of arrays or tensors (a third one, (x, y, "
-    "groups), names the natural client of each example), or a pair (train, test) of map-style datasets of "
-    "(x, y)"
+_PART = (
+    "a pair (x, y) of arrays or tensors (a third one, (x, y, groups), names the natural client of each example), a "
+    "map-style dataset of (x, y), or a pandas DataFrame whose last column is the target"
 )
+_FORMS = f"return a fedrac.data.Data, a pair ((x, y), (x_test, y_test)), or a pair (train, test), each {_PART}"
 Arrays = tuple[NDArray[np.float32], NDArray[Any], NDArray[np.int64] | None]  # inputs, targets, groups
 _NOT_DATASETS = (Mapping, str, np.ndarray)
 
@@ -32,14 +33,31 @@ def coerce(result: Any) -> Data:
         return result
     if not isinstance(result, tuple | list) or len(result) != 2:
         raise ValueError(f"the data function returned {_describe(result)}: {_FORMS}")
-    train, test = (_arrays(part, name) for part, name in zip(result, ("train", "test"), strict=True))
+    train, test = (arrays(part, name) for part, name in zip(result, ("train", "test"), strict=True))
+    return joined(train, test, _digest(*train, *test))
+
+
+def joined(train: Arrays, test: Arrays, key: str) -> Data:
+    """The data of which these are the parts; ``key`` as `Data` has it."""
     task: Task = "classification" if train[1].ndim == 1 else "regression"
-    return Data(Examples(*train), Examples(*test), task, _outputs(train[1], test[1]), _digest(*train, *test))
+    return Data(Examples(*train), Examples(*test), task, _outputs(train[1], test[1]), key)
 
 
-def _arrays(part: Any, name: str) -> Arrays:
+def arrays(part: Any, name: str, target: str | Sequence[str] | None = None) -> Arrays:
+    """One part of the data: inputs (N, ...) float32, targets (N,) int64 or (N, k) float32, groups (N,) int64 or None.
+
+    Args:
+        part: a pair or triple of arrays, a map-style dataset, or a DataFrame.
+        name: what the part is called in errors.
+        target: the column of a DataFrame that is predicted, or several of a regression; None: the last one.
+
+    Raises:
+        ValueError: another form, values that are not finite, or labels below 0.
+    """
     if isinstance(part, tuple | list) and len(part) in (2, 3):
         columns = [_array(column) for column in part]
+    elif _is_frame(part):
+        columns = _of_frame(part, name, target)
     else:
         columns = _columns(part)
     inputs, targets, *groups = columns
@@ -52,10 +70,26 @@ def _array(values: Any) -> NDArray[Any]:
     return np.atleast_1d(np.asarray(values))
 
 
+def _is_frame(part: Any) -> bool:
+    pandas = sys.modules.get("pandas")  # who has a frame has imported it
+    return pandas is not None and isinstance(part, pandas.DataFrame)
+
+
+def _of_frame(frame: Any, name: str, target: str | Sequence[str] | None) -> list[NDArray[Any]]:
+    """The inputs (N, features) and the target of a DataFrame."""
+    wanted = frame.columns[-1] if target is None else target if isinstance(target, str) else list(target)
+    if missing := [c for c in ([wanted] if isinstance(wanted, str) else wanted) if c not in frame.columns]:
+        raise ValueError(f"{name} has no column {missing[0]!r}: its columns are {', '.join(map(str, frame.columns))}")
+    inputs = frame.drop(columns=wanted)
+    if words := [column for column, kind in inputs.dtypes.items() if kind.kind not in "biuf"]:
+        raise ValueError(f"column {words[0]!r} of {name} is {inputs[words[0]].dtype}: make it numbers, or drop it")
+    return [inputs.to_numpy(np.float32, na_value=np.nan), frame[wanted].to_numpy()]
+
+
 def _columns(dataset: Any) -> list[NDArray[Any]]:
     """The inputs and targets of a map-style dataset, stacked."""
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or isinstance(dataset, _NOT_DATASETS):
-        raise ValueError(f"a part of the data is {_describe(dataset)}: {_FORMS}")
+        raise ValueError(f"a part of the data is {_describe(dataset)}: make it {_PART}")
     rows = [dataset[i] for i in range(len(dataset))]
     for i, row in enumerate(rows):
         if not isinstance(row, tuple | list) or len(row) != 2:

@@ -83,7 +83,8 @@ class Data:
             lack one of them.
         task: says what the targets are and which loss goes with them.
         outputs: number of classes, of values that a regression predicts, or of tokens of a language model.
-        key: digest that identifies these data on this machine; part of the partition's cache key.
+        key: digest that identifies these data on this machine; part of the partition's cache key. Empty: these data
+            are in this process alone, and nothing that follows from them is cached on disk.
         labels: what the classes are called, where they have names.
         groups_apart: the test part is of other groups than the training part.
         metrics: of the whole test part, besides those that are means over examples; see `fedrac.data.metrics`.

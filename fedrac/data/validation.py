@@ -31,5 +31,5 @@ def hold_out(data: Data, fraction: float) -> Data:
         kept, held = split_whole(train.groups, fraction, seed=0)
     else:
         kept, held = split(strata, fraction, seed=0)
-    key = hashlib.sha256(f"{data.key}|validation={fraction}".encode()).hexdigest()
+    key = data.key and hashlib.sha256(f"{data.key}|validation={fraction}".encode()).hexdigest()
     return replace(data, train=train.take(kept), test=train.take(held), key=key)

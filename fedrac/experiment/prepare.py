@@ -38,8 +38,8 @@ class ReadyRun:
     Attributes:
         experiment: the settings.
         strategy: connected to its clients.
-        examples: what the server tests on, if it has any.
-        test: measures merged weights on them.
+        examples: what the server has of the data, if anything.
+        test: measures merged weights on them; None: there is nothing to measure, as they have no test part.
         start: the weights before round 1.
         state: where an earlier run stopped; None: the run begins.
         initial, now: the metrics of the weights before round 1, and of those that the run goes on with.
@@ -71,7 +71,7 @@ def prepare(settings: DictConfig, grid: Grid) -> ReadyRun:
     if experiment.runtime.threads is not None:
         torch.set_num_threads(experiment.runtime.threads)
     model, examples = models.build(experiment.model, experiment.seed), server_data(experiment)
-    strategy = build_strategy(experiment, model, test_on_clients=examples is None)
+    strategy = build_strategy(experiment, model, test_on_clients=examples is None or not len(examples.test))
     state = _stopped_at(Path(settings.resume)) if settings.resume else None
     strategy.connect(grid)
     test = _measuring(experiment, model, examples, strategy) if examples else None
@@ -87,7 +87,10 @@ def prepare(settings: DictConfig, grid: Grid) -> ReadyRun:
 def server_data(experiment: Experiment) -> data.Data | None:
     """What the server tests on; None where the nodes have data of their own and the server has nothing."""
     if experiment.partition.get("scheme") != NODES or "path" not in experiment.data:
-        return data.load(experiment.data)
+        common = data.load(experiment.data, needed=["train"])
+        if not len(common.test):
+            log.info("the data have no test part: the clients of every round test on what they train on")
+        return common
     found = own.load(experiment.data, experiment.data["path"]) if experiment.data["path"] else None
     return found if found is not None and len(found.test) else None
 
@@ -110,14 +113,16 @@ def build_strategy(experiment: Experiment, model: nn.Module, test_on_clients: bo
     )
 
 
-def _measuring(experiment: Experiment, model: nn.Module, examples: data.Data, strategy: FedRacLora) -> Evaluate:
-    """Tests merged weights, and computes the training objective where that is asked for."""
-    test = tester(experiment, model, examples)
+def _measuring(experiment: Experiment, model: nn.Module, examples: data.Data, strategy: FedRacLora) -> Evaluate | None:
+    """Tests merged weights, where there is a test part, and computes the training objective, where that is wanted."""
+    test = tester(experiment, model, examples) if len(examples.test) else None
     if not experiment.evaluate.objective:
         return test
     examples.check_filled("train")
     value = objective(experiment, model, examples, strategy.blocks)
-    return lambda round_, arrays: MetricRecord({**test(round_, arrays), "train/objective": value(arrays)})
+    return lambda round_, arrays: MetricRecord(
+        {**(test(round_, arrays) if test else {}), "train/objective": value(arrays)}
+    )
 
 
 def tester(experiment: Experiment, model: nn.Module, examples: data.Data) -> Callable[[int, ArrayRecord], MetricRecord]:

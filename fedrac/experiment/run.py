@@ -1,12 +1,14 @@
 """One run, the same in every runtime: configuration and Grid in, recorded results out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flwr.serverapp import Grid
 from omegaconf import DictConfig
+from torch import Tensor
 
 from fedrac.experiment import client_labels, compose
 from fedrac.experiment.prepare import ReadyRun, prepare
@@ -19,7 +21,7 @@ from fedrac.monitoring.trackers import tracking
 from fedrac.protocol.node_config import own_nodes
 from fedrac.protocol.round_report import Divergence, RoundReport
 from fedrac.results.checkpoint_schedule import Checkpoints
-from fedrac.results.record import Record
+from fedrac.results.record import Record, metrics_line, summarise
 
 
 def run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | None = None) -> dict[str, Any]:
@@ -42,7 +44,7 @@ def run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | N
     experiment, strategy = ready.experiment, ready.strategy
     record = _record(ready, settings, output_dir)
     checkpoints = Checkpoints(output_dir, experiment.checkpoint, strategy)
-    status = Status(output_dir, experiment.rounds, ready.finished)
+    status = Status(output_dir, experiment.rounds, ready.finished, ready.initial)
     shown = watcher or (JsonLog() if experiment.runtime.log == "json" else Progress())
     with tracking(settings.get("track"), settings) as trackers, status, closing(checkpoints):
         watchers: list[Watcher] = [shown, *trackers]
@@ -64,6 +66,47 @@ def run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | N
     return summary
 
 
+@dataclass(frozen=True, eq=False)
+class Unwritten:
+    """What a run has found that wrote nothing.
+
+    Attributes:
+        lines: what ``metrics.jsonl`` would have.
+        summary: what ``summary.json`` would have.
+        weights: the merged model's state dict.
+    """
+
+    lines: Sequence[Mapping[str, Any]]
+    summary: dict[str, Any]
+    weights: Mapping[str, Tensor]
+
+
+def run_unwritten(settings: DictConfig, grid: Grid, watcher: Watcher) -> Unwritten:
+    """As `run`, with results in memory and nothing on disk.
+
+    Raises:
+        ValueError: a setting is wrong.
+        CohortFailure: a round failed, or diverged.
+    """
+    ready = prepare(settings, grid)
+    lines: list[dict[str, Any]] = []
+    with tracking(settings.get("track"), settings) as trackers:
+        watchers: list[Watcher] = [*trackers, watcher]
+        for each in watchers:
+            each.begin(ready.strategy, ready.experiment.rounds, None, ready.now)
+
+        def on_round(report: RoundReport) -> None:
+            lines.append(metrics_line(report))
+            for each in watchers:
+                each.round(report)
+
+        _train(ready, grid, on_round)
+        summary = summarise(lines, ready.experiment.method.name, ready.initial)
+        for each in watchers:
+            each.end(summary)
+    return Unwritten(lines, summary, ready.strategy.effective_weights())
+
+
 def _record(ready: ReadyRun, settings: DictConfig, output_dir: Path) -> Record:
     """The run's results, with what is known of its data."""
     record = Record(output_dir, compose.to_yaml(settings), ready.finished if settings.resume else None)
@@ -74,7 +117,10 @@ def _record(ready: ReadyRun, settings: DictConfig, output_dir: Path) -> Record:
 
 
 def _train(
-    ready: ReadyRun, grid: Grid, on_round: Callable[[RoundReport], None], before_clients: Callable[[], None]
+    ready: ReadyRun,
+    grid: Grid,
+    on_round: Callable[[RoundReport], None],
+    before_clients: Callable[[], None] | None = None,
 ) -> None:
     experiment = ready.experiment
     ready.strategy.start(

@@ -9,6 +9,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fedrac.flower.host import Host, reason_of
+from fedrac.protocol import node_state
 from fedrac.protocol.node_config import NodeConfig
 from fedrac.protocol.node_state import CannotRebuild
 from fedrac.protocol.replies import encode_lack
@@ -42,6 +43,13 @@ def host_of(workload: Mapping[str, Any], context: Context) -> Host:
     if node.data is not None:
         return _loaded_own(json.dumps(workload), node)
     return _loaded(json.dumps(workload)).beside(node.place, node.count)
+
+
+def forget() -> None:
+    """Lets go of the hosts that were loaded in this process, and of the weights that are remembered for them."""
+    _loaded.cache_clear()
+    _own_hosts.cache_clear()
+    node_state.forget()
 
 
 def answering(answer: Answer) -> Callable[[Message, Context], Message]:

@@ -14,11 +14,11 @@ from fedrac.results.record import metrics_line
 class JsonLog:
     """Tells how a run goes on standard output; see `fedrac.monitoring.progress.Watcher`."""
 
-    def begin(self, strategy: FedRacLora, rounds: int, folder: Path, initial: Mapping[str, float]) -> None:
+    def begin(self, strategy: FedRacLora, rounds: int, folder: Path | None, initial: Mapping[str, float]) -> None:
         """Where the run starts, and what it is."""
         finished = strategy.finished_rounds
         _print("begin", {"method": strategy.method.name, "finished": finished, "rounds": rounds,
-                         "output_dir": str(folder), **initial})  # fmt: skip
+                         "output_dir": folder and str(folder), **initial})  # fmt: skip
 
     def round(self, report: RoundReport) -> None:
         """The same as the line of ``metrics.jsonl``."""

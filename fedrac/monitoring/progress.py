@@ -24,13 +24,13 @@ def show_log() -> None:
 class Watcher(Protocol):
     """Is told how a run goes."""
 
-    def begin(self, strategy: FedRacLora, rounds: int, folder: Path, initial: Mapping[str, float]) -> None:
+    def begin(self, strategy: FedRacLora, rounds: int, folder: Path | None, initial: Mapping[str, float]) -> None:
         """Before the first round that is run.
 
         Args:
             strategy: what will be done; its ``state`` is where an earlier run stopped, if there was one.
             rounds: the last round's number.
-            folder: the run's ``output_dir``.
+            folder: the run's ``output_dir``; None: nothing is written.
             initial: the test metrics as they are now.
         """
 
@@ -49,9 +49,9 @@ class Progress:
         self._live = sys.stdout.isatty()
         self._begin = time.monotonic()
         self._score = ""
-        self._folder = Path()
+        self._folder: Path | None = None
 
-    def begin(self, strategy: FedRacLora, rounds: int, folder: Path, initial: Mapping[str, float]) -> None:
+    def begin(self, strategy: FedRacLora, rounds: int, folder: Path | None, initial: Mapping[str, float]) -> None:
         """What will be done, and from where."""
         self._rounds, self._first, self._folder = rounds, strategy.finished_rounds, folder
         self._begin = time.monotonic()
@@ -59,7 +59,8 @@ class Progress:
         side = " and ".join(strategy.method.sides)
         print(f"{strategy.method.name} ({side} sketch), {rounds} rounds, cohorts of "
               f"{strategy.server.cohort_size}; a client uploads {numbers} numbers a round")  # fmt: skip
-        print(f"results go to {folder}")
+        if folder is not None:
+            print(f"results go to {folder}")
         print(f"before round {self._first + 1}: {show_metrics(initial)}", flush=True)
 
     def round(self, report: RoundReport) -> None:
@@ -79,8 +80,9 @@ class Progress:
     def end(self, summary: Mapping[str, Any]) -> None:
         """What was reached, and where it lies."""
         print(f"done in {show_duration(summary['seconds'])}: {show_metrics(summary['last'])}  "
-              f"(uploaded {_bytes(summary['upload_bytes'])} in all)")  # fmt: skip
-        print(f"results: {self._folder}", flush=True)
+              f"(uploaded {_bytes(summary['upload_bytes'])} in all)", flush=True)  # fmt: skip
+        if self._folder is not None:
+            print(f"results: {self._folder}", flush=True)
 
 
 def show_metrics(values: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from fedrac.protocol.round_report import RoundReport
-from fedrac.results.record import write_atomically
+from fedrac.results.record import without_nan, write_atomically
 
 FILE = "status.json"
 _PAUSE = 0.5  # seconds between writes, so that short rounds do not wait for the disk
@@ -24,9 +24,10 @@ class Status:
         folder: the run's ``output_dir``.
         rounds: the last round's number.
         finished: rounds done before.
+        initial: the test metrics before round 1.
     """
 
-    def __init__(self, folder: Path, rounds: int, finished: int) -> None:
+    def __init__(self, folder: Path, rounds: int, finished: int, initial: Mapping[str, float] | None = None) -> None:
         self._path, self._first, self._begin = folder / FILE, finished, time.monotonic()
         self._written = -_PAUSE
         now = _now()
@@ -34,6 +35,7 @@ class Status:
             "state": "running",  # finished, stopped (Ctrl-C), failed
             "round": finished,
             "rounds": rounds,
+            "initial": without_nan(initial or {}),
             "started": now,
             "updated": now,  # when the last round ended, or the state changed
             "seconds_left": None,

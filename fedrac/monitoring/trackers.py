@@ -117,8 +117,14 @@ class Tracking:
     def __init__(self, tracker: Tracker, settings: DictConfig) -> None:
         self._tracker, self._settings, self._open = tracker, settings, False
 
-    def begin(self, strategy: FedRacLora, rounds: int, folder: Path, initial: Mapping[str, float]) -> None:
-        """The test metrics before round 1 count as those of round 0."""
+    def begin(self, strategy: FedRacLora, rounds: int, folder: Path | None, initial: Mapping[str, float]) -> None:
+        """The test metrics before round 1 count as those of round 0.
+
+        Raises:
+            ValueError: the run has no folder.
+        """
+        if folder is None:
+            raise ValueError(f"track={self._settings.track}: a run that is followed needs an output_dir")
         finished = strategy.finished_rounds
         self._tracker.open(folder, self._settings, finished)
         self._open = True

@@ -72,7 +72,7 @@ class Partition:
 
 
 def make(spec: Mapping[str, Any], data: Data, seed: int) -> Partition:
-    """Divide the training examples of ``data`` among clients; the result is kept in the cache.
+    """Divide the training examples of ``data`` among clients; the result is kept in the cache if the data have a key.
 
     Where ``min_size`` is 0, clients that got no examples are left out, and those after them move up.
 
@@ -95,7 +95,7 @@ def make(spec: Mapping[str, Any], data: Data, seed: int) -> Partition:
     # NumPy's distributions and the partitioners may draw other numbers in another version.
     versions = [np.__version__, version("flwr-datasets")]
     arguments = {**options, "scheme": spec["scheme"], "data": data.key, "seed": seed, "versions": versions}
-    arrays = cache.arrays(cache.key("partition", arguments), build)
+    arrays = cache.arrays(cache.key("partition", arguments), build) if data.key else build()
     # Copies, small beside the data: torch.from_numpy warns of arrays that cannot be written.
     return Partition(arrays["index"].astype(np.int64), arrays["offsets"].astype(np.int64))
 

@@ -37,6 +37,12 @@ def remember(state: DigestedState) -> None:
     _latest = state
 
 
+def forget() -> None:
+    """Lets go of the state that is remembered."""
+    global _latest
+    _latest = None
+
+
 class Initial:
     """The weights before round 1, as far as the configuration tells: built where they are needed, not kept.
 

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,25 +81,32 @@ class Record:
 
     def summarise(self, method: str, initial: dict[str, float], diverged: bool = False) -> dict[str, Any]:
         """Writes ``summary.json``: last and best values, totals, and whether the run diverged; returns it."""
-        names = sorted({name for line in self.lines for name in line if "/" in name})
-        columns = {name: [v for line in self.lines if (v := line.get(name)) is not None] for name in names}
-        summary = {
-            "method": method,
-            "rounds": self.lines[-1]["round"] if self.lines else 0,
-            "diverged": diverged,
-            "initial": initial,
-            "last": {name: values[-1] for name, values in columns.items() if values},
-            "best": {
-                name: (min if is_lower_better(name) else max)(v)
-                for name, v in columns.items()
-                if v and not name.startswith(("guard/", "privacy/"))
-            },
-            "upload_bytes": sum(line["upload_bytes"] for line in self.lines),
-            "download_bytes": sum(line["download_bytes"] for line in self.lines),
-            "seconds": sum(line["seconds"] for line in self.lines),
-        }
+        summary = summarise(self.lines, method, initial, diverged)
         write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         return summary
+
+
+def summarise(
+    lines: Sequence[Mapping[str, Any]], method: str, initial: Mapping[str, float], diverged: bool = False
+) -> dict[str, Any]:
+    """What ``summary.json`` says of a run with these lines of ``metrics.jsonl``."""
+    names = sorted({name for line in lines for name in line if "/" in name})
+    columns = {name: [v for line in lines if (v := line.get(name)) is not None] for name in names}
+    return {
+        "method": method,
+        "rounds": lines[-1]["round"] if lines else 0,
+        "diverged": diverged,
+        "initial": dict(initial),
+        "last": {name: values[-1] for name, values in columns.items() if values},
+        "best": {
+            name: (min if is_lower_better(name) else max)(v)
+            for name, v in columns.items()
+            if v and not name.startswith(("guard/", "privacy/"))
+        },
+        "upload_bytes": sum(line["upload_bytes"] for line in lines),
+        "download_bytes": sum(line["download_bytes"] for line in lines),
+        "seconds": sum(line["seconds"] for line in lines),
+    }
 
 
 def metrics_line(report: RoundReport) -> dict[str, Any]:
@@ -112,12 +119,16 @@ def metrics_line(report: RoundReport) -> dict[str, Any]:
         "train/loss": report.train_loss,
         "upload_bytes": report.upload_bytes,
         "download_bytes": report.download_bytes,
-        # JSON has no NaN or infinity; a model that diverged has both.
-        **{k: v if math.isfinite(v) else None for k, v in {**report.guard, **report.metrics}.items()},
+        **without_nan({**report.guard, **report.metrics}),
     }
     if report.refused:
         line["refused"] = [str(refusal) for refusal in report.refused]
     return line
+
+
+def without_nan(values: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN or infinity, and a model that diverged has both: they become null."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def is_lower_better(name: str) -> bool:

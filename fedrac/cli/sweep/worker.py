@@ -76,7 +76,7 @@ class _Sender:
     def __init__(self, send: Send) -> None:
         self._send, self._rounds = send, 0
 
-    def begin(self, strategy: Any, rounds: int, folder: Path, initial: Mapping[str, float]) -> None:
+    def begin(self, strategy: Any, rounds: int, folder: Path | None, initial: Mapping[str, float]) -> None:
         """Before the first round."""
         self._rounds = rounds
 
