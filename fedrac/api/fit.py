@@ -1,21 +1,26 @@
 """Federated training of a model that a Python program has, on data that it has."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from fedrac.api import live
 from fedrac.api.client_data import gather
 from fedrac.api.runs import Run, load, merged
+from fedrac.data import Data
+from fedrac.data.validation import hold_out
 from fedrac.experiment import compose
 from fedrac.experiment.run import in_process, run, run_unwritten
 from fedrac.experiment.settings import ConfigError
 from fedrac.flower import node
 from fedrac.monitoring.bar import Bar
+from fedrac.training.model_check import check_model
 
 if TYPE_CHECKING:
     from fedrac.api.client_data import Examples
@@ -69,19 +74,40 @@ def fit(
         The run: its history, its summary, and a copy of ``net`` with the merged weights.
 
     Raises:
-        ValueError: the data are wrong (the message names the client), or a setting is (`ConfigError`).
+        ValueError: the data are wrong (the message names the client) or not for this model, or a setting is wrong
+            (`ConfigError`).
         FileExistsError: ``output_dir`` holds another run.
         CohortFailure: a round failed (a RuntimeError). `Divergence`, where numbers were not finite any more, is one.
     """
     given = {"rank": rank, "rounds": rounds, "cohort.size": cohort_size, "method": method, "seed": seed}
     told = [*(f"{key}={value}" for key, value in given.items() if value is not None), *overrides]
     examples = gather(clients, test, target)
+    _check(net, examples)
     try:
         with live.held(net, examples) as token, closing(Bar(progress)) as bar:
             settings = _settings(told, live.sections(token), len(clients), output_dir)
+            _check_held_out(settings.evaluate.validation, examples, len(clients))
             return _run(settings, net, bar)
     finally:
         node.forget()  # its hosts hold model and data
+
+
+def _check(net: nn.Module, examples: Data) -> None:
+    """As every node does, but in the caller's own words."""
+    device, dtype = torch.device("cpu"), torch.float32
+    model = copy.deepcopy(net).to(device, dtype)
+    for part in (examples.train, examples.test):
+        if len(part):
+            check_model(model, part, examples.task, device, dtype)
+
+
+def _check_held_out(fraction: float | None, examples: Data, clients: int) -> None:
+    """Else the clients after one that has nothing left would move up."""
+    if fraction is None:
+        return
+    left = hold_out(examples, fraction).train.groups
+    if bare := sorted(set(range(clients)).difference([] if left is None else left.tolist())):
+        raise ValueError(f"evaluate.validation={fraction} leaves clients[{bare[0]}] no examples: give fit a test part")
 
 
 def _run(settings: DictConfig, net: nn.Module, bar: Bar) -> Run:
@@ -107,7 +133,7 @@ def _settings(
     else:
         settings = compose.load(["pretrain=none", *told])  # net has the weights to start from
         settings.output_dir = None if output_dir is None else str(output_dir)
-        settings.partition = {"scheme": "natural", "clients": clients}
+        settings.partition = {"scheme": "natural", "clients": None}
         if not {"cohort", "cohort.size"} & set(keys):
             settings.cohort.size = min(settings.cohort.size, clients)
     settings.update(sections)

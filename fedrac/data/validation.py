@@ -18,7 +18,7 @@ def hold_out(data: Data, fraction: float) -> Data:
             are apart) is held out: no client has it. Which ones does not depend on the run's seed.
 
     Raises:
-        ValueError: the fraction is not between 0 and 1.
+        ValueError: the fraction is not between 0 and 1, or holds out no example.
     """
     if not 0 < fraction < 1:
         raise ValueError(
@@ -31,5 +31,7 @@ def hold_out(data: Data, fraction: float) -> Data:
         kept, held = split_whole(train.groups, fraction, seed=0)
     else:
         kept, held = split(strata, fraction, seed=0)
+    if not len(held):
+        raise ValueError(f"evaluate.validation={fraction} holds out none of {len(train)} examples: choose more")
     key = data.key and hashlib.sha256(f"{data.key}|validation={fraction}".encode()).hexdigest()
     return replace(data, train=train.take(kept), test=train.take(held), key=key)
