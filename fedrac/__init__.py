@@ -1,11 +1,20 @@
 """fedrac: federated fine-tuning by randomized asymmetric chains of low-rank adaptation (arXiv 2410.08305), on Flower.
 
-The names below are all that a Python program needs; each is imported when it is first used, so that ``import fedrac``
-takes no time. The packages beside this file say in their own docstrings what lives in them.
+All that a Python program needs::
 
-- `fit` trains a live model on live data.
-- `run` makes a run as the command ``fedrac`` does, `load` reads one from its folder, `table` reads many.
-- `Run` is what these return; `FedRacLora` is the strategy for a Flower ServerApp of one's own.
+    import fedrac
+
+    run = fedrac.fit(net, clients=[(x0, y0), (x1, y1)], test=(x, y), rank=4, rounds=50, overrides=["local.lr=1e-2"])
+    run.history  # pandas DataFrame, a row a round, round 0 included
+    run.summary; run.model  # dict; the torch module with the merged weights
+    run = fedrac.run("rounds=20", "cohort.size=20")  # what the command does, without it
+    run = fedrac.load("outputs/2026-11-22_18-30-11")  # the same object, of a folder
+    frame = fedrac.table("outputs/sweep")  # a row a run: the settings that differ, and the summary
+    fedrac.__version__
+
+`Run` is what these return; `FedRacLora` is the strategy for a Flower ServerApp of one's own. Each name is imported when
+it is first used, so that ``import fedrac`` takes no time. The packages beside this file say in their own docstrings
+what lives in them.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -24,7 +24,7 @@ class Bar:
 
     def begin(self, strategy: FedRacLora, rounds: int, folder: Path | None, initial: Mapping[str, float]) -> None:
         """How many rounds there will be, and how many there were."""
-        finished = strategy.state.round if strategy.state else 0
+        finished = strategy.finished_rounds
         self._bar = tqdm(
             desc=strategy.method.name, total=rounds, initial=finished, unit="round", disable=not self._shown
         )
