@@ -14,7 +14,7 @@ PAPER := counterexample linear_regression logistic_regression federated_theory t
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test docker-test lint bench paper paper-page
+.PHONY: help install run test docker-test lint docs bench paper paper-page
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ lint: .venv/installed ## check style, format, types, and which package imports w
 	$(BIN)/ruff format --check
 	$(BIN)/mypy fedrac server_app client_app
 	$(BIN)/lint-imports
+
+docs: .venv/installed ## build the pages as a site, into site/; needs no network
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo 'open site/index.html'
 
 bench: .venv/installed .venv-pfl/installed ## compare speed and memory with others, 10 minutes; BENCH='W1 W5', BENCH=--quick
 	@$(BIN)/python -m benchmarks $(BENCH)

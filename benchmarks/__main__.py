@@ -85,7 +85,7 @@ def write(path: Path, given: argparse.Namespace, series: object, **parts: object
     content = {"options": options, "machine": report.machine(), **parts, "series": series}
     path.write_text(json.dumps(content, indent=1) + "\n")
     name = path.relative_to(ROOT)
-    print(f"\nwritten to {name}; into the README's tables: python -m benchmarks.markdown {name}")
+    print(f"\nwritten to {name}; into the tables of the pages: python -m benchmarks.markdown {name}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The README's tables of speed, from the figures of ``make bench``.
+"""The tables of speed from the figures of ``make bench``: all of them in docs/performance.md, W1 in the README.
 
 The command: ``python -m benchmarks.markdown [RESULTS.json]``.
 """
@@ -13,7 +13,8 @@ from typing import Any
 from benchmarks.driver import ROOT
 from benchmarks.workloads import WORKLOADS
 
-README, RESULTS = ROOT / "README.md", ROOT / "benchmarks/results/cpu2.json"
+PAGE, README, RESULTS = ROOT / "docs/performance.md", ROOT / "README.md", ROOT / "benchmarks/results/cpu2.json"
+HEADS = ("workload", "who", "a round", "clients a second", "first round", "memory", "fedrac in process is faster by")
 BEGIN, END = "<!-- made by python -m benchmarks.markdown -->\n", "<!-- until here -->"
 WHO = {
     "ours": "fedrac, in process",
@@ -27,24 +28,24 @@ WHO = {
 
 def tables(found: Mapping[str, Any]) -> str:
     """What was measured, as Markdown: a table of times, one of the ratios, and where and how they came about."""
+    times = [_row(HEADS), _row("---" for _ in HEADS), *(_row(cells) for cells in _times(found["series"]))]
+    goals = [_row(("", "measured", "range", "wanted", "")), _row("-----"), *map(_goal, found["results"])]
+    return "\n".join([*times, "", *goals, "", _about(found), ""])
+
+
+def short_table(found: Mapping[str, Any]) -> str:
+    """The rows of W1, the ordinary case, without those of its parts."""
+    wanted = [cells[1:] for cells in _times(found["series"]) if cells[0] == "W1" and cells[1] != WHO["floor"]]
+    return "\n".join([_row(HEADS[1:]), _row("---" for _ in HEADS[1:]), *map(_row, wanted), "", _about(found), ""])
+
+
+def _about(found: Mapping[str, Any]) -> str:
     machine, options = found["machine"], found["options"]
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "flwr", "ray", "pfl"))
-    heads = (
-        "workload",
-        "who",
-        "a round",
-        "clients a second",
-        "first round",
-        "memory",
-        "fedrac in process is faster by",
-    )
-    times = [_row(heads), _row("---" for _ in heads), *(_row(cells) for cells in _times(found["series"]))]
-    goals = [_row(("", "measured", "range", "wanted", "")), _row("-----"), *map(_goal, found["results"])]
-    about = (
+    return (
         f"Medians of {options['repetitions']} turns on {machine['cores']} cores ({machine['processor']}; {versions}). "
         "Memory is the largest private memory of all processes together."
     )
-    return "\n".join([*times, "", *goals, "", about, ""])
 
 
 def _times(series: list[dict[str, Any]]) -> Iterator[list[str]]:
@@ -83,8 +84,8 @@ def _row(cells: Any) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def updated(page: str, found: Mapping[str, Any]) -> str:
-    """``page`` with the tables between its two marks.
+def updated(page: str, text: str) -> str:
+    """``page`` with ``text`` between its two marks.
 
     Raises:
         ValueError: it has no such marks.
@@ -93,15 +94,18 @@ def updated(page: str, found: Mapping[str, Any]) -> str:
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise ValueError(f"the page has no lines {BEGIN.strip()!r} and {END!r} for the tables to stand between")
-    return before + begin + tables(found) + end + after
+    return before + begin + text + end + after
 
 
 def main() -> None:
-    """Writes the tables into the README."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.markdown", description="Tables for the README.")
+    """Writes the tables into the two pages."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.markdown", description="Tables of speed for docs/performance.md and the README."
+    )
     parser.add_argument("results", nargs="?", type=Path, default=RESULTS, help=f"default: {RESULTS.relative_to(ROOT)}")
     found = json.loads(parser.parse_args().results.read_text())
-    README.write_text(updated(README.read_text(), found))
+    for page, text in ((PAGE, tables(found)), (README, short_table(found))):
+        page.write_text(updated(page.read_text(), text))
     print(tables(found))
 
 

@@ -28,9 +28,7 @@ def main(folder: Path, docs: Path) -> None:
     for name, (title, section) in SECTIONS.items():
         text = section(folder / name, figures)
         remarks = HERE / "remarks" / f"{name}.md"
-        parts.append(
-            f"## {title}\n\n`make paper-{name}` runs [experiments/{name}.sh](../experiments/{name}.sh).\n\n{text}"
-        )
+        parts.append(f"## {title}\n\n`make paper-{name}` runs `experiments/{name}.sh`.\n\n{text}")
         if remarks.exists():
             parts.append(remarks.read_text().rstrip())
     write_atomically(docs / "results.md", "\n\n".join(parts) + "\n")

@@ -111,7 +111,7 @@ def _table(
             ]
             values.append("-" if np.isnan(found).any() else mean_sd(found, percent))
         rows.append([label(k), f"{uploads[k] // 40:,}", *values])
-    return table(["method", "numbers a client uploads a round", *divisions], rows)
+    return table(["method", "upload per client and round (numbers)", *divisions], rows)
 
 
 def grid_tables(grids: Runs) -> str:

@@ -51,7 +51,7 @@ def section(folder: Path, figures: Path) -> str:
             _slopes(floors, predicted),
             "Dashed: for gamma the line of slope 2 through the smallest gamma; for the others "
             "`eta rho zeta*^2 / 4`, which holds for least squares when gamma and eta are small, with "
-            "`zeta*^2 = (1/M) sum ||grad f_m(W*)||^2`. No constant is fitted.",
+            "`zeta*^2 = (1/M) sum_c ||grad f_c(W*)||^2`. No constant is fitted.",
             "![Gap over rounds against the bound](figures/federated_contraction.svg)",
             _contraction(parts["contraction"], minimum),
             _bounds(found, minimum),

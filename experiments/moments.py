@@ -1,4 +1,4 @@
-"""RAC-LoRA on MNIST once more, as a plain loop, to try what the library lacks: AdamW's moments kept over merges.
+"""RAC-LoRA on MNIST once more, as a plain loop, to try what the library does not do: AdamW's moments kept over merges.
 
 ``python -m experiments.moments FOLDER_OF_IDX_FILES`` prints, for both sides of the sketch, the test accuracy of the
 setting of Table 3 with moments that start anew in every block (as in the library) and with moments that are kept.

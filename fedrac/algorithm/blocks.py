@@ -47,10 +47,12 @@ class Block:
 
     @property
     def m(self) -> int:
+        """Rows of the weight as a matrix: outputs."""
         return self.shape[0]
 
     @property
     def n(self) -> int:
+        """Columns of the weight as a matrix: inputs."""
         return math.prod(self.shape[1:])
 
     @property

@@ -24,6 +24,8 @@ Sides = Literal["left", "right", "alternate"]
 Train = Literal["factor", "both", "full"]
 Average = Literal["factors", "products"]
 
+_SIDES: dict[Sides, tuple[Side, ...]] = {"left": ("left",), "right": ("right",), "alternate": ("left", "right")}
+
 
 @dataclass(frozen=True)
 class Method:
@@ -69,13 +71,13 @@ class Method:
             raise ValueError("method.train=full has no factors to carry: set method.merge=true")
         if self.fresh and not self.merge:
             raise ValueError("method.fresh=true needs method.merge=true: a carried factor belongs to its old sketch")
-        if self.side == "alternate" and not self.merge:
-            raise ValueError("method.side=alternate needs method.merge=true: a carried factor belongs to its side")
+        if len(self.sides) > 1 and not self.merge:
+            raise ValueError(f"method.side={self.side} needs method.merge=true: a carried factor belongs to its side")
 
     @property
     def sides(self) -> tuple[Side, ...]:
-        """The sides that rounds have, in the order in which they first come."""
-        return ("left", "right") if self.side == "alternate" else (self.side,)
+        """The sides of the first rounds, after which they begin anew."""
+        return _SIDES[self.side]
 
     def at(self, round_: int) -> "RoundMethod":
         """What the method does in ``round_`` (from 1): all that the rest of the program asks of it."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 Shape = Literal["constant", "linear", "cosine", "inverse"]
+_OF_THE_END = ("linear", "cosine")  # shapes that follow from the number of rounds
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,25 @@ class ScheduleSpec:
         if self.decay < 0:
             raise ValueError(f"schedule.decay={self.decay} must not be negative")
 
-    def factor(self, round_: int, rounds: int) -> float:
-        """What the step size is multiplied by in ``round_`` (1 .. ``rounds``); always positive."""
+    def factor(self, round_: int, rounds: int | None) -> float:
+        """What the step size is multiplied by in ``round_``; always positive.
+
+        Args:
+            round_: from 1.
+            rounds: the last round's number; None: not known.
+
+        Raises:
+            ValueError: the shape follows from the number of rounds, and it is not known.
+        """
+        if rounds is None and self.shape in _OF_THE_END:
+            raise ValueError(
+                f"schedule.shape={self.shape} needs the number of rounds, which Flower's Strategy.start does not tell: "
+                "call start of FedRacLora, or set the strategy's attribute rounds"
+            )
+        last = rounds or round_
         if round_ <= self.warmup:
             return round_ / (self.warmup + 1)
-        passed = (round_ - 1 - self.warmup) / max(rounds - self.warmup, 1)
+        passed = (round_ - 1 - self.warmup) / max(last - self.warmup, 1)
         if self.shape == "linear":
             return 1 - (1 - self.final) * passed
         if self.shape == "cosine":

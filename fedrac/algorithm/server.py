@@ -162,7 +162,7 @@ def advance(
     means: Mapping[str, Tensor],
     eta: float,
 ) -> ServerState:
-    """The server step, ``W + eta' s B_S A_bar`` for the paper's method; the rest of the family beside it.
+    """The server step, ``W + eta' s B_S A_bar`` for the paper's method, and what the others do in its place.
 
     It has the same bits wherever it is made.
 

@@ -80,7 +80,7 @@ class Data:
 
     Attributes:
         train, test: what clients train on, and what the model is tested on; one party's share of a federation may
-            lack one of them.
+            have only one of them.
         task: says what the targets are and which loss goes with them.
         outputs: number of classes, of values that a regression predicts, or of tokens of a language model.
         key: digest that identifies these data on this machine; part of the partition's cache key. Empty: these data

@@ -85,7 +85,7 @@ def glue(
 
     Raises:
         ConnectionError: the hub cannot be reached.
-        FileNotFoundError: the folder lacks the task.
+        FileNotFoundError: the folder does not have the task.
         ValueError: an unknown task, or as for `fedrac.data.text.text`.
     """
     if name not in TASKS:

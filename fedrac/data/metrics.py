@@ -1,7 +1,8 @@
 """Metrics that are no means over examples: they are taken of the predictions for a whole test set at once.
 
 Each takes predictions and targets, (N,) labels or (N, k) values, and returns one number. They are scikit-learn's and
-SciPy's, named as in GLUE.
+SciPy's, named as in GLUE; or a user's own, named by its import path, e.g. ``my_module.balanced``, and recorded
+under the last part of that.
 """
 
 import difflib
@@ -12,26 +13,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrac.data.examples import Task
+from fedrac.loading import target
 
 Values = NDArray[Any]
+Metric = Callable[[Values, Values], float]
 
 
-def check(names: Sequence[str], task: Task) -> None:
+def check(names: Sequence[str], task: Task, key: str = "data.metrics") -> None:
     """Make sure, before training, that the metrics exist and suit the task.
+
+    Args:
+        names: names of metrics here, or import paths of functions.
+        task: what the targets are.
+        key: where the names stand in the configuration, for the errors.
 
     Raises:
         ValueError: one does not.
     """
     known = {"classification": _OF_LABELS, "regression": _OF_VALUES}.get(task, {})
     for name in names:
-        if name not in known:
+        if known and "." in name:
+            target.function(name, key)
+        elif name not in known:
             near = difflib.get_close_matches(name, known, 1) or list(known) or ["none"]
-            raise ValueError(f"data.metrics: {name!r} is no metric of a {task}; choose of {', '.join(near)}")
+            raise ValueError(
+                f"{key}: {name!r} is no metric of a {task}; choose of {', '.join(near)}, or a function's import path"
+            )
 
 
 def measure(names: Sequence[str], predictions: Values, targets: Values) -> dict[str, float]:
     """The named metrics of a whole test set; NaN where one is not defined (of constant values, say)."""
-    return {name: float({**_OF_LABELS, **_OF_VALUES}[name](predictions, targets)) for name in names}
+    return {name.rpartition(".")[2]: float(_metric(name)(predictions, targets)) for name in names}
+
+
+def _metric(name: str) -> Metric:
+    known = {**_OF_LABELS, **_OF_VALUES}
+    return known[name] if name in known else target.function(name, "data.metrics")
 
 
 def _f1(predictions: Values, targets: Values) -> float:
@@ -72,9 +89,9 @@ def _correlation(of: Callable[[Values, Values], float], predictions: Values, tar
     return float(np.mean([of(x, y) for x, y in columns]))
 
 
-_OF_LABELS: dict[str, Callable[[Values, Values], float]] = {
+_OF_LABELS: dict[str, Metric] = {
     "f1": _f1,  # of class 1 against class 0
     "macro_f1": _macro_f1,
     "matthews": _matthews,
 }
-_OF_VALUES: dict[str, Callable[[Values, Values], float]] = {"pearson": _pearson, "spearman": _spearman}
+_OF_VALUES: dict[str, Metric] = {"pearson": _pearson, "spearman": _spearman}

@@ -13,7 +13,7 @@ from torch import nn
 
 from fedrac import data, models
 from fedrac.algorithm.state import ServerState
-from fedrac.data import own
+from fedrac.data import metrics, own
 from fedrac.data.batch import batches
 from fedrac.experiment.pretrain import initial_weights
 from fedrac.experiment.settings import Experiment, parse
@@ -75,6 +75,11 @@ def prepare(settings: DictConfig, grid: Grid) -> ReadyRun:
     state = _stopped_at(Path(settings.resume)) if settings.resume else None
     strategy.connect(grid)
     test = _measuring(experiment, model, examples, strategy) if examples else None
+    if test is None and experiment.evaluate.metrics:
+        raise ValueError(
+            f"evaluate.metrics={list(experiment.evaluate.metrics)} are of the server's test part, and it has none: "
+            "give it data, or set evaluate.metrics=[]"
+        )
     start = to_record(initial_weights(experiment))
     initial = now = _measured(test, start) if test else {}
     experiment.checkpoint.check(initial)
@@ -127,13 +132,15 @@ def _measuring(experiment: Experiment, model: nn.Module, examples: data.Data, st
 
 def tester(experiment: Experiment, model: nn.Module, examples: data.Data) -> Callable[[int, ArrayRecord], MetricRecord]:
     """A function that tests merged weights on the server's test examples: ``test/loss`` and the task's metrics."""
+    metrics.check(experiment.evaluate.metrics, examples.task, "evaluate.metrics")
+    names = list(dict.fromkeys([*examples.metrics, *experiment.evaluate.metrics]))
     device, dtype = pick_device(experiment.runtime.device), getattr(torch, experiment.runtime.dtype)
     model = model.to(device, dtype)
     parts = list(batches(examples.test, experiment.evaluate.batch_size, device, dtype))
 
     def evaluate(round_: int, arrays: ArrayRecord) -> MetricRecord:
         model.load_state_dict(from_record(arrays))
-        found = evaluation.measure(model, examples.task, examples.metrics, parts)
+        found = evaluation.measure(model, examples.task, names, parts)
         return MetricRecord({f"test/{name}": value for name, value in found.items()})
 
     return evaluate

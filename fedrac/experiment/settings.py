@@ -1,7 +1,7 @@
 """The typed settings of one run, every value checked before work starts."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -87,6 +87,7 @@ class EvaluateSpec:
     Attributes:
         validation: the fraction of the training examples that is tested on instead of the test part; None: none.
         objective: the training objective is recorded, too, as ``train/objective``.
+        metrics: of the server's whole test part, besides those of the data; see `fedrac.data.metrics`.
     """
 
     every: int
@@ -94,6 +95,7 @@ class EvaluateSpec:
     validation: float | None
     objective: bool
     batch_size: int
+    metrics: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -56,17 +56,8 @@ class RoundSettings:
     rounds: int | None
 
     def factor(self, schedule: ScheduleSpec, number: int) -> float:
-        """What a step size is multiplied by in round ``number``.
-
-        Raises:
-            ValueError: the schedule needs the number of rounds, and it is not known.
-        """
-        if self.rounds is None and schedule.shape in ("linear", "cosine"):
-            raise ValueError(
-                f"schedule.shape={schedule.shape} needs the number of rounds, which Flower's Strategy.start does not "
-                "tell: call start of FedRacLora, or set the strategy's attribute rounds"
-            )
-        return schedule.factor(number, self.rounds or number)
+        """What a step size is multiplied by in round ``number``; see `ScheduleSpec.factor`."""
+        return schedule.factor(number, self.rounds)
 
 
 @dataclass(frozen=True)

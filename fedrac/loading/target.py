@@ -1,7 +1,8 @@
-"""From a ``_target_`` of the configuration to what it names, in one step."""
+"""From an import path in the configuration to what it names, in one step."""
 
 import inspect
-from collections.abc import Mapping
+import pkgutil
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -36,12 +37,35 @@ def construct(spec: Mapping[str, Any], group: str) -> Any:
                 f"{group}._target_={target} was given {given}: {cause}; it takes {_signature(target)}"
             ) from cause
         if cause is None or isinstance(cause, ImportError):
-            reason = " ".join(str(cause or error).split())  # on one line
-            raise ValueError(
-                f"{group}._target_={target} cannot be used ({reason}): check the spelling; a module of your own "
-                "must be importable, e.g. PYTHONPATH=its/folder"
-            ) from error
+            raise _unusable(f"{group}._target_={target}", cause or error) from error
         raise cause from None
+
+
+def function(path: str, key: str) -> Callable[..., Any]:
+    """The function at an import path, e.g. ``my_module.my_function``, not called.
+
+    Args:
+        path: a value of the configuration.
+        key: where it stands there, for the errors: ``"partition.scheme"``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        found = pkgutil.resolve_name(path)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise _unusable(f"{key}={path}", error) from error
+    if not callable(found):
+        raise ValueError(f"{key}={path} is a {type(found).__name__}: give the import path of a function")
+    return found  # type: ignore[no-any-return]
+
+
+def _unusable(setting: str, error: BaseException) -> ValueError:
+    reason = " ".join(str(error).split())  # on one line
+    return ValueError(
+        f"{setting} cannot be used ({reason}): check the spelling; a module of your own must be importable, e.g. "
+        "PYTHONPATH=its/folder"
+    )
 
 
 def parameters(target: str) -> Mapping[str, inspect.Parameter]:

@@ -58,7 +58,7 @@ class Progress:
         numbers = " or ".join(f"{count:,}" for count in strategy.uploads())
         side = " and ".join(strategy.method.sides)
         print(f"{strategy.method.name} ({side} sketch), {rounds} rounds, cohorts of "
-              f"{strategy.server.cohort_size}; a client uploads {numbers} numbers a round")  # fmt: skip
+              f"{strategy.server.cohort_size}; upload per client and round: {numbers} numbers")  # fmt: skip
         if folder is not None:
             print(f"results go to {folder}")
         print(f"before round {self._first + 1}: {show_metrics(initial)}", flush=True)

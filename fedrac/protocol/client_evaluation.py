@@ -21,8 +21,8 @@ def encode_metrics(columns: Mapping[str, Sequence[float]], kept: bool) -> Record
 def mean_metrics(round_: int, replies: Iterable[Message]) -> MetricRecord | None:
     """Mean of every metric over all examples of the clients that answered well, named ``clients/...``; None: nobody.
 
-    The metrics are those that most hosts give; a host that lacks one of them has not answered well. How many examples a
-    host has tested on is what it says: one that lies can move the means as far as it likes.
+    The metrics are those that most hosts give; a host that leaves one of them out has not answered well. How many
+    examples a host has tested on is what it says: one that lies can move the means as far as it likes.
     """
     answers: dict[int, dict[str, float]] = {}
     for message in replies:

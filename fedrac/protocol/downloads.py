@@ -47,7 +47,7 @@ class Downloads:
         node_state.remember(self._chain.tip)
 
     def content(self, node: int, hosted: Hosted) -> RecordDict:
-        """What brings a host to the state; the same object for all that lack the same."""
+        """What brings a host to the state; the same object for all hosts that need the same."""
         return self._content(self._base(node, hosted), node not in self._cannot_replay)
 
     def whole(self, node: int, reason: str) -> tuple[RecordDict, int]:
@@ -80,10 +80,10 @@ class Downloads:
 
     def _size(self, base: str, replay: bool = True) -> int:
         if (base, replay) not in self._sizes:
-            self._sizes[base, replay] = size(self._chain.lacking(base, replay))
+            self._sizes[base, replay] = size(self._chain.update_from(base, replay))
         return self._sizes[base, replay]
 
     def _content(self, base: str, replay: bool) -> RecordDict:
         if (base, replay) not in self._encoded:
-            self._encoded[base, replay] = encode_update(self._chain.lacking(base, replay))
+            self._encoded[base, replay] = encode_update(self._chain.update_from(base, replay))
         return self._encoded[base, replay]

@@ -17,7 +17,10 @@ from torch import Tensor
 from fedrac.protocol.messages import Shapes, from_record, pack, to_record, unpack
 
 NOT_FINITE = "is not finite"  # how the reason of such a refusal ends
-_LACKS = {"missing": "it has no longer what they follow from", "differs": "those it made have another digest"}
+_CANNOT_REBUILD = {
+    "missing": "it no longer has the state that they follow from",
+    "differs": "those that it made have another digest",
+}
 
 
 @dataclass(frozen=True)
@@ -110,20 +113,20 @@ def content_of(message: Message) -> RecordDict:
     if "error" in message.content.config_records:
         raise ValueError(f"raised {message.content.config_records['error']['reason']!s}")
     if (reason := lack_of(message)) is not None:
-        raise ValueError(f"cannot make the server's weights: {_LACKS.get(reason, reason)}")
+        raise ValueError(f"cannot make the server's weights: {_CANNOT_REBUILD.get(reason, reason)}")
     return message.content
 
 
 def encode_lack(reason: str) -> RecordDict:
     """The answer of a host that cannot make the state that the server wants; see `CannotRebuild`."""
-    return RecordDict({"lacks": ConfigRecord({"reason": reason})})
+    return RecordDict({"cannot_rebuild": ConfigRecord({"reason": reason})})
 
 
 def lack_of(message: Message) -> str | None:
     """Why a host needs the whole state; None if it does not ask for it."""
-    if message.has_error() or "lacks" not in message.content.config_records:
+    if message.has_error() or "cannot_rebuild" not in message.content.config_records:
         return None
-    return str(message.content.config_records["lacks"].get("reason", ""))
+    return str(message.content.config_records["cannot_rebuild"].get("reason", ""))
 
 
 def is_late(message: Message, round_: int) -> bool:

@@ -34,8 +34,8 @@ def deliver(
         grid: reaches the nodes.
         messages: what the nodes are asked.
         timeout: seconds to wait for all of it.
-        more: what a node lacks that says so in its answer, to be sent together with what it was asked before; None if
-            it does not lack anything. A node is given more once.
+        more: what a node still needs, if its answer says so; it is sent together with what it was asked before. None if
+            it needs nothing. A node is given more once.
 
     Returns:
         The replies. A message that was lost again and again has an error for a reply.

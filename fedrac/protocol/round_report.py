@@ -7,7 +7,7 @@ from fedrac.protocol.replies import Refusal
 
 
 class CohortFailure(RuntimeError):
-    """A round that must not count, e.g. for lack of good replies; the weights are those before it."""
+    """A round that must not count, e.g. with too few good replies; the weights are those before it."""
 
 
 class Divergence(CohortFailure):

@@ -1,4 +1,4 @@
-"""The server's history, and what of it somebody lacks who holds an earlier state.
+"""The server's history, and what of it somebody needs who has an earlier state.
 
 A round moves a state by the means of the clients' factors and a sketch that follows from the seed: whoever has the
 state before it can make the same step (`fedrac.algorithm.server.advance`). Who is further behind gets the means of all
@@ -87,7 +87,7 @@ class StateLog:
         """The one of ``digests`` that was a state last; empty if none was."""
         return max((d for d in digests if d in self._places), key=self._places.__getitem__, default="")
 
-    def lacking(self, base: str, replay: bool = True) -> Update:
+    def update_from(self, base: str, replay: bool = True) -> Update:
         """The shortest way to the tip for who holds the state with digest ``base``; empty: who holds nothing.
 
         Args:

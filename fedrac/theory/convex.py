@@ -17,7 +17,7 @@ from fedrac.data import tasks
 
 @dataclass(frozen=True, eq=False)
 class Convex:
-    """``f(w) = (1/M) sum_m (1/N) sum_i loss(offset_i + jacobian_i w, target_i) + 1/2 sum_j ridge_j w_j^2``.
+    """``f(w) = (1/M) sum_c (1/N) sum_i loss(offset_i + jacobian_i w, target_i) + 1/2 sum_j ridge_j w_j^2``.
 
     Attributes:
         task: its loss: half the squared error, or the cross-entropy.
@@ -37,6 +37,7 @@ class Convex:
 
     @property
     def clients(self) -> int:
+        """Number of clients, M."""
         return len(self.jacobian)
 
     @property
@@ -84,6 +85,7 @@ class Convex:
 
     @cached_property
     def minimiser(self) -> Tensor:
+        """w*, (p,) float64."""
         return self.minimise()
 
     @cached_property
@@ -121,13 +123,13 @@ class Convex:
 
     @cached_property
     def client_minima(self) -> Tensor:
-        """``inf f_m``, (M,) float64."""
+        """``inf f_c``, (M,) float64."""
         ones = [slice(m, m + 1) for m in range(self.clients)]
         return torch.tensor([self.value(self.minimise(one), one) for one in ones], dtype=torch.float64)
 
     @property
     def between(self) -> float:
-        """Delta*: ``f* - (1/M) sum_m inf f_m``, how much clients differ."""
+        """Delta*: ``f* - (1/M) sum_c inf f_c``, how much clients differ."""
         return max(self.minimum - float(self.client_minima.mean()), 0.0)
 
     @property
@@ -143,6 +145,6 @@ class Convex:
 
     @property
     def noise(self) -> float:
-        """zeta*^2: ``(1/M) sum_m ||grad f_m(w*)||^2``."""
+        """zeta*^2: ``(1/M) sum_c ||grad f_c(w*)||^2``."""
         gradients = [self.derivatives(self.minimiser, slice(m, m + 1))[0] for m in range(self.clients)]
         return float(torch.stack(gradients).square().sum(1).mean())

@@ -24,6 +24,7 @@ class AddUpdate(torch.autograd.Function):
     def forward(
         ctx: Any, out: Tensor, x: Tensor, a: Tensor, b: Tensor | None, scale: float, clients: int, w: Tensor | None
     ) -> Tensor:
+        """``out`` with the update added in place, (C*b, ..., m)."""
         rows, sums = x.reshape(-1, x.shape[-1]), out.view(-1, out.shape[-1])
         hidden = None
         if b is None:
@@ -38,6 +39,11 @@ class AddUpdate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients in the order of `forward`'s arguments, from the one of its result (C*b, ..., m).
+
+        Raises:
+            RuntimeError: second derivatives are asked for.
+        """
         if torch.is_grad_enabled():  # as once_differentiable, which takes as long as a small product
             raise RuntimeError("second derivatives of a model with trained factors are not there: use no create_graph")
         rows, a, b, hidden, w = ctx.saved_tensors

@@ -25,7 +25,7 @@ class LocalSpec:
     """How a client trains in one round.
 
     Attributes:
-        optimizer: ``sgd`` or ``adamw``, as in ``torch.optim``.
+        optimizer: ``sgd``, ``adamw``, as in ``torch.optim``.
         lr: learning rate of this round; with ``precondition`` it is the step size gamma in the space of W.
         epochs: passes over the client's data.
         batch_size: rows of a mini-batch; the last one of an epoch may be short.
@@ -59,8 +59,9 @@ class LocalSpec:
     max_rows: int = 16384
 
     def __post_init__(self) -> None:
+        known = get_args(OptimizerName)
         checks = (
-            ("optimizer", self.optimizer in get_args(OptimizerName), "is unknown: choose sgd or adamw"),
+            ("optimizer", self.optimizer in known, f"is unknown: choose {' or '.join(known)}"),
             ("sampling", self.sampling in get_args(Sampling), "is unknown: choose rr, replacement or full"),
             ("lr", 0 < self.lr < math.inf, "must be positive"),
             ("epochs", self.epochs >= 1, "must be at least 1"),
@@ -101,18 +102,8 @@ class StackedOptimizer:
         values = list(self._parameters.values())
         fused = values[0].device.type in ("cpu", "cuda")  # one kernel for all factors instead of several each
         common: dict[str, Any] = {"lr": spec.lr, "weight_decay": spec.weight_decay, "maximize": False, "fused": fused}
-        self._update: Callable[..., None]
-        if spec.optimizer == "adamw":
-            beta1, beta2 = spec.betas
-            self._update = partial(adamw, beta1=beta1, beta2=beta2, eps=spec.eps, amsgrad=False, **common)
-            taken = [torch.zeros((), device=value.device) for value in values]  # steps, as AdamW counts them
-            self._rest: tuple[list[Any], ...] = ([], taken)
-            kinds = 2
-        else:
-            self._update = partial(sgd, momentum=spec.momentum, dampening=0.0, nesterov=False, **common)
-            self._rest = () if spec.momentum else ([None] * len(values),)
-            kinds = 1 if spec.momentum else 0
-        self._moments = [[torch.zeros_like(value) for value in factors.values()] for _ in range(kinds)]
+        self._update, moments, self._rest = _OPTIMIZERS[spec.optimizer](spec, values, common)
+        self._moments = [[torch.zeros_like(value) for value in factors.values()] for _ in range(moments)]
 
     def narrow(self, clients: int) -> dict[str, Tensor]:
         """The factors (k, ...) of the clients that still train; the others keep their value from now on."""
@@ -127,3 +118,30 @@ class StackedOptimizer:
         values = list(self._parameters.values())
         own = [gradients[key].contiguous() for key in self._parameters]  # fused kernels go through memory, not strides
         self._update(values, own, *self._moments, *self._rest)
+
+
+# An optimizer is a function of ``torch.optim`` on lists (factors, gradients, moments ..., the rest); how many moments
+# it keeps, each of a factor's shape (C, ...); and the rest of its lists, which have no cohort axis.
+_Stacked = tuple[Callable[..., None], int, tuple[list[Any], ...]]
+
+
+def _sgd(spec: LocalSpec, values: list[Tensor], common: dict[str, Any]) -> _Stacked:
+    update = partial(sgd, momentum=spec.momentum, dampening=0.0, nesterov=False, **common)
+    return (update, 1, ()) if spec.momentum else (update, 0, ([None] * len(values),))
+
+
+def _adamw(spec: LocalSpec, values: list[Tensor], common: dict[str, Any]) -> _Stacked:
+    beta1, beta2 = spec.betas
+    update = partial(adamw, beta1=beta1, beta2=beta2, eps=spec.eps, amsgrad=False, **common)
+    return update, 2, ([], _steps(values))
+
+
+def _steps(values: list[Tensor]) -> list[Tensor]:
+    """How many steps were taken, as ``torch.optim`` counts them: one number a factor."""
+    return [torch.zeros((), device=value.device) for value in values]
+
+
+_OPTIMIZERS: dict[OptimizerName, Callable[[LocalSpec, list[Tensor], dict[str, Any]], _Stacked]] = {
+    "sgd": _sgd,
+    "adamw": _adamw,
+}

@@ -1,4 +1,4 @@
-"""Algorithm 2 and its kin once more, as slowly and plainly as can be.
+"""Algorithm 2 and the rest of its family once more, as slowly and plainly as can be.
 
 One client at a time; ``W + s B A`` is formed as a dense matrix; the server averages dense models. From the library
 it takes the random draws (streams and sketches) and the plain settings, and none of the code that trains, adapts,

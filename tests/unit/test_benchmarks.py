@@ -30,18 +30,27 @@ def test_unequal_clients_all_have_an_example() -> None:
     assert sum(sizes) == WORKLOADS["check-mlp"].examples and min(sizes) >= 1 and max(sizes) > min(sizes)
 
 
-def test_the_readme_shows_what_was_measured() -> None:
-    page = markdown.README.read_text()
-    assert markdown.updated(page, json.loads(markdown.RESULTS.read_text())) == page
+def test_the_pages_show_what_was_measured() -> None:
+    found = json.loads(markdown.RESULTS.read_text())
+    for path, text in ((markdown.PAGE, markdown.tables(found)), (markdown.README, markdown.short_table(found))):
+        page = path.read_text()
+        assert markdown.updated(page, text) == page
+
+
+def test_the_short_table_has_the_rows_of_the_ordinary_case() -> None:
+    found = json.loads(markdown.RESULTS.read_text())
+    rows = markdown.short_table(found).split("\n\n")[0].splitlines()[2:]
+    assert len(rows) == len(markdown.WHO) - 1
+    assert all(f"| W1 {row}\n" in markdown.tables(found) for row in rows)
 
 
 def test_tables_stand_between_the_marks_and_nowhere_else() -> None:
     found = json.loads(markdown.RESULTS.read_text())
-    page = markdown.updated(f"before\n{markdown.BEGIN}old\n{markdown.END}\nafter\n", found)
+    page = markdown.updated(f"before\n{markdown.BEGIN}old\n{markdown.END}\nafter\n", markdown.tables(found))
     assert page.startswith(f"before\n{markdown.BEGIN}| workload") and page.endswith(f"{markdown.END}\nafter\n")
     assert "old" not in page
     with pytest.raises(ValueError, match="no lines"):
-        markdown.updated("no marks", found)
+        markdown.updated("no marks", "text")
 
 
 def test_every_part_of_a_round_is_seen_by_the_profile() -> None:

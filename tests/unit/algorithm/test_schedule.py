@@ -44,6 +44,14 @@ def test_factors_are_positive_and_at_most_one(shape, rounds, warmup):
     assert all(0 < f <= 1 for f in factors(rounds, shape=shape, warmup=warmup))
 
 
+@pytest.mark.parametrize("shape", ["linear", "cosine"])
+def test_a_shape_that_follows_from_the_end_wants_to_know_it(shape):
+    with pytest.raises(ValueError, match=f"schedule.shape={shape} needs the number of rounds"):
+        ScheduleSpec(shape, warmup=5).factor(1, None)
+    for other in ("constant", "inverse"):
+        assert ScheduleSpec(other).factor(3, None) == ScheduleSpec(other).factor(3, 10)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

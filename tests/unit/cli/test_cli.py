@@ -242,7 +242,7 @@ def test_a_model_of_ones_own(fedrac: Command, monkeypatch: pytest.MonkeyPatch) -
 def test_what_is_printed(fedrac: Command, capsys: pytest.CaptureFixture[str]) -> None:
     fedrac(*TINY, "output_dir=out", "rounds=3")
     printed = capsys.readouterr().out
-    assert "Fed-RAC-LoRA (left sketch), 3 rounds, cohorts of 3; a client uploads 9 numbers a round" in printed
+    assert "Fed-RAC-LoRA (left sketch), 3 rounds, cohorts of 3; upload per client and round: 9 numbers" in printed
     assert f"results go to {Path('out').absolute()}" in printed
     assert "before round 1: test loss" in printed
     assert "round 1/3" not in printed and "round 2/3" in printed and "round 3/3" in printed

@@ -45,6 +45,23 @@ def test_metrics_must_suit_the_task():
             metrics.check([name], task)
 
 
+def ones(predictions, targets):
+    """How often class 1 is predicted."""
+    return (predictions == 1).mean()
+
+
+def test_a_metric_of_ones_own_is_named_by_its_import_path():
+    metrics.check([f"{__name__}.ones", "f1"], "classification")
+    assert metrics.measure([f"{__name__}.ones"], WRONG, RIGHT) == {"ones": 0.5}
+    for name, task, message in (
+        ("no.such", "regression", r"evaluate.metrics=no.such cannot be used \(.*PYTHONPATH"),
+        (f"{__name__}.twos", "classification", "evaluate.metrics=.*twos cannot be used"),
+        (f"{__name__}.ones", "causal_lm", "evaluate.metrics: .* is no metric of a causal_lm"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            metrics.check([name], task, "evaluate.metrics")
+
+
 def test_they_see_all_batches_at_once():
     """Means and a metric of the set, whatever the batches; a mean of batches' F1 would be another number."""
     logits = torch.eye(2)[torch.from_numpy(WRONG)] * 3

@@ -40,7 +40,9 @@ def test_every_option_of_every_group_is_valid() -> None:
     groups = ("partition", "model", "method", "local", "pretrain", "data")
     for chosen in zip_longest(*map(options, groups)):
         given = [f"{group}={option}" for group, option in zip(groups, chosen, strict=True) if option is not None]
-        parse(load(given + [f"{o.split('=')[0]}._target_=my.function" for o in given if o.endswith("=custom")]))
+        names = {"partition": "scheme"}  # what names the function of a group's option custom
+        own = [o.removesuffix("=custom") for o in given if o.endswith("=custom")]
+        parse(load(given + [f"{group}.{names.get(group, '_target_')}=my.function" for group in own]))
     for experiment in options("experiment"):
         parse(load([f"experiment={experiment}"]))
 

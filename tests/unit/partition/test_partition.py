@@ -45,7 +45,7 @@ def check(partition: Partition, examples: int):
         assert (np.diff(partition.of(client)) > 0).all()
 
 
-DIVIDING = sorted(path for path in CONF.glob("*.yaml") if path.stem != "nodes")
+DIVIDING = sorted(path for path in CONF.glob("*.yaml") if path.stem not in ("nodes", "custom"))
 
 
 @pytest.mark.parametrize("path", DIVIDING, ids=lambda path: path.stem)
@@ -218,6 +218,13 @@ BAD = {
     "shards": ({"scheme": "shard", "clients": 7, "shards": 9}, "partition.shards=9 .*use 1 .. 8 shards"),
     "law": ({"scheme": "size", "clients": 2, "law": "cubic"}, "partition.law='cubic' is unknown: choose one of linear"),
     "groups": ({"scheme": "natural"}, "natural needs data with clients of their own"),
+    "unset": ({"scheme": "???"}, r"partition.scheme='\?\?\?' is unknown: .*, or a function's import path"),
+    "module": ({"scheme": "no.such"}, r"partition.scheme=no.such cannot be used \(.*PYTHONPATH"),
+    "attribute": ({"scheme": "fedrac.partition.schemes.none"}, "partition.scheme=fedrac.*none cannot be used"),
+    "no function": ({"scheme": "fedrac.partition.partition.NODES"}, "is a str: give the import path of a function"),
+    "own option": ({"scheme": f"{__name__}.halves", "clients": 2}, "unexpected keyword argument 'clients'"),
+    "own count": ({"scheme": f"{__name__}.halves", "first": 61}, "returned owners 0 .. 2 and 2 clients"),
+    "own form": ({"scheme": f"{__name__}.halves", "first": -1}, "must return a pair: the owner of each of the 60"),
 }
 
 
@@ -233,6 +240,23 @@ def test_impossible_specs_name_the_value_and_the_mend(spec, message):
 def test_label_skew_needs_labels(scheme):
     with pytest.raises(ValueError, match="needs class labels: without them use iid, size or natural"):
         make({**scheme, "clients": 2}, data_of(np.linspace(0, 1, 60)), 0)
+
+
+def halves(train, seed, first=20):
+    """The ``first`` examples are client 0's, the last one is nobody's, all else is client 1's."""
+    if first < 0:
+        return np.ones(len(train))
+    owners = np.where(np.arange(len(train)) < first, 0, 1 if first < len(train) else 2)
+    owners[-1] = -1 if first < len(train) else 2
+    return owners, 2
+
+
+def test_a_scheme_of_ones_own_divides_and_is_asked_anew_each_time(fresh, tmp_path):
+    data = data_of(np.arange(60) % 10)
+    for first in (20, 25):
+        partition = make({"scheme": f"{__name__}.halves", "first": first}, data, 0)
+        assert [partition.of(client).tolist() for client in (0, 1)] == [[*range(first)], [*range(first, 59)]]
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_client_that_is_not_there():

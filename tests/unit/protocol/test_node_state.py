@@ -235,17 +235,17 @@ def test_the_shorter_way_is_taken_and_leads_to_the_tip(behind: int) -> None:
     """Steps of 3 numbers, or the 16 that change; the frozen ones are never sent to who has them."""
     found, states = grown(8)
     base = state_digest.take(states[8 - behind]).digest
-    update = found.lacking(base)
+    update = found.update_from(base)
     assert state_log.size(update) == 4 * min(3 * behind, 16)
     assert [step.round for step in update.steps] == (list(range(9 - behind, 9)) if behind < 6 else [])
     after = state_log.apply(update, states[8 - behind], add)
     assert state_digest.take(after).digest == found.tip.digest == update.digest
-    assert state_log.size(found.lacking(base, replay=False)) == (4 * 16 if behind else 0)
+    assert state_log.size(found.update_from(base, replay=False)) == (4 * 16 if behind else 0)
 
 
 def test_who_holds_nothing_is_sent_everything() -> None:
     found, states = grown(2)
-    update = found.lacking(found.newest(["unknown", ""]))
+    update = found.update_from(found.newest(["unknown", ""]))
     assert update.base == "" and not update.steps
     equal(dict(state_log.apply(update, None, add).weights), dict(states[2].weights))
 
@@ -267,7 +267,7 @@ def test_history_is_bounded() -> None:
 def test_without_replay_only_tensors_are_sent() -> None:
     found = StateLog(state(0.0), replays=False)
     found.add(state(1.0), Step(1, 1.0, torch.ones(1)))
-    update = found.lacking(state_digest.take(state(0.0)).digest)
+    update = found.update_from(state_digest.take(state(0.0)).digest)
     assert not update.steps and set(update.weights) == {"w"}
 
 
@@ -294,7 +294,7 @@ def test_a_folder_keeps_the_newest_state_of_the_newest_runs(monkeypatch: pytest.
     monkeypatch.setattr(node_state, "_latest", None)
     for run in range(6):
         for value in (1.0, 2.0 + run):
-            whole = StateLog(state(value)).lacking("")
+            whole = StateLog(state(value)).update_from("")
             assert kept(tmp_path, str(run)).follow(whole, add)[1]
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{run}.safetensors" for run in (3, 4, 5)]
     newest_first = [state_digest.take(state(2.0 + run)).digest for run in (5, 4, 3)]
@@ -305,9 +305,9 @@ def test_a_base_that_is_not_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setattr(node_state, "_latest", None)
     found, states = grown(4)
     with pytest.raises(CannotRebuild, match="missing"):
-        kept(tmp_path).follow(found.lacking(state_digest.take(states[2]).digest), add)
+        kept(tmp_path).follow(found.update_from(state_digest.take(states[2]).digest), add)
     with pytest.raises(CannotRebuild, match="differs"):
-        kept(tmp_path).follow(found.lacking(state_digest.take(states[0]).digest), lambda before, _: before)
+        kept(tmp_path).follow(found.update_from(state_digest.take(states[0]).digest), lambda before, _: before)
     assert not list(tmp_path.iterdir())
 
 
@@ -322,9 +322,9 @@ def test_what_is_on_disk_is_not_built(monkeypatch: pytest.MonkeyPatch, tmp_path:
     found, states = grown(3)
     first = StateLog(state(0.0))
     first.add(states[1], None)
-    node().follow(first.lacking(state_digest.take(state(0.0)).digest), add)
+    node().follow(first.update_from(state_digest.take(state(0.0)).digest), add)
     assert built == [1]
-    for update in (found.lacking(state_digest.take(states[1]).digest), found.lacking("")):
+    for update in (found.update_from(state_digest.take(states[1]).digest), found.update_from("")):
         node().follow(update, add)
     assert built == [1]
 

@@ -188,7 +188,7 @@ def test_a_client_with_other_examples_than_announced_is_refused_alone() -> None:
 
 
 def test_a_host_that_needs_more() -> None:
-    for reason, told in (("missing", "no longer what they follow from"), ("differs", "another digest"), ("?", "?")):
+    for reason, told in (("missing", "no longer has the state"), ("differs", "another digest"), ("?", "?")):
         assert lack_of(answer(encode_lack(reason))) == reason
         assert told in refused(encode_lack(reason))
     assert lack_of(answer(content())) is None and lack_of(answer(Error(1))) is None
