@@ -4,7 +4,7 @@ from torch import nn
 from workloads import Tied
 
 from fedrac.algorithm.adapt import AdaptSpec
-from fedrac.algorithm.blocks import find_blocks, matrix, plan_blocks, trained_shapes
+from fedrac.algorithm.blocks import Block, find_blocks, plan_blocks, trained_shapes
 from fedrac.algorithm.method import Method
 
 
@@ -74,7 +74,7 @@ def test_a_convolution_is_a_matrix_of_its_kernels():
     (block,) = plan_blocks(model(), AdaptSpec({"2": 3}), Method())
     assert (block.m, block.n, block.shape) == (8, 2 * 3 * 2, (8, 2, 3, 2))
     assert [block.factor_shape(x) for x in "ABD"] == [(3, 12), (8, 3), (8, 2, 3, 2)]
-    assert matrix(model()[2].weight).shape == (8, 12)
+    assert block.matrix(model()[2].weight).shape == (8, 12)
 
 
 def test_trained_shapes_by_method():
@@ -156,5 +156,5 @@ def test_embedding_with_max_norm():
 
 def test_matrix_is_a_view():
     w = torch.zeros(4, 3, 2)
-    matrix(w)[1, 2] = 5.0
+    Block("w", (4, 3, 2), 1, 1.0, ()).matrix(w)[1, 2] = 5.0
     assert w[1, 1, 0] == 5.0

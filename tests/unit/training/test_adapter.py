@@ -179,7 +179,7 @@ def test_update_of_a_layer_that_all_rows_share_reaches_all_of_them():
     """With zero rows of its own data, the shared embedding alone makes the output; clients must differ."""
     work = make(positions)
     f = Federation(work, shards(), layers={"positions": 2})
-    start, adapter = f.start(1), CohortAdapter(work.model, f.blocks)
+    start, adapter = f.start(1), f.adapter()
     factors = {k: torch.randn(3, *v.shape).double() for k, v in start.trained.items()}
     zero = torch.zeros(6, 4, 6, dtype=torch.float64)
     with adapter.attached(), torch.no_grad():

@@ -9,7 +9,7 @@ from fedrac.algorithm.method import Method
 from fedrac.training.dropout import ClientDropout, no_global_draws
 from fedrac.training.local import train_cohort
 from fedrac.training.optimizer import LocalSpec
-from fedrac.training.setup import ModelHabits, Shard, TrainingSetup
+from fedrac.training.setup import KnownWays, Shard, TrainingSetup
 
 CPU = torch.device("cpu")
 
@@ -223,11 +223,11 @@ class Later(nn.Module):
 def test_what_is_known_of_a_model_spares_the_watch_and_never_lets_it_drop_from_the_global_generator(known):
     work = Workload(Later(), values(EXAMPLES, 6), values(EXAMPLES, 6), squared)
     f = Federation(work, shards(), layers={"linear": 2}, local=LocalSpec(lr=0.01))
-    habits = ModelHabits()
+    habits = KnownWays()
 
     def train(habits):
         examples = work.inputs, work.targets
-        problem = TrainingSetup(work.model, f.blocks, squared, lambda i: tuple(e[i] for e in examples), habits=habits)
+        problem = TrainingSetup(work.model, f.blocks, squared, lambda i: tuple(e[i] for e in examples), ways=habits)
         return train_cohort(problem, f.start(1), [Shard(0, torch.arange(9))], f.local, 0, 1)
 
     train(habits)
@@ -237,5 +237,5 @@ def test_what_is_known_of_a_model_spares_the_watch_and_never_lets_it_drop_from_t
         with pytest.raises(ValueError, match="global generator"):
             train(habits)
     else:
-        train(fresh := ModelHabits())
+        train(fresh := KnownWays())
         assert fresh.dropout is True
