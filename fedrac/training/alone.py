@@ -4,9 +4,11 @@ This is exact for whatever a model computes from its parameters. It is what a co
 how clients are trained where a model mixes the rows of its batch.
 """
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -81,7 +83,14 @@ def step(
 
 @contextmanager
 def _seeded(stream: Stream, device: torch.device) -> Iterator[None]:
-    """PyTorch's global generators start from the stream, and are as before afterwards."""
+    """The global generators of PyTorch, NumPy and Python start from the stream, and are as before afterwards."""
+    numbers, own, seed = np.random.get_state(), random.getstate(), stream.seed63()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(stream.seed63())
-        yield
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(numbers)
+            random.setstate(own)

@@ -33,7 +33,7 @@ def widen(model: nn.Module, way: Way, blocks: Sequence[Block], seen: Seen, path:
 
     So do all modules of the same class that hold trained parameters: they fail in the same way.
     """
-    if path in way.units or path in way.layers:
+    if path in way.units:
         path = _outside(path)
     kind = type(model.get_submodule(path))
     alike = [p for p, m in model.named_modules() if type(m) is kind and any(_holds(p, b) for b in blocks)]
@@ -49,7 +49,10 @@ def add(model: nn.Module, way: Way, seen: Seen, path: str) -> Way:
         path = _outside(path)
     if not path:
         kind = type(model.get_submodule(start)).__name__
-        why = f"it is not known which rows {start or 'the model'!r} ({kind}) belong to in what it takes or gives"
+        why = (
+            f"{start or 'the model'!r} ({kind}) reads trained weights, and neither it nor what is around it can be called "
+            "with the rows of each client apart"
+        )
         return way.one_at_a_time(why)
     return replace(way, units={**way.units, path: Unit({key: each[0] for key, each in seen.calls[path].items()})})
 

@@ -70,14 +70,15 @@ class _Readers(TorchFunctionMode):
         self._model = model
 
     def __enter__(self) -> Any:
+        self._before = {name: self._model.get_parameter(name).requires_grad for name in self.found}
         for name in self.found:
             self._model.get_parameter(name).requires_grad_(True)
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        for name in self.found:
-            self._model.get_parameter(name).requires_grad_(False)
+        for name, before in self._before.items():
+            self._model.get_parameter(name).requires_grad_(before)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
