@@ -35,8 +35,8 @@ class Block:
         owners: (module, attribute) of every place that uses it; more than one where weights are tied.
         padding: the row of an embedding that never moves, its ``padding_idx``; None if there is none, or if the
             weight is tied to a layer that does use the row.
-        stack: how many matrices the parameter holds, one after another (the experts of a mixture); None: it is one. Each
-            has a sketch and factors of its own: ``A`` is (stack, r, n), ``B`` (stack, m, r), ``shape`` (stack, m, n).
+        stack: how many matrices the parameter holds, one after another (the experts of a mixture); None: it is one.
+            Each has a sketch and factors of its own: ``A`` (stack, r, n), ``B`` (stack, m, r), ``shape`` (stack, m, n).
     """
 
     name: str
@@ -120,6 +120,22 @@ def plan_blocks(model: nn.Module, spec: AdaptSpec, method: Method) -> tuple[Bloc
     return tuple(blocks)
 
 
+def described(model: nn.Module, spec: AdaptSpec, blocks: Sequence[Block]) -> str:
+    """How much of a model is trained, in one line: parameters by their numbers."""
+    names, spec = {b.name for b in blocks}, peft_names.resolve(model, spec)
+    total = trained = cannot = 0
+    for name, parameter in model.named_parameters():
+        matching = [rank for pattern, rank in spec.layers.items() if fnmatchcase(name.rpartition(".")[0], pattern)]
+        reached = bool(matching) and matching[-1] != "frozen" and parameter.requires_grad
+        total += parameter.numel()
+        trained += parameter.numel() if name in names else 0
+        cannot += parameter.numel() if reached and name not in names else 0
+    return (
+        f"{trained} of {total} parameters are trained; {total - trained - cannot} are frozen as adapt or the model "
+        f"says, {cannot} because they have no low rank (adapt.full trains them)"
+    )
+
+
 def find_blocks(model: nn.Module, descriptions: Sequence[Mapping[str, Any]]) -> tuple[Block, ...]:
     """The blocks that the server described, in this copy of the model.
 
@@ -168,8 +184,8 @@ def _check_product(model: nn.Module, weight: Weight) -> None:
     rest = f"or leave it out: 'adapt.layers={{..., {weight.layer}: frozen}}'"
     if weight.originals:
         raise ValueError(
-            f"layer {weight.layer!r}: its {weight.attribute} is computed from other parameters (a parametrization), so it "
-            f"has no update of low rank. Remove the parametrization, train the layer in full "
+            f"layer {weight.layer!r}: its {weight.attribute} is computed from other parameters (a parametrization), so "
+            f"it has no update of low rank. Remove the parametrization, train the layer in full "
             f"('adapt.layers={{..., {weight.layer}: full}}'), {rest}"
         )
     if getattr(model.get_submodule(weight.layer), "max_norm", None) is not None:
@@ -214,7 +230,8 @@ def _check_patterns(model: nn.Module, weights: Sequence[Weight], spec: AdaptSpec
 
 
 def _refuse(model: nn.Module, option: str, pattern: str, names: list[str]) -> None:
-    others = [(path, m) for path, m in model.named_modules() if fnmatchcase(path, pattern) and any(m.parameters())]
+    others = [(path, m) for path, m in model.named_modules() if fnmatchcase(path, pattern)]
+    others = [(path, m) for path, m in others if any(True for _ in m.parameters())]
     if option == "layers" and others:
         path, module = others[0]
         raise ValueError(

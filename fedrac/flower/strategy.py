@@ -22,7 +22,7 @@ from torch import nn
 from fedrac.aggregation.guard import GuardSpec, begin, guard, secret_of
 from fedrac.aggregation.update_vectors import UpdateVectors
 from fedrac.algorithm.adapt import AdaptSpec
-from fedrac.algorithm.blocks import plan_blocks, trained_shapes
+from fedrac.algorithm.blocks import described, plan_blocks, trained_shapes
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.round_start import Sketches, draw_sketches
 from fedrac.algorithm.schedule import ScheduleSpec
@@ -115,6 +115,7 @@ class FedRacLora(Strategy):
         self.evaluate_every, self.evaluate_on_clients = evaluate_every, evaluate_on_clients
         self._check()
         self.blocks = plan_blocks(model, adapt or AdaptSpec(), self.method)
+        self._described = described(model, adapt or AdaptSpec(), self.blocks)
         self.shapes = trained_shapes(self.blocks, self.method)
         self.population = ConnectedClients(self.workload, timeout)
         self.rounds: int | None = None
@@ -325,6 +326,7 @@ class FedRacLora(Strategy):
     def summary(self) -> None:
         """Logs what will be trained."""
         sizes = [torch.Size(shape).numel() for shape in self.shapes.values()]
+        log.info("%s: %s", self.method.name, self._described)
         log.debug("%s: %d blocks, %d numbers up per client and round", self.method.name, len(self.blocks), sum(sizes))
 
     def start(

@@ -3,7 +3,7 @@
 Every client of a cohort shares the frozen weights W and the frozen sketch; only the trained factor differs. So the
 clients' mini-batches are laid one after another in the batch dimension, all of them share the products with W, and
 only the update ``s B A`` knows which rows belong to whom. A module that is no plain layer is called with each client's
-own weights on its own rows. The rest of the network works per sample and never learns that several clients share a batch.
+own weights on its own rows. The rest of the network works per sample and never learns that clients share a batch.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

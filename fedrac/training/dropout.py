@@ -131,8 +131,8 @@ class ClientDropout(TorchFunctionMode):
         clients, rows = (self._clients, self._rows) if self._place is None else (1, self._rows // self._clients)
         if self._refused or not shape or shape[0] % rows:
             raise NotTogether(
-                f"what the model draws at random has the shape {shape} for a batch of {rows}: the batch must be its first "
-                "dimension"
+                f"what the model draws at random has the shape {shape} for a batch of {rows}: the batch must be its "
+                "first dimension"
             )
         self.used = True
         self._calls += 1
@@ -240,14 +240,14 @@ def no_global_draws(device: torch.device) -> Iterator[None]:
     yield
     if before != _generator_states(device):
         raise NotTogether(
-            "the model draws random numbers from a global generator (dropout inside an RNN, alpha dropout, noise, "
-            "a layer that is skipped at random, ...), so that a client's numbers would depend on who is trained with it: "
+            "the model draws random numbers from a global generator (dropout inside an RNN, alpha dropout, noise, a "
+            "layer that is skipped at random, ...), so that a client's numbers would depend on who is trained with it: "
             "set that dropout to 0 or use nn.Dropout"
         )
 
 
 def _generator_states(device: torch.device) -> tuple[Any, ...]:
-    numbers: Any = np.random.get_state()  # noqa: NPY002
+    numbers: Any = np.random.get_state()
     cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
     own = [state.numpy().tobytes() for state in (torch.get_rng_state(), *cuda)]
     return (*own, numbers[1].tobytes(), numbers[2:], random.getstate())

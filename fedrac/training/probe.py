@@ -6,10 +6,11 @@ which the run would; losses and gradients of every client are compared with `fed
 
 import logging
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Iterator
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +44,9 @@ def find_way(problem: TrainingSetup, start: Start, shards: Sequence[Shard], seed
     probe = _Probe(problem, start, shards, seed)
     with _unchanged(problem.model):
         way = probe.way()
+    if probe.unused:
+        names = dict.fromkeys(probe.names[key] for key in start.trained if key in probe.unused)
+        log.warning("the model does not use what is trained of it, and it will not move: %s", ", ".join(names))
     if way.alone is not None:
         log.warning("the clients are trained one at a time, which takes longer: %s", way.alone)
     return way
@@ -62,8 +66,9 @@ class _Probe:
         self.device = next(problem.model.parameters()).device
         rows = torch.cat([s.index[: sum(_SIZES)] for s in shards[: sum(_SIZES)]])
         rows = rows[torch.linspace(0, len(rows) - 1, sum(_SIZES)).long()]  # of different clients, where there are some
-        self.index = list(rows.split(_SIZES))
+        self.index = list(torch.split(rows, list(_SIZES)))
         self.trained = _away_from_zero(problem, start, seed, self.device)
+        self.unused = set(start.trained)
         self.names = {
             key: next(b.name for b in problem.blocks if b.name == key.rpartition(":")[0]) for key in start.trained
         }
@@ -105,6 +110,7 @@ class _Probe:
             with no_global_draws(self.device), dropout:
                 losses, gradients = alone.gradients(self.problem, self.start.frozen, own, index)
             drops = drops or dropout.used
+            self.unused &= {key for key, g in zip(own, gradients, strict=True) if g is None}
             filled = [torch.zeros_like(v) if g is None else g for v, g in zip(own.values(), gradients, strict=True)]
             found.append(_Found(losses, dict(zip(own, filled, strict=True))))
         return found, drops
@@ -118,7 +124,7 @@ class _Probe:
             with dropout:
                 return call(self.problem.model, tree_map(lambda x: x[:rows], inputs))
 
-        return watch(self.problem.model, self.problem.blocks, {rows: lambda rows=rows: run(rows) for rows in _PASSES})
+        return watch(self.problem.model, self.problem.blocks, {rows: partial(run, rows) for rows in _PASSES})
 
     def _together(self, way: Way) -> tuple[list[_Found], frozenset[str], bool]:
         """All clients in one cohort, short mini-batches filled up as in training."""
@@ -167,9 +173,9 @@ class _Probe:
 
 
 _MIXES = (
-    "the model mixes the rows of its batch, so that a client's result in a cohort is not what it is alone. Faster is a "
-    "model without batch statistics, with the batch as the first dimension (batch_first=True), and where an input that all "
-    "rows share (position ids, say) has a first dimension of 1. What was seen: "
+    "the model mixes the rows of its batch, so that a client's result in a cohort is not what it is alone. A model is "
+    "faster without batch statistics, with the batch as the first dimension (batch_first=True), and with a first "
+    "dimension of 1 for what all rows share (position ids, say). What was seen: "
 )
 
 
@@ -178,7 +184,8 @@ def _relative(found: Tensor, expected: Tensor, floor: float) -> float:
     found, expected = found.double(), expected.double()
     if not torch.isfinite(expected).all():
         return 0.0
-    return float((found - expected).norm()) / max(float(expected.norm()), floor, torch.finfo(torch.float64).tiny)
+    length = max(float(expected.norm()), floor, torch.finfo(torch.float64).tiny)
+    return float((found - expected).norm() / length)
 
 
 def _away_from_zero(problem: TrainingSetup, start: Start, seed: int, device: torch.device) -> dict[str, Tensor]:
@@ -234,6 +241,7 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
         if not torch.equal(after[name], value) and not torch.isnan(value).any():
             after[name].copy_(value)
             raise Refused(
-                f"the model changes its buffer {name!r} in every training pass, and clients that are trained in one process "
-                "would share it: keep it as it is in training (eval() of its module in the model's train()), or remove it"
+                f"the model changes its buffer {name!r} in every training pass, and clients that are trained in one "
+                "process would share it: keep it as it is in training (eval() of its module in the model's train()) or "
+                "remove it"
             )

@@ -15,8 +15,8 @@ PLAIN = (nn.Linear, nn.Conv2d, nn.Embedding)
 def plan(model: nn.Module, blocks: Sequence[Block], seen: Seen) -> Way:
     """Every module that reads a trained parameter: as a layer where it is exactly that, else as a unit.
 
-    A unit takes and gives tensors of which it is known where the batch lies; where it is not known of a module that reads
-    a parameter, the module around it is the unit, and for the whole model clients are trained one at a time.
+    A unit takes and gives tensors of which it is known where the batch lies; where it is not known of a module that
+    reads a parameter, the module around it is the unit, and for the whole model clients are trained one at a time.
     """
     layers, way = set(), Way()
     for block in blocks:
@@ -50,8 +50,8 @@ def add(model: nn.Module, way: Way, seen: Seen, path: str) -> Way:
     if not path:
         kind = type(model.get_submodule(start)).__name__
         why = (
-            f"{start or 'the model'!r} ({kind}) reads trained weights, and neither it nor what is around it can be called "
-            "with the rows of each client apart"
+            f"{start or 'the model'!r} ({kind}) reads trained weights, and neither it nor what is around it can be "
+            "called with the rows of each client apart"
         )
         return way.one_at_a_time(why)
     return replace(way, units={**way.units, path: Unit({key: each[0] for key, each in seen.calls[path].items()})})

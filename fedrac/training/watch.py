@@ -73,10 +73,10 @@ class _Readers(TorchFunctionMode):
         self._before = {name: self._model.get_parameter(name).requires_grad for name in self.found}
         for name in self.found:
             self._model.get_parameter(name).requires_grad_(True)
-        return super().__enter__()
+        return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         for name, before in self._before.items():
             self._model.get_parameter(name).requires_grad_(before)
 

@@ -188,7 +188,11 @@ class ListedExperts(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.router, self.experts, self.out = Router(), nn.ModuleList(nn.Linear(6, 6) for _ in range(4)), nn.Linear(6, 3)
+        self.router, self.experts, self.out = (
+            Router(),
+            nn.ModuleList(nn.Linear(6, 6) for _ in range(4)),
+            nn.Linear(6, 3),
+        )
 
     def forward(self, x):
         flat = x.flatten(0, 1)
@@ -242,7 +246,9 @@ IMAGES = {
     "cosine head": lambda: Images(nn.Conv2d(3, 4, 3), CosineLinear(4, 3, bias=False)),
     "scaled head": lambda: Images(nn.Conv2d(3, 4, 3), ScaledLinear(4, 3)),
     "transposed convolution": lambda: Images(nn.ConvTranspose2d(3, 4, 3, 2, 1, 1, groups=1)),
-    "grouped transposed convolution": lambda: Images(nn.Sequential(nn.Conv2d(3, 4, 2), nn.ConvTranspose2d(4, 4, 2, groups=2))),
+    "grouped transposed convolution": lambda: Images(
+        nn.Sequential(nn.Conv2d(3, 4, 2), nn.ConvTranspose2d(4, 4, 2, groups=2))
+    ),
     "frozen statistics": lambda: Images(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))).eval(),
 }
 SERIES = {
@@ -260,7 +266,9 @@ SERIES = {
     "encoder, time first": lambda: Series(encoder(first=False), time_first, 6),
     "Conv1d": lambda: Series(nn.Conv1d(5, 4, 3, padding=1), width=6),
     "Conv1d in groups": lambda: Series(nn.Conv1d(5, 10, 2, groups=5, padding="same", dilation=2), width=6),
-    "Conv3d": lambda: Series(nn.Conv3d(1, 2, (3, 1, 2)), lambda m, x: m(x[:, None, :, :, None].expand(-1, -1, -1, -1, 3)).flatten(2), 36),
+    "Conv3d": lambda: Series(
+        nn.Conv3d(1, 2, (3, 1, 2)), lambda m, x: m(x[:, None, :, :, None].expand(-1, -1, -1, -1, 3)).flatten(2), 36
+    ),
     "Bilinear": lambda: Series(nn.Bilinear(6, 6, 8), lambda m, x: m(x, x.sin())),
     "user's hook": lambda: Series(hooked()),
     "user's hook before": lambda: Series(prehooked()),
@@ -289,7 +297,9 @@ COMPUTED = {
     "weight_norm": lambda: Series(nn.utils.parametrizations.weight_norm(nn.Linear(6, 8))),
     "orthogonal": lambda: Series(nn.utils.parametrizations.orthogonal(nn.Linear(6, 8))),
     "spectral_norm": lambda: Series(nn.utils.parametrizations.spectral_norm(nn.Linear(6, 8))),
-    "weight_norm of a GRU": lambda: Series(nn.utils.parametrizations.weight_norm(nn.GRU(6, 8, batch_first=True), "weight_hh_l0"), first),
+    "weight_norm of a GRU": lambda: Series(
+        nn.utils.parametrizations.weight_norm(nn.GRU(6, 8, batch_first=True), "weight_hh_l0"), first
+    ),
 }
 
 

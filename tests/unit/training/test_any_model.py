@@ -5,10 +5,10 @@ import pytest
 import torch
 from any_models import COMPUTED, IMAGES, MIXING, ROWS, SERIES, TEXTS
 from federation import Federation
+from test_oracle import check
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
-from test_oracle import check
 from workloads import Workload
 
 from fedrac.algorithm.method import Method
