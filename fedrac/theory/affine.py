@@ -15,6 +15,7 @@ from fedrac.experiment.pretrain import initial_weights
 from fedrac.experiment.settings import Experiment
 from fedrac.partition import partition
 from fedrac.theory.convex import Convex
+from fedrac.training.outputs import outputs_of
 
 _MOST = 10**8  # entries of the Jacobian: 800 MB
 
@@ -50,8 +51,8 @@ def convex_problem(experiment: Experiment) -> Convex:
     def by_client(part: Tensor) -> Tensor:
         return part.reshape(parts.clients, -1, *part.shape[1:])
 
-    targets = targets.double() if examples.task == "regression" else targets
-    return Convex(examples.task, by_client(jacobian), by_client(offset), by_client(targets), torch.cat(l2), start)
+    targets = targets.double() if examples.task.name == "regression" else targets
+    return Convex(examples.task.name, by_client(jacobian), by_client(offset), by_client(targets), torch.cat(l2), start)
 
 
 def _inputs(examples: data.Examples) -> Tensor:
@@ -67,7 +68,7 @@ def _outputs(model: nn.Module, blocks: Sequence[Block]) -> tuple[Outputs, Tensor
     def outputs(w: Tensor, x: Tensor) -> Tensor:
         parts = torch.split(w, [value.numel() for value in parameters.values()])
         own = {n: part.reshape(v.shape) for part, (n, v) in zip(parts, parameters.items(), strict=True)}
-        result: Tensor = functional_call(model, own, (x,))
+        result = outputs_of(functional_call(model, own, (x,)))
         return result
 
     return outputs, torch.cat([value.flatten() for value in parameters.values()])

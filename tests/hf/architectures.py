@@ -8,7 +8,7 @@ import transformers
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedrac.data import Task, tasks
+from fedrac.data import tasks
 from fedrac.models.hf import HuggingFace
 
 SIZES = (3, 5, 8)  # examples of each client
@@ -25,7 +25,7 @@ class Workload:
     model: nn.Module
     inputs: dict[str, Tensor]
     targets: Tensor
-    tasks: Task = "classification"
+    task: str = "classification"
 
     def wrapped(self) -> HuggingFace:
         """A copy of the model as fedrac uses it."""
@@ -51,7 +51,7 @@ class Workload:
         return functional_call(self.model, weights, (), {n: column[index] for n, column in self.inputs.items()}).logits
 
     def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return tasks.loss(self.task, logits, targets)
+        return tasks.named(self.task).loss(logits, targets)
 
 
 def _text(pairs: bool = False) -> dict[str, Tensor]:
