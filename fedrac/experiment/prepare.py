@@ -92,7 +92,7 @@ def prepare(settings: DictConfig, grid: Grid) -> ReadyRun:
 def server_data(experiment: Experiment) -> data.Data | None:
     """What the server tests on; None where the nodes have data of their own and the server has nothing."""
     if experiment.partition.get("scheme") != NODES or "path" not in experiment.data:
-        common = data.load(experiment.data, needed=["train"])
+        common = data.load(experiment.data)
         if not len(common.test):
             log.info("the data have no test part: the clients of every round test on what they train on")
         return common
