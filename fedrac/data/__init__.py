@@ -4,7 +4,7 @@ A loader is any function, named in ``conf/data`` or by a user under ``data._targ
 :func:`fedrac.data.coerce.coerce` accepts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from fedrac.data.examples import Data, Examples
@@ -13,7 +13,7 @@ from fedrac.data.tasks import Task
 __all__ = ["Data", "Examples", "Task", "load"]
 
 
-def load(spec: Mapping[str, Any], needed: Sequence[str] = ("train", "test")) -> Data:
+def load(spec: Mapping[str, Any]) -> Data:
     """Load the data that ``spec`` names, e.g. ``{"_target_": "fedrac.data.mnist.embedded", "classes": [0,
     1]}``.
 
@@ -21,10 +21,9 @@ def load(spec: Mapping[str, Any], needed: Sequence[str] = ("train", "test")) -> 
         spec: the loader and its arguments. With ``validation``, a fraction, a part of the training examples takes the
             place of the test part (`fedrac.data.validation.hold_out`). ``task`` and ``loss`` say what is learnt, where
             the loader itself does not (`fedrac.data.make.make`).
-        needed: the parts that must have examples.
 
     Raises:
-        ValueError: an unknown target, arguments that it does not take, data of the wrong form, or a part without
+        ValueError: an unknown target, arguments that it does not take, data of the wrong form, or no training
             examples.
         FileNotFoundError: files that are not where ``spec`` says.
     """
@@ -33,7 +32,4 @@ def load(spec: Mapping[str, Any], needed: Sequence[str] = ("train", "test")) -> 
 
     loaded = make({key: value for key, value in spec.items() if key != "validation"})
     loaded.check_filled("train")
-    if spec.get("validation") is not None:
-        loaded = hold_out(loaded, spec["validation"])
-    loaded.check_filled(*needed)
-    return loaded
+    return loaded if spec.get("validation") is None else hold_out(loaded, spec["validation"])

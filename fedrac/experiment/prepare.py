@@ -95,7 +95,7 @@ def prepare(settings: DictConfig, grid: Grid) -> ReadyRun:
 def server_data(experiment: Experiment) -> data.Data | None:
     """What the server tests on; None where the nodes have data of their own and the server has nothing."""
     if experiment.partition.get("scheme") != NODES or "path" not in experiment.data:
-        common = data.load(experiment.data, needed=["train"])
+        common = data.load(experiment.data)
         if not len(common.test):
             log.info("the data have no test part: the clients of every round test on what they train on")
         return common
@@ -135,7 +135,7 @@ def _measuring(experiment: Experiment, model: nn.Module, examples: data.Data, st
 
 def tester(experiment: Experiment, model: nn.Module, examples: data.Data) -> Callable[[int, ArrayRecord], MetricRecord]:
     """A function that tests merged weights on the server's test examples: ``test/loss`` and the task's metrics."""
-    metrics.check(experiment.evaluate.metrics, examples.task, "evaluate.metrics")
+    metrics.check(experiment.evaluate.metrics, examples.task.name, "evaluate.metrics")
     names = list(dict.fromkeys([*examples.metrics, *experiment.evaluate.metrics]))
     device, dtype = pick_device(experiment.runtime.device), getattr(torch, experiment.runtime.dtype)
     model = model.to(device, dtype)

@@ -214,7 +214,7 @@ def _holding(workload: Mapping[str, Any], client: int, own: str | None) -> tuple
             "--node-config 'partition-id=0 data=\"/data\"'"
         )
     if own is None:
-        common = data.load(workload["data"], needed=["train"])
+        common = data.load(workload["data"])
         return common, partition.make(workload["partition"], common, int(workload["seed"]))
     if not separate:
         raise ValueError(f"this node trains on its own data only ({own}), the run divides common ones: partition=nodes")

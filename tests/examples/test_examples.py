@@ -54,6 +54,7 @@ def test_own_data(place: Path) -> None:
     assert fedrac.load("run").summary["method"] == "FedAvg" and {path.name for path in place.iterdir()} == {"run"}
 
 
+@pytest.mark.slow
 def test_sweep_to_pandas(place: Path) -> None:
     short = (*twins.COMMAND, "rounds=2", "evaluate.every=1", "pretrain=none", "cohort.size=2")
     said = script("sweep_to_pandas.py", "sweep", *short)
@@ -61,6 +62,7 @@ def test_sweep_to_pandas(place: Path) -> None:
     assert len(fedrac.table("sweep")) == 4
 
 
+@pytest.mark.slow
 def test_quickstart(place: Path) -> None:
     notebook = nbformat.read(EXAMPLES / "quickstart.ipynb", as_version=4)
     assert not [cell for cell in notebook.cells if cell.get("outputs") or cell.get("execution_count")]
@@ -72,6 +74,7 @@ def test_quickstart(place: Path) -> None:
     assert not list(place.iterdir()), "it writes nothing"
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_docstring(place: Path) -> None:
     """As they stand; what they take for granted is a model, three pairs, a folder of a run and one of a sweep."""
     tiny = (*twins.COMMAND, "pretrain=none", "cohort.size=2", "rounds=2", "evaluate.every=2")
