@@ -24,6 +24,7 @@ Sides = Literal["left", "right", "alternate"]
 Train = Literal["factor", "both", "full"]
 Average = Literal["factors", "products"]
 
+# The sides of the first rounds, after which they begin anew.
 _SIDES: dict[Sides, tuple[Side, ...]] = {"left": ("left",), "right": ("right",), "alternate": ("left", "right")}
 
 
@@ -76,12 +77,17 @@ class Method:
 
     @property
     def sides(self) -> tuple[Side, ...]:
-        """The sides of the first rounds, after which they begin anew."""
-        return _SIDES[self.side]
+        """The sides that rounds have, in the order in which they first come."""
+        return tuple(dict.fromkeys(_SIDES[self.side]))
+
+    @property
+    def period(self) -> int:
+        """Number of rounds after which the sides begin anew."""
+        return len(_SIDES[self.side])
 
     def at(self, round_: int) -> "RoundMethod":
         """What the method does in ``round_`` (from 1): all that the rest of the program asks of it."""
-        side = self.sides[(round_ - 1) % len(self.sides)]
+        side = _SIDES[self.side][(round_ - 1) % self.period]
         return RoundMethod(self.train, side, self.merge, self.average, round_ if self.fresh else 1)
 
 

@@ -278,7 +278,7 @@ class FedRacLora(Strategy):
 
     def uploads(self) -> tuple[int, ...]:
         """How many numbers a client uploads in a round, ascending; more than one where rounds differ."""
-        kinds = [self.shapes_at(number) for number, _ in enumerate(self.method.sides, 1)]
+        kinds = [self.shapes_at(number) for number in range(1, self.method.period + 1)]
         return tuple(sorted({sum(torch.Size(shape).numel() for shape in shapes.values()) for shapes in kinds}))
 
     def summary(self) -> None:

@@ -14,7 +14,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/extending.md").read_text()
 COPIED = ("fedrac", "conf", "tests/unit", "tests/conftest.py", "pyproject.toml")
-PROGRAMS = {"fedrac": [sys.executable, "-m", "fedrac"], "pytest": [sys.executable, "-m", "pytest"]}
 MOST_FILES = 2
 
 
@@ -36,7 +35,7 @@ def sections() -> dict[str, list[Block]]:
 
 
 def edit(copy: Path, block: Block) -> None:
-    """A new file, or a change of one: what stands there with ``-`` or a space becomes what has ``+`` or a space."""
+    """A new file, or a change of one: what has ``-`` or a space before it becomes what has ``+`` or a space."""
     path = copy / block.file
     if block.language != "diff":
         assert not path.exists()
@@ -50,12 +49,11 @@ def edit(copy: Path, block: Block) -> None:
 
 
 def run(copy: Path, command: str) -> str:
-    """What a command prints."""
+    """What a command, of fedrac or pytest, prints."""
     program, *arguments = shlex.split(command)
-    shell = program not in PROGRAMS
     environment = {**os.environ, "PYTHONPATH": str(copy)}
-    words = command if shell else [*PROGRAMS[program], *arguments]
-    done = subprocess.run(words, cwd=copy, env=environment, shell=shell, capture_output=True, text=True, timeout=300)
+    words = [sys.executable, "-m", program, *arguments]
+    done = subprocess.run(words, cwd=copy, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     return done.stdout
 
@@ -72,19 +70,38 @@ def test_there_are_ten_and_none_takes_more_than_two_files_beside_its_test() -> N
         assert 1 <= len([file for file in files if not file.startswith("tests/")]) <= MOST_FILES, title
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("title", sections())
-def test_the_change_does_what_the_page_says(title: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all changes: none is in another's way."""
+    folder = tmp_path_factory.mktemp("copy")
     for name in COPIED:
-        source, copy = ROOT / name, tmp_path / name
-        copy.parent.mkdir(exist_ok=True)
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, copy)
+        (folder / name).parent.mkdir(exist_ok=True)
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("extending")
+@pytest.mark.parametrize("title", sections())
+def test_the_change_does_what_the_page_says(title: str, copy: Path) -> None:
     shown = ""
     for block in sections()[title]:
         if block.file:
-            edit(tmp_path, block)
+            edit(copy, block)
         elif block.language == "sh":
-            shown = "\n".join(run(tmp_path, command) for command in block.text.splitlines())
+            shown = "\n".join(run(copy, line) for line in block.text.splitlines() if not line.startswith("pytest"))
         else:
             for line in block.text.splitlines():
                 assert bare(line) in bare(shown), f"{line!r} is not shown:\n{shown}"
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("extending")
+def test_the_tests_of_the_changes_pass(copy: Path) -> None:
+    """All in one process, after the changes."""
+    commands = [shlex.split(line) for blocks in sections().values() for b in blocks if b.language == "sh"
+                for line in b.text.splitlines()]  # fmt: skip
+    files = [file for program, *words in commands if program == "pytest" for file in words if file != "-q"]
+    written = [b.file for blocks in sections().values() for b in blocks if b.file.startswith("tests/")]
+    assert sorted(files) == sorted(written)
+    run(copy, shlex.join(["pytest", "-q", *files]))

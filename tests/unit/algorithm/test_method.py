@@ -49,3 +49,4 @@ def test_sides_alternate_from_the_left():
     method = Method(side="alternate")
     assert [method.at(t).side for t in (1, 2, 3, 8)] == ["left", "right", "left", "right"]
     assert method.sides == ("left", "right") and Method(side="right").sides == ("right",)
+    assert (method.period, Method().period) == (2, 1)
