@@ -14,6 +14,7 @@ from fedrac.api import live
 from fedrac.api.client_data import gather
 from fedrac.api.runs import Run, load, merged
 from fedrac.data import Data
+from fedrac.data.tasks import Loss, Task
 from fedrac.data.validation import hold_out
 from fedrac.experiment import compose
 from fedrac.experiment.run import in_process, run, run_unwritten
@@ -34,6 +35,8 @@ def fit(
     test: "Examples | None" = None,
     *,
     target: str | Sequence[str] | None = None,
+    task: str | Task | None = None,
+    loss: str | Loss | None = None,
     rank: int | None = None,
     rounds: int | None = None,
     cohort_size: int | None = None,
@@ -55,10 +58,12 @@ def fit(
         clients: the examples of each; client i of the results is ``clients[i]``. A pair (x, y) of tensors or arrays,
             a map-style data set of such pairs, or a DataFrame. Targets (N,) of integers are labels 0, 1, ... of a
             classification (cross-entropy), floating-point ones (N,) or (N, k) those of a regression (half the squared
-            error). Inputs are kept as float32.
+            error); ``task`` says it otherwise. Inputs are kept as float32, integers as int64.
         test: examples for testing, of one of these forms. None: the clients of every round test on what they train
             on (``clients/...`` in place of ``test/...``), unless ``evaluate.validation`` holds a part of it out.
         target: the column of a DataFrame that is predicted, or several of a regression. None: the last one.
+        task: what the targets mean, one of `fedrac.data.tasks.NAMES`, or a `Task` of your own. None: as they look.
+        loss: in place of the task's own: a function of outputs and targets to the loss of each example, (rows,).
         rank: of a layer's update in a round (``rank``).
         rounds: how many (``rounds``).
         cohort_size: clients a round (``cohort.size``). None: as configured (10), or all if there are fewer.
@@ -81,7 +86,7 @@ def fit(
     """
     given = {"rank": rank, "rounds": rounds, "cohort.size": cohort_size, "method": method, "seed": seed}
     told = [*(f"{key}={value}" for key, value in given.items() if value is not None), *overrides]
-    examples = gather(clients, test, target)
+    examples = gather(clients, test, target, task, loss)
     _check(net, examples)
     try:
         with live.held(net, examples) as token, closing(Bar(progress)) as bar:
@@ -127,7 +132,7 @@ def _settings(
     keys = [override.split("=")[0].lstrip("+~") for override in told]
     for override, key in zip(told, keys, strict=True):
         if key.split(".")[0] in _ARGUMENTS:
-            raise ConfigError(f"{override}: fedrac.fit takes model, data and output_dir as arguments, not as settings")
+            raise ConfigError(f"{override}: fedrac.fit takes model, data, task, loss and output_dir as arguments")
     if "resume" in keys:
         settings = _resumed(told, output_dir)
     else:

@@ -160,6 +160,22 @@ def test_the_target_of_a_frame_can_be_named() -> None:
     same(fit(clients=frames, test=_frame(*twins.held_out()), target="label"), fit())
 
 
+def test_a_task_and_a_loss_of_one_s_own() -> None:
+    """Yes or no as floats is several labels at a time; and the cross-entropy, doubled, has twice its gradient."""
+    yes = [(x, np.stack([y == 0, y == 1, x[:, 0] > 0], axis=1).astype(float)) for x, y in twins.clients()]
+    with pytest.raises(ValueError, match="all 0 or 1: say what they mean"):
+        fit(clients=yes, test=None)
+    assert "clients/loss" in fit(clients=yes, test=None, task="multi_label").history
+
+    def twice(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return 2 * nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+    sgd = ["rounds=2", "local=sgd", "evaluate.every=1"]
+    own, plain = fit(loss=twice, overrides=[*sgd, "local.lr=0.05"]), fit(overrides=[*sgd, "local.lr=0.1"])
+    assert own.history["test/loss"].tolist() == pytest.approx([2 * v for v in plain.history["test/loss"]], rel=1e-4)
+    assert own.summary["last"]["test/accuracy"] == plain.summary["last"]["test/accuracy"]
+
+
 def test_a_regression_on_several_columns() -> None:
     frames = [_frame(x, y).drop(columns="label") for x, y in twins.clients()]
     net = nn.Linear(4, 2)
@@ -281,7 +297,7 @@ WRONG_SETTINGS = {
     "key": (["local.learning_rate=1"], "there is no key 'local.learning_rate'"),
     "value": (["rounds=0"], "rounds=0 must be"),
     "option": (["method=fedprox"], "method"),
-    "data": (["data=digits"], r"data=digits: fedrac\.fit takes model, data and output_dir as arguments"),
+    "data": (["data=digits"], r"data=digits: fedrac\.fit takes model, data, task, loss and output_dir"),
     "model": (["++model.outputs=3"], r"model\.outputs=3: fedrac\.fit takes"),
     "pre-training": (["pretrain.enabled=true"], "as arguments"),
     "folder": (["output_dir=out"], "as arguments"),
