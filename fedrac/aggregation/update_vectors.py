@@ -66,8 +66,8 @@ def _sorted(stacked: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
 
 
 def _root(sketch: Tensor, left: bool) -> Tensor:
-    """The symmetric root of the Gram matrix, (r, r): of ``B^T B`` (left) or ``A A^T``; also where rank is lost."""
-    narrow = sketch.double() if left else sketch.double().T
+    """The symmetric root of the Gram matrix, (..., r, r): of ``B^T B`` (left) or ``A A^T``; also where rank is lost."""
+    narrow = sketch.double() if left else sketch.double().mT
     _, singular, basis = torch.linalg.svd(narrow, full_matrices=False)
-    root: Tensor = basis.T @ (singular.unsqueeze(1) * basis)
+    root: Tensor = basis.mT @ (singular.unsqueeze(-1) * basis)
     return root

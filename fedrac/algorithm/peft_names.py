@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from fedrac.algorithm.adapt import AdaptSpec
+from fedrac.algorithm.weights import adaptable, is_linear
 
 ALL_LINEAR, HEAD = "all-linear", "head"
 
@@ -69,6 +70,14 @@ def spoken(model: nn.Module, option: str, pattern: str, names: Sequence[str]) ->
 
 
 def _linear(model: nn.Module, heads: Sequence[str]) -> list[str]:
-    """Paths of the linear layers outside the heads."""
-    paths = [path for path, module in model.named_modules() if isinstance(module, nn.Linear)]
-    return [path for path in paths if not any(f"{path}.".startswith(f"{head}.") for head in heads)]
+    """Paths of the linear layers outside the heads: routers and fused experts of a mixture are such, too."""
+    weights = adaptable(model)
+    linear = dict.fromkeys(w.layer for w in weights if is_linear(model, w))
+    found = [path for path in linear if not any(f"{path}.".startswith(f"{head}.") for head in heads)]
+    if not found:
+        kinds = sorted({type(model.get_submodule(w.layer)).__name__ for w in weights if w.layer not in linear})
+        others = (
+            f"; it has others ({', '.join(kinds)}), and 'adapt.layers={{*: RANK}}' adapts all of them" if kinds else ""
+        )
+        raise ValueError(f"{ALL_LINEAR} matches nothing: the model has no linear layer outside its head{others}")
+    return found

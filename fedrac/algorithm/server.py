@@ -102,11 +102,11 @@ def average(stacked: Tensor, weights: Shares) -> Tensor:
 
 
 def product(b: Tensor, a: Tensor) -> Tensor:
-    """``B A`` (m, n) as a sum of r outer products, in order, multiply and add apart: the same on every machine."""
+    """``B A`` (..., m, n) as a sum of r outer products, in order, multiply and add apart: the same on every machine."""
     left, right = b.numpy(), a.numpy()
-    total = np.zeros((left.shape[0], right.shape[1]), dtype=left.dtype)
-    for j in range(right.shape[0]):
-        total += left[:, j, None] * right[None, j]
+    total = np.zeros((*left.shape[:-1], right.shape[-1]), dtype=left.dtype)
+    for j in range(right.shape[-2]):
+        total += left[..., :, j, None] * right[..., None, j, :]
     return torch.from_numpy(total)
 
 
@@ -151,7 +151,11 @@ def mean_letters(block: Block, method: RoundMethod) -> tuple[str, ...]:
 
 def mean_shapes(blocks: Sequence[Block], method: RoundMethod) -> dict[str, tuple[int, ...]]:
     """Key and shape of every mean that makes up a round: what a host needs to make the server's step itself."""
-    return {b.key(x): (b.m, b.n) if x == "BA" else b.factor_shape(x) for b in blocks for x in mean_letters(b, method)}
+    return {
+        b.key(x): (*b.stacked, b.m, b.n) if x == "BA" else b.factor_shape(x)
+        for b in blocks
+        for x in mean_letters(b, method)
+    }
 
 
 def advance(
@@ -210,7 +214,8 @@ def _pair_product(block: Block, sketches: Mapping[str, Tensor], factors: Mapping
 
 
 def _mean_of_products(stacked: Mapping[str, Tensor], block: Block, weights: Shares) -> Tensor:
-    """``sum_c w_c B_c A_c`` (m, n) in float64."""
+    """``sum_c w_c B_c A_c`` (..., m, n) in float64: one product of the clients' factors side by side."""
     a, b = stacked[block.key("A")].double(), stacked[block.key("B")].double()
-    scaled = b * torch.from_numpy(weights).view(-1, 1, 1)
-    return scaled.permute(1, 0, 2).reshape(block.m, -1) @ a.reshape(-1, block.n)
+    scaled = b * torch.from_numpy(weights).view(-1, *[1] * (b.ndim - 1))
+    wide = scaled.movedim(0, -2).reshape(*block.stacked, block.m, -1)
+    return wide @ a.movedim(0, -3).reshape(*block.stacked, -1, block.n)

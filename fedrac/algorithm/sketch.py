@@ -91,13 +91,13 @@ def orthonormal(b: Tensor) -> Tensor:
 
 
 def gram_inverse(sketch: Tensor, side: Side) -> Tensor:
-    """``(B^T B)^+`` (left) or ``(A A^T)^+`` (right) of a sketch, (r, r) float64.
+    """``(B^T B)^+`` (left) or ``(A A^T)^+`` (right) of a sketch, or of each one of a stack, (..., r, r) float64.
 
     From the pseudo-inverse of the sketch itself: its condition number is not squared, and a sketch that lost rank
     (possible on tiny layers) still gives a projection.
     """
     pinv: Tensor = torch.linalg.pinv(sketch.double())
-    return pinv @ pinv.T if side == "left" else pinv.T @ pinv
+    return pinv @ pinv.mT if side == "left" else pinv.mT @ pinv
 
 
 def projection(sketch: Tensor, side: Side) -> Tensor:

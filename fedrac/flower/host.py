@@ -28,10 +28,10 @@ from fedrac.protocol.node_state import Initial
 from fedrac.protocol.replies import Reply, join
 from fedrac.protocol.state_digest import in_master_dtype
 from fedrac.training import evaluation
-from fedrac.training.adapter import MixedRows
 from fedrac.training.local import CohortResult, train_cohort
 from fedrac.training.model_check import check_model
-from fedrac.training.setup import ModelHabits, Shard, TrainingSetup
+from fedrac.training.setup import KnownWays, Shard, TrainingSetup
+from fedrac.training.way import Refused
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Host:
         self.dtype: torch.dtype = getattr(torch, workload["dtype"])
         self.model = models.build(workload["model"], self.seed).to(self.device, self.dtype).requires_grad_(False)
         check_model(self.model, self.data.train, self.data.task, self.device, self.dtype)
-        self._rows, self._habits = Rows(self.data.train, self.device, self.dtype), ModelHabits()
+        self._rows, self._ways = Rows(self.data.train, self.device, self.dtype), KnownWays()
         # Shared with the hosts `beside` this one; asked for the same blocks in every round of a run.
         self._find = lru_cache(maxsize=1)(partial(_blocks_of, self.model))
         self.initial = Initial(lambda: self._initial_weights(workload))
@@ -128,7 +128,7 @@ class Host:
         method = plan.spec.method.at(plan.spec.round)
         begin = start_of_round(blocks, method, values, state.factors, dtype, plan.spec.local.precondition)
         start = begin.to(self.device)
-        problem = TrainingSetup(self.model, blocks, self._loss, self._take, self._habits)
+        problem = TrainingSetup(self.model, blocks, self._loss, self._take, self._ways)
 
         def train(clients: Sequence[int]) -> CohortResult:
             shards = [Shard(c, torch.from_numpy(self.partition.of(c))) for c in clients]
@@ -181,11 +181,11 @@ def _train_all(train: Callable[[Sequence[int]], CohortResult], clients: Sequence
     """All clients at once; if that raises, one at a time, so that a bad client costs only itself.
 
     Raises:
-        MixedRows: the model is to blame, not a client; alone, each would train without a word.
+        Refused: the model is to blame, not a client.
     """
     try:
         return _reply(clients, train(clients)), {}
-    except MixedRows:
+    except Refused:
         raise
     except Exception as error:
         if len(clients) == 1:

@@ -6,9 +6,11 @@ computed for the whole cohort in a few integer operations, equal on every device
 """
 
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
+from types import FunctionType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,6 +21,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fedrac.algorithm.streams import Stream
+from fedrac.training.way import NotTogether
 
 _GAMMA = -7046029254386353131  # 0x9E3779B97F4A7C15, the golden-ratio increment of SplitMix64, as int64
 
@@ -61,7 +64,11 @@ class ClientDropout(TorchFunctionMode):
         self._step = self._calls = 0
         self._ahead = 1
         self._clients = self._rows = len(clients)
-        self._made: dict[int, tuple[Any, int, Tensor]] = {}  # by call: what was asked, the first step, masks of steps
+        self._place: int | None = None
+        self._refused = False
+        self._first_call = 0
+        # By call and client: what was asked, the first step, and what was drawn for it and those after it.
+        self._made: dict[tuple[int, int | None], tuple[Any, int, Tensor]] = {}
         self.used = False
 
     @cached_property
@@ -84,34 +91,70 @@ class ClientDropout(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         return replacement(self, *args, **(kwargs or {}))
 
+    @contextmanager
+    def only(self, place: int) -> Iterator[None]:
+        """While this is open, the batch is that of one client alone, the ``place``-th. All begin with the same call."""
+        if place == 0:
+            self._first_call = self._calls
+        self._place, self._calls = place, self._first_call
+        try:
+            yield
+        finally:
+            self._place = None
+
+    @contextmanager
+    def refused(self) -> Iterator[None]:
+        """While this is open, nothing can be drawn: it is not known for which client."""
+        before, self._refused = self._calls, True
+        try:
+            yield
+        finally:
+            self._refused, self._calls = False, before
+
     def keep(self, like: Tensor, p: float, shape: Sequence[int]) -> Tensor:
         """A mask of ``shape`` (rows, ...): 1 / (1 - p) with probability 1 - p, else 0, in ``like``'s dtype."""
-        if shape[0] % self._rows:
-            raise ValueError(
-                f"dropout saw {shape[0]} rows for a batch of {self._rows}: the batch must be the first dimension "
-                "of what is dropped"
+
+        def mask(bits: Any) -> Tensor:
+            kept = torch.as_tensor(bits > (math.ceil(p * 2**53) << 11) - 2**63 - 1)
+            return kept.to(like.dtype).div_(max(1.0 - p, torch.finfo(like.dtype).tiny))
+
+        return self._drawn(tuple(shape), ("keep", p, like.dtype), mask)
+
+    def uniform(self, shape: Sequence[int]) -> Tensor:
+        """Numbers of ``shape`` (rows, ...), uniform in [0, 1), float64."""
+        return self._drawn(
+            tuple(shape), ("uniform",), lambda bits: torch.as_tensor((bits >> 11) + 2**52).double() * 2.0**-53
+        )
+
+    def _drawn(self, shape: tuple[int, ...], kind: tuple[Any, ...], make: Callable[[Any], Tensor]) -> Tensor:
+        """What a call draws in this step; ``make`` turns the bits of several steps (steps, C, ...) into that."""
+        clients, rows = (self._clients, self._rows) if self._place is None else (1, self._rows // self._clients)
+        if self._refused or (clients > 1 and (not shape or shape[0] % rows)):
+            raise NotTogether(
+                f"what the model draws at random has the shape {shape} for a batch of {rows}: the batch must be its "
+                "first dimension"
             )
         self.used = True
         self._calls += 1
-        asked = (tuple(shape), p, like.dtype, self._clients)
-        known, first, masks = self._made.get(self._calls, (None, 0, like))
-        if known != asked or self._step >= first + len(masks):
-            first, masks = self._step, self._masks(*asked)
-            self._made[self._calls] = asked, first, masks
-        return masks[self._step - first]
+        asked, key = (shape, kind, clients), (self._calls, self._place)
+        known, first, drawn = self._made.get(key, (None, 0, torch.empty(0)))
+        if known != asked or self._step >= first + len(drawn):
+            first, steps = self._step, min(self._ahead, max(_ENTRIES // math.prod(shape), 1))
+            drawn = make(self._bits(shape, steps, clients)).reshape(steps, *shape)
+            self._made[key] = asked, first, drawn
+        return drawn[self._step - first]
 
-    def _masks(self, shape: tuple[int, ...], p: float, dtype: torch.dtype, clients: int) -> Tensor:
-        """The masks of this call in this step and in those after it, as many as are alike and small together."""
-        steps = min(self._ahead, max(_ENTRIES // math.prod(shape), 1))
+    def _bits(self, shape: tuple[int, ...], steps: int, clients: int) -> Any:
+        """64 random bits for every entry of this call in this step and in those after it, as signed integers."""
         places = np.arange if self._device.type == "cpu" else partial(torch.arange, device=self._device)
         calls = places(self._step, self._step + steps) << 20 | self._calls
-        bits = _mix(self._keys[:clients] + _GAMMA * calls[:, None])
+        keys = self._keys[:clients] if self._place is None else self._keys[self._place : self._place + 1]
+        bits = _mix(keys + _GAMMA * calls[:, None])
         # One dimension after another: an entry's bits do not depend on how far the texts of others pad the batch.
-        for size in (shape[0] // clients, *shape[1:]):
+        for size in (shape[0] // clients, *shape[1:]) if shape else ():
             bits = _mix(bits[..., None] + _GAMMA * places(1, size + 1))
         bits ^= -(2**63)  # now they compare as if they had no sign: their first 53 bits are the uniform number
-        kept = torch.as_tensor(bits > (math.ceil(p * 2**53) << 11) - 2**63 - 1)
-        return kept.to(dtype).div_(max(1.0 - p, torch.finfo(dtype).tiny)).reshape(steps, *shape)
+        return bits
 
 
 def _dropout(mode: ClientDropout, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -154,25 +197,60 @@ def _attention(
     return weights * mode.keep(weights, dropout_p, weights.shape) @ value
 
 
+def _multi_head(mode: ClientDropout, *args: Any, **kwargs: Any) -> Any:
+    """``multi_head_attention_forward`` with the dropout of this mode: torch calls it as one function, inside it is not
+    watched."""
+    whole = F.multi_head_attention_forward
+    inside = {"dropout": partial(_dropout, mode), "scaled_dot_product_attention": partial(_attention, mode)}
+    names = {**whole.__globals__, **inside, "has_torch_function": lambda args: False}
+    own = FunctionType(whole.__code__, names, whole.__name__, whole.__defaults__)
+    return own(*args, **kwargs)
+
+
+def _rand(mode: ClientDropout, *size: Any, generator: Any = None, dtype: Any = None, **options: Any) -> Tensor:
+    if generator is not None:
+        return torch.rand(*size, generator=generator, dtype=dtype, **options)
+    shape = size[0] if size and not isinstance(size[0], int) else size
+    kept = {name: value for name, value in options.items() if name in ("device", "requires_grad")}
+    return mode.uniform(tuple(options.get("size", shape))).to(kept.get("device"), dtype or torch.get_default_dtype())
+
+
+def _rand_like(mode: ClientDropout, like: Tensor, *, dtype: Any = None, **options: Any) -> Tensor:
+    return mode.uniform(like.shape).to(like.device, dtype or like.dtype)
+
+
+def _bernoulli_(mode: ClientDropout, x: Tensor, p: float | Tensor = 0.5, *, generator: Any = None) -> Tensor:
+    if generator is not None:
+        return x.bernoulli_(p, generator=generator)
+    return x.copy_(mode.uniform(x.shape).to(x.device) < p)
+
+
+def _bernoulli(mode: ClientDropout, x: Tensor, p: float | None = None, **options: Any) -> Tensor:
+    return (mode.uniform(x.shape).to(x.device) < (x if p is None else p)).to(x.dtype)
+
+
 @contextmanager
 def no_global_draws(device: torch.device) -> Iterator[None]:
-    """While this is open, nothing may draw from PyTorch's global generators.
+    """While this is open, nothing may draw from the global generators of PyTorch, NumPy and Python.
 
     Raises:
-        ValueError: something did, on the way out.
+        NotTogether: something did, on the way out.
     """
     before = _generator_states(device)
     yield
-    if any(not torch.equal(a, b) for a, b in zip(before, _generator_states(device), strict=True)):
-        raise ValueError(
-            "the model draws random numbers from PyTorch's global generator (dropout inside nn.MultiheadAttention or "
-            "an RNN, alpha dropout, torch.rand, ...), so that a client's result would depend on where it is trained: "
-            "set that dropout to 0 and use nn.Dropout or F.scaled_dot_product_attention"
+    if before != _generator_states(device):
+        raise NotTogether(
+            "the model draws random numbers from a global generator (dropout inside an RNN, alpha dropout, noise, a "
+            "layer that is skipped at random, ...), so that a client's numbers would depend on who is trained with it: "
+            "set that dropout to 0 or use nn.Dropout"
         )
 
 
-def _generator_states(device: torch.device) -> list[Tensor]:
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+def _generator_states(device: torch.device) -> tuple[Any, ...]:
+    numbers: Any = np.random.get_state()
+    cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    own = [state.numpy().tobytes() for state in (torch.get_rng_state(), *cuda)]
+    return (*own, numbers[1].tobytes(), numbers[2:], random.getstate())
 
 
 _REPLACED: dict[Any, Callable[..., Tensor]] = {
@@ -182,4 +260,9 @@ _REPLACED: dict[Any, Callable[..., Tensor]] = {
     F.dropout2d: _channel_dropout,
     F.dropout3d: _channel_dropout,
     F.scaled_dot_product_attention: _attention,
+    F.multi_head_attention_forward: _multi_head,
+    torch.rand: _rand,
+    torch.rand_like: _rand_like,
+    torch.Tensor.bernoulli_: _bernoulli_,
+    torch.bernoulli: _bernoulli,
 }

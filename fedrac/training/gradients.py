@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from fedrac.algorithm.blocks import Block, matrix
+from fedrac.algorithm.blocks import Block
 from fedrac.training.setup import TrainingSetup
 
 
@@ -26,7 +26,7 @@ def add_l2(gradients: dict[str, Tensor], factors: Mapping[str, Tensor], problem:
         if (key := block.key("D")) in gradients:
             gradients[key] = gradients[key] + l2 * (weight + factors[key])
             continue
-        s, a, b, w = block.scale, factors[block.key("A")], factors[block.key("B")], matrix(weight)
+        s, a, b, w = block.scale, factors[block.key("A")], factors[block.key("B")], block.matrix(weight)
         if (key := block.key("A")) in gradients:
             gradients[key] = gradients[key] + l2 * s * (b.mT @ w + s * (b.mT @ b) @ a)
         if (key := block.key("B")) in gradients:

@@ -5,21 +5,29 @@ exactly what it would get alone: its loss is the mean over its own mini-batch, a
 axis. Clients with more steps come first, so that those that have finished leave the batch from its end.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from fedrac.algorithm.round_start import Start
-from fedrac.training.adapter import CohortAdapter, MixedRows
+from fedrac.algorithm.streams import Stream
+from fedrac.training import alone
+from fedrac.training.adapter import CohortAdapter
 from fedrac.training.dropout import ClientDropout, no_global_draws
 from fedrac.training.evaluation import call
 from fedrac.training.gradients import add_l2, clip_per_client, precondition
 from fedrac.training.minibatches import Minibatches, Steps, chunks
 from fedrac.training.optimizer import LocalSpec, StackedOptimizer
+from fedrac.training.probe import find_way
 from fedrac.training.setup import Shard, TrainingSetup
+from fedrac.training.way import NotTogether, Way
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,8 +65,7 @@ def train_cohort(
     losses = torch.empty(len(shards), dtype=torch.float64)
     with _local_mode(problem.model):
         for places in chunks([len(s) for s in shards], spec):
-            chunk = _Lockstep(problem, start, [shards[p] for p in places], spec, seed, round_)
-            chunk.run()
+            chunk = _trained(problem, start, [shards[p] for p in places], spec, seed, round_)
             at = torch.tensor(places)
             for key, value in chunk.factors.items():
                 factors[key].index_copy_(0, at, value.to("cpu"))
@@ -66,25 +73,56 @@ def train_cohort(
     return CohortResult(factors, losses, torch.tensor([len(s) for s in shards]))
 
 
+def _trained(
+    problem: TrainingSetup, start: Start, shards: Sequence[Shard], spec: LocalSpec, seed: int, round_: int
+) -> "_Lockstep":
+    """A chunk after its last step. Where the way that was found does not do for it, another one is looked for, once."""
+    key, ways = frozenset(start.trained), problem.ways.found
+    for again in (False, True):
+        if key not in ways:
+            ways[key] = find_way(problem, start, shards, seed)
+        chunk = _Lockstep(problem, start, shards, spec, seed, round_, ways[key])
+        try:
+            chunk.run()
+            return chunk
+        except NotTogether as error:
+            log.debug("the way of training does not do", exc_info=True)
+            if again:
+                ways[key] = Way(alone=str(error))
+            else:
+                del ways[key]
+    chunk = _Lockstep(problem, start, shards, spec, seed, round_, ways[key])
+    chunk.run()
+    return chunk
+
+
 class _Lockstep:
     """One chunk of a cohort, from the first step to the last."""
 
     def __init__(
-        self, problem: TrainingSetup, start: Start, shards: Sequence[Shard], spec: LocalSpec, seed: int, round_: int
+        self,
+        problem: TrainingSetup,
+        start: Start,
+        shards: Sequence[Shard],
+        spec: LocalSpec,
+        seed: int,
+        round_: int,
+        way: Way,
     ) -> None:
-        self.problem, self.start, self.spec, self.first = problem, start, spec, round_ == 1
+        self.problem, self.start, self.spec, self.way = problem, start, spec, way
+        self.seed, self.round, self.clients = seed, round_, [s.client for s in shards]
         self.orders = Minibatches(shards, spec, seed, round_)
-        self.adapter = CohortAdapter(problem.model, problem.blocks)
         self.device = next(problem.model.parameters()).device
         self.factors = {k: v.to(self.device).repeat(len(shards), *[1] * v.ndim) for k, v in start.trained.items()}
         self.optimizer = StackedOptimizer(self.factors, spec)
         self.loss_sums = torch.zeros(len(shards), dtype=torch.float64)
-        self.dropout = ClientDropout(seed, round_, [s.client for s in shards], self.device)
+        self.dropout = ClientDropout(seed, round_, self.clients, self.device)
+        self.adapter = CohortAdapter(problem.model, problem.blocks, way, self.dropout)
 
     def run(self) -> None:
         with self.adapter.attached(), no_global_draws(self.device):
             for batch in self.orders.batches():
-                losses = self._steps(batch)
+                losses = self._steps(batch) if self.way.alone is None else self._steps_alone(batch)
                 self.loss_sums[: batch.clients] += (losses * batch.real).sum((0, 2))
 
     def mean_losses(self) -> Tensor:
@@ -96,32 +134,36 @@ class _Lockstep:
         factors, rows = {**self.start.frozen, **parameters}, batch.index[0].numel()
         weight = batch.weight.flatten(1).to(self.device, next(iter(parameters.values())).dtype)
         self.adapter.use(factors, batch.clients, rows)
-        losses, habits = [], self.problem.habits
+        losses = []
         for step, (index, weights) in enumerate(zip(batch.index.flatten(1), weight, strict=True), batch.first):
             self.dropout.start(step, batch.clients, rows, batch.first + len(weight) - step)
-            losses.append(self._step(step, *self.problem.take(index), weights, parameters))
-            habits.dropout = self.dropout.used if habits.dropout is None else habits.dropout
+            losses.append(self._step(*self.problem.take(index), weights, parameters))
         return torch.stack(losses).to("cpu", torch.float64).view(batch.index.shape)
 
-    def _step(
-        self, step: int, inputs: object, targets: Tensor, weight: Tensor, parameters: Mapping[str, Tensor]
-    ) -> Tensor:
+    def _step(self, inputs: object, targets: Tensor, weight: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
         loss = self.problem.loss(self._outputs(inputs), targets).flatten()
-        if step == 0:
-            self.adapter.check_all_used()
-            if self.first:
-                _check_independent(loss, list(parameters.values()))
-        gradients = torch.autograd.grad(loss, list(parameters.values()), weight.to(loss.dtype))
-        self.optimizer.step(self._shape(dict(zip(parameters, gradients, strict=True)), parameters))
+        values = list(parameters.values())
+        found = torch.autograd.grad(loss, values, weight.to(loss.dtype), allow_unused=True)
+        self._move([torch.zeros_like(v) if g is None else g for v, g in zip(values, found, strict=True)], parameters)
         return loss.detach()
 
     def _outputs(self, inputs: object) -> Tensor:
-        """The model's outputs. Watching its calls for dropout costs time: not if one step has shown none."""
-        if self.problem.habits.dropout is False:
+        """The model's outputs. Watching its calls for dropout costs time: not if the probe has shown none."""
+        with self.dropout if self.way.drops else nullcontext():
             return call(self.problem.model, inputs)
-        unknown = self.problem.habits.dropout is None  # then draws are looked for at once, not at the end of the round
-        with no_global_draws(self.device) if unknown else nullcontext(), self.dropout:
-            return call(self.problem.model, inputs)
+
+    def _steps_alone(self, batch: Steps) -> Tensor:
+        """The same, one client after another."""
+        parameters, losses = self.optimizer.narrow(batch.clients), []
+        for step, (index, real) in enumerate(zip(batch.index, batch.real, strict=True), batch.first):
+            draws = [Stream(self.seed, "alone", self.round, c, step) for c in self.clients[: batch.clients]]
+            found, gradients = alone.step(self.problem, self.start.frozen, parameters, index, real, draws)
+            self._move(gradients, parameters)
+            losses.append(found)
+        return torch.stack(losses)
+
+    def _move(self, gradients: Sequence[Tensor], parameters: Mapping[str, Tensor]) -> None:
+        self.optimizer.step(self._shape(dict(zip(parameters, gradients, strict=True)), parameters))
 
     @torch.no_grad()
     def _shape(self, gradients: dict[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -135,17 +177,6 @@ class _Lockstep:
         return gradients
 
 
-def _check_independent(losses: Tensor, factors: Sequence[Tensor]) -> None:
-    """The first row's loss must not depend on other clients' factors. Asked once a run: it costs a backward pass."""
-    gradients = torch.autograd.grad(losses[0], factors, retain_graph=True, allow_unused=True)
-    if any(g is not None and bool(g[1:].any()) for g in gradients):
-        raise MixedRows(
-            "the model mixes the rows of its batch, so that one client's loss depends on another's factors: use no "
-            "batch statistics, keep the batch as the first dimension of every adapted layer's input, and give an "
-            "input that all rows share (position ids, say) a first dimension of 1"
-        )
-
-
 class _local_mode:
     """Training mode with batch statistics off: BatchNorm would mix the clients that share a batch."""
 
@@ -156,7 +187,8 @@ class _local_mode:
         self.modes = [(module, module.training) for module in self.model.modules()]
         self.model.train()
         for module in self.model.modules():
-            if isinstance(module, nn.modules.batchnorm._NormBase):  # InstanceNorm keeps running statistics, too
+            # InstanceNorm keeps running statistics, too, and spectral_norm the vectors of its power iteration.
+            if isinstance(module, nn.modules.batchnorm._NormBase | parametrize.ParametrizationList):
                 module.eval()
 
     def __exit__(self, *_: object) -> None:

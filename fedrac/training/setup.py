@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from fedrac.algorithm.blocks import Block
+from fedrac.training.way import Way
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Take = Callable[[Tensor], tuple[object, Tensor]]
@@ -28,14 +29,14 @@ class Shard:
 
 
 @dataclass
-class ModelHabits:
-    """What the steps so far have shown of a model, so that later ones need not be watched for it.
+class KnownWays:
+    """How a model is trained, found before its first step and kept for the rounds after it.
 
     Attributes:
-        dropout: whether it drops anything in training; None: not known yet.
+        found: by what is trained: the keys of the trained factors.
     """
 
-    dropout: bool | None = None
+    found: dict[frozenset[str], Way] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,11 @@ class TrainingSetup:
         blocks: the trained parameters.
         loss: (outputs, targets) to one loss a row.
         take: (rows,) int64 to the model's inputs and the targets of those examples.
-        habits: what is known of the model; give the same object again to the next round's problem.
+        ways: what is known of the model; give the same object again to the next round's problem.
     """
 
     model: nn.Module
     blocks: Sequence[Block]
     loss: Loss
     take: Take
-    habits: ModelHabits = field(default_factory=ModelHabits)
+    ways: KnownWays = field(default_factory=KnownWays)

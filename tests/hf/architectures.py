@@ -25,7 +25,7 @@ class Workload:
     model: nn.Module
     inputs: dict[str, Tensor]
     targets: Tensor
-    tasks: Task = "classification"
+    task: Task = "classification"
 
     def wrapped(self) -> HuggingFace:
         """A copy of the model as fedrac uses it."""

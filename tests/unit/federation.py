@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from workloads import Workload
 
 from fedrac.algorithm.adapt import AdaptSpec
@@ -23,9 +24,12 @@ from fedrac.algorithm.server import (
 )
 from fedrac.algorithm.sketch import Law, SketchSpec
 from fedrac.algorithm.state import ServerState
+from fedrac.training.adapter import CohortAdapter
 from fedrac.training.local import CohortResult, train_cohort
 from fedrac.training.optimizer import LocalSpec
 from fedrac.training.setup import Shard, TrainingSetup
+from fedrac.training.units import plan
+from fedrac.training.watch import watch
 
 
 @dataclass
@@ -74,6 +78,10 @@ class Federation:
         chosen = [Shard(c, self.shards[c]) for c in clients]
         return train_cohort(problem, start or self.start(round_), chosen, self.local, self.seed, round_)
 
+    def adapter(self) -> CohortAdapter:
+        """The model's layers with the clients' factors in them."""
+        return adapter(self.workload.model, self.blocks, self.workload.inputs)
+
     def round(self) -> CohortResult:
         """One round; returns what the clients found."""
         number = self.state.round + 1
@@ -95,6 +103,12 @@ class Federation:
         """The model as it predicts."""
         sketches = self.sketches(max(self.state.round, 1)).values
         return effective_weights(self.state, self.blocks, sketches)
+
+
+def adapter(model: nn.Module, blocks: Sequence[Block], inputs: Tensor) -> CohortAdapter:
+    """An adapter of what the model does with ``inputs``."""
+    seen = watch(model, blocks, {rows: partial(model, inputs[:rows]) for rows in (5, 3)})
+    return CohortAdapter(model, blocks, plan(model, blocks, seen))
 
 
 def step(

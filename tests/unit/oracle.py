@@ -114,14 +114,19 @@ class Oracle:
         s = self.alpha / self.ranks[name]
         if letter == "A":
             b = frozen[f"{name}:B"]
-            return torch.linalg.inv(b.T @ b) @ g / s**2
+            return torch.linalg.inv(b.mT @ b) @ g / s**2
         a = frozen[f"{name}:A"]
-        return g @ torch.linalg.inv(a @ a.T) / s**2
+        return g @ torch.linalg.inv(a @ a.mT) / s**2
 
     # --- factors and dense weights ------------------------------------------------------------------------------
 
+    def _fused(self, name: str) -> bool:
+        """Whether a parameter is a stack of matrices, as a mixture's fused experts are."""
+        return "experts" in name and self.weights[name].ndim == 3
+
     def _shape(self, name: str) -> tuple[int, int]:
-        m, *rest = self.weights[name].shape
+        """Of a weight as a matrix, or of each of the matrices that a mixture's experts have."""
+        m, *rest = self.weights[name].shape[1 if self._fused(name) else 0 :]
         return m, int(torch.Size(rest).numel())
 
     def _left(self, round_: int) -> bool:
@@ -130,8 +135,11 @@ class Oracle:
     def _random(self, round_: int, name: str) -> Tensor:
         """The random factor; its row for an embedding's padding is zero, for that row must not move."""
         (m, n), rank = self._shape(name), self.ranks[name]
-        side = "left" if self._left(round_) else "right"
-        drawn = self.sketch.draw(side, round_ if self.method.fresh else 1, name, m, n, rank)
+        side, number = "left" if self._left(round_) else "right", round_ if self.method.fresh else 1
+        if self._fused(name):
+            names = [f"{name}[{e}]" for e in range(len(self.weights[name]))]
+            return torch.stack([self.sketch.draw(side, number, x, m, n, rank) for x in names])
+        drawn = self.sketch.draw(side, number, name, m, n, rank)
         layer = self.workload.model.get_submodule(name.rpartition(".")[0])
         if isinstance(layer, nn.Embedding) and layer.padding_idx is not None and self._left(round_):
             drawn[layer.padding_idx] = 0.0
@@ -151,7 +159,9 @@ class Oracle:
             if rank is None:
                 continue
             m, n = self._shape(name)
-            zero = {"A": torch.zeros(rank, n, dtype=torch.float64), "B": torch.zeros(m, rank, dtype=torch.float64)}
+            several = self.weights[name].shape[:1] if self._fused(name) else ()
+            shapes = {"A": (*several, rank, n), "B": (*several, m, rank)}
+            zero = {letter: torch.zeros(shape, dtype=torch.float64) for letter, shape in shapes.items()}
             random, trained = ("B", "A") if self._left(round_) else ("A", "B")
             factors[f"{name}:{trained}"] = zero[trained]
             if self.method.train == "both":

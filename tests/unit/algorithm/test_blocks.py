@@ -4,8 +4,10 @@ from torch import nn
 from workloads import Tied
 
 from fedrac.algorithm.adapt import AdaptSpec
-from fedrac.algorithm.blocks import find_blocks, matrix, plan_blocks, trained_shapes
+from fedrac.algorithm.blocks import Block, described, find_blocks, plan_blocks, trained_shapes
 from fedrac.algorithm.method import Method
+from fedrac.algorithm.round_start import draw_sketches
+from fedrac.algorithm.sketch import SketchSpec
 
 
 def model():
@@ -74,7 +76,7 @@ def test_a_convolution_is_a_matrix_of_its_kernels():
     (block,) = plan_blocks(model(), AdaptSpec({"2": 3}), Method())
     assert (block.m, block.n, block.shape) == (8, 2 * 3 * 2, (8, 2, 3, 2))
     assert [block.factor_shape(x) for x in "ABD"] == [(3, 12), (8, 3), (8, 2, 3, 2)]
-    assert matrix(model()[2].weight).shape == (8, 12)
+    assert block.matrix(model()[2].weight).shape == (8, 12)
 
 
 def test_trained_shapes_by_method():
@@ -141,9 +143,138 @@ def test_what_cannot_be_adapted(spec, message):
 
 
 def test_model_without_a_layer_to_adapt():
-    with pytest.raises(ValueError, match="no Linear, Conv2d or Embedding layer to adapt; its modules are: GRU"):
-        plan_blocks(nn.GRU(3, 4), AdaptSpec(), Method())
-    assert ranks(nn.GRU(3, 4), AdaptSpec(full=["bias*"])) == {"bias_ih_l0": None, "bias_hh_l0": None}
+    with pytest.raises(ValueError, match="the model has no layer with a weight to adapt; its modules are: LayerNorm"):
+        plan_blocks(nn.LayerNorm(4), AdaptSpec(), Method())
+    assert ranks(nn.LayerNorm(4), AdaptSpec(full=["bias*"])) == {"bias": None}
+
+
+@pytest.mark.parametrize(
+    ("layer", "names"),
+    [
+        (nn.GRU(9, 8, bidirectional=True), [f"weight_{x}_l0{d}" for d in ("", "_reverse") for x in ("ih", "hh")]),
+        (nn.LSTM(9, 8, proj_size=6), ["weight_ih_l0", "weight_hh_l0", "weight_hr_l0"]),
+        (nn.RNNCell(9, 8), ["weight_ih", "weight_hh"]),
+        (nn.MultiheadAttention(8, 2), ["in_proj_weight", "out_proj.weight"]),
+        (nn.MultiheadAttention(8, 2, kdim=9, vdim=7), [*(f"{x}_proj_weight" for x in "qkv"), "out_proj.weight"]),
+        (nn.Conv1d(8, 9, 3), ["weight"]),
+        (nn.ConvTranspose3d(8, 9, 3), ["weight"]),
+        (nn.Bilinear(8, 9, 7), ["weight"]),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_weights_of_torchs_layers(layer, names):
+    assert ranks(nn.ModuleDict({"x": layer}), AdaptSpec({"*": 2})) == {f"x.{name}": 2 for name in names}
+
+
+class Experts(nn.Module):
+    """Four of them in one tensor, and biases."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.up_bias = nn.Parameter(torch.zeros(4, 7, 6)), nn.Parameter(torch.zeros(4, 7))
+
+
+class Router(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.zeros(4, 6)), nn.Parameter(torch.zeros(4))
+
+
+def test_fused_experts_and_their_router_are_linear_layers():
+    mixture = nn.ModuleDict({"experts": Experts(), "router": Router(), "conv": nn.Conv2d(3, 4, 3)})
+    assert ranks(mixture, AdaptSpec({"all-linear": 2})) == {"experts.up": 2, "router.weight": 2}
+    (experts,) = plan_blocks(mixture, AdaptSpec({"experts": 2}), Method())
+    assert (experts.m, experts.n, experts.stack) == (7, 6, 4)
+    assert [experts.factor_shape(x) for x in "ABD"] == [(4, 2, 6), (4, 7, 2), (4, 7, 6)]
+    assert find_blocks(mixture, [experts.description()]) == (experts,)
+    assert ranks(mixture, AdaptSpec({"experts": 7})) == {"experts.up": None}  # their full rank, not that of the tensor
+
+
+def test_every_expert_has_a_sketch_of_its_own():
+    (block,) = plan_blocks(nn.ModuleDict({"experts": Experts()}), AdaptSpec({"*": 2}), Method())
+    sketches = draw_sketches([block], Method(), SketchSpec("haar"), 1).values[block.name]
+    assert sketches.shape == (4, 7, 2)
+    eye = torch.eye(2, dtype=torch.float64)
+    for e, sketch in enumerate(sketches):
+        torch.testing.assert_close(sketch.T @ sketch, eye)
+        assert all(not torch.allclose(sketch, other) for other in sketches[:e])
+
+
+@pytest.mark.parametrize(
+    "computed",
+    [
+        nn.utils.parametrizations.weight_norm(nn.Linear(6, 4)),
+        nn.utils.parametrizations.spectral_norm(nn.Linear(6, 4)),
+        nn.utils.parametrizations.weight_norm(nn.GRU(6, 4), "weight_hh_l0"),
+    ],
+    ids=["weight_norm", "spectral_norm", "of a GRU"],
+)
+@pytest.mark.parametrize("pattern", ["*", "x"])
+def test_a_weight_that_is_computed_has_no_low_rank(computed, pattern):
+    model = nn.ModuleDict({"x": computed, "y": nn.Linear(6, 4)})
+    with pytest.raises(
+        ValueError, match=r"layer 'x': its weight.* is computed from other parameters .*'x: full'|x: full"
+    ):
+        plan_blocks(model, AdaptSpec({pattern: 1}), Method())
+    assert ranks(model, AdaptSpec({"*": 1, "x": "frozen"})) == {"y.weight": 1}
+    originals = {n for n, _ in model.named_parameters() if "parametrizations" in n}
+    found = ranks(model, AdaptSpec({"x": "full"}))
+    assert originals <= set(found)
+    assert set(found.values()) == {None}
+    assert set(ranks(model, AdaptSpec({"*": 1}), Method(train="full"))) == set(found) | {"y.weight"}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+def test_the_older_weight_norm():
+    model = nn.ModuleDict({"x": nn.utils.weight_norm(nn.Linear(6, 4))})
+    with pytest.raises(ValueError, match="layer 'x': its weight is computed from other parameters"):
+        plan_blocks(model, AdaptSpec(), Method())
+    assert ranks(model, AdaptSpec({"x": "full"})) == {"x.weight_g": None, "x.weight_v": None}
+
+
+def test_what_the_model_keeps_from_training_is_left_alone():
+    kept = model()
+    kept[0].requires_grad_(False)
+    assert ranks(kept, AdaptSpec({"*": 1}, full=["*.bias"])) == {
+        "1.bias": None,
+        "2.weight": 1,
+        "2.bias": None,
+        "3.weight": 1,
+        "3.bias": None,
+    }
+    message = r"'0.*' names nothing but parameters that the model keeps from training \(requires_grad=False\)"
+    with pytest.raises(ValueError, match=f"adapt.layers: {message}"):
+        plan_blocks(kept, AdaptSpec({"*": 1, "0": 2}), Method())
+    with pytest.raises(ValueError, match=f"adapt.full: {message}"):
+        plan_blocks(kept, AdaptSpec({"*": 1}, full=["0.weight"]), Method())
+    assert "2.weight" in ranks(kept, AdaptSpec({"*": 1, "0": "frozen"}))
+
+
+def test_a_layer_that_cannot_be_adapted_is_named():
+    with pytest.raises(ValueError, match=r"'1' names '1', a LayerNorm, .* 'adapt.full=\[1.\*\]'"):
+        plan_blocks(model(), AdaptSpec({"1": 1}), Method())
+
+
+def test_all_linear_that_reaches_nothing():
+    convolutions = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
+    with pytest.raises(ValueError, match=r"no linear layer outside its head; it has others \(Conv2d\), .*\{\*: RANK\}"):
+        plan_blocks(convolutions, AdaptSpec({"all-linear": 1}), Method())
+    headed = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 3))
+    headed.heads = ("1",)
+    with pytest.raises(ValueError, match="all-linear matches nothing"):
+        plan_blocks(headed, AdaptSpec({"all-linear": 1}, full=["head"]), Method())
+
+
+def test_what_is_trained_and_what_is_not_in_one_line():
+    some = model()
+    some[2].bias.requires_grad_(False)
+    blocks = plan_blocks(some, AdaptSpec({"*": 1, "3": "frozen"}), Method())
+    trained, all_ = 24 + 96, sum(p.numel() for p in some.parameters())
+    wished, cannot = 24 + 3 + 8, all_ - trained - 35
+    assert described(some, AdaptSpec({"*": 1, "3": "frozen"}), blocks) == (
+        f"{trained} of {all_} parameters are trained; {wished} are frozen as adapt or the model says, "
+        f"{cannot} because they have no low rank (adapt.full trains them)"
+    )
 
 
 def test_embedding_with_max_norm():
@@ -156,5 +287,5 @@ def test_embedding_with_max_norm():
 
 def test_matrix_is_a_view():
     w = torch.zeros(4, 3, 2)
-    matrix(w)[1, 2] = 5.0
+    Block("w", (4, 3, 2), 1, 1.0, ()).matrix(w)[1, 2] = 5.0
     assert w[1, 1, 0] == 5.0

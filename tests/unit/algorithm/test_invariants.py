@@ -22,7 +22,6 @@ from fedrac.algorithm.round_start import start_of_round
 from fedrac.algorithm.server import draw_cohort, shares
 from fedrac.algorithm.sketch import Law, SketchSpec, digest, projection
 from fedrac.algorithm.streams import Stream
-from fedrac.training.adapter import CohortAdapter
 from fedrac.training.optimizer import LocalSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
@@ -70,7 +69,7 @@ def random_factors(blocks, method, clients, dtype, seed=0) -> dict[str, Tensor]:
 def test_01_zero_factor_leaves_the_forward_pass_unchanged(factory, side):
     work, method = make(factory), Method(side=side)
     f = Federation(work, shards(), method)
-    start, adapter = f.start(1), CohortAdapter(work.model, f.blocks)
+    start, adapter = f.start(1), f.adapter()
     x = work.inputs[:12]
     expected = work.model(x)
     zero = {k: v.repeat(3, *[1] * v.ndim) for k, v in start.trained.items()}
@@ -185,7 +184,7 @@ def test_07_merged_model_predicts_as_the_adapter(factory, method, dtype):
         if b.padding is not None:  # the row that gets no gradient
             for key in {b.key("B"), b.key("D")} & set(factors):
                 factors[key][:, b.padding] = 0.0
-    start, adapter, x = f.start(1), CohortAdapter(work.model, f.blocks), work.inputs[:12]
+    start, adapter, x = f.start(1), f.adapter(), work.inputs[:12]
     with adapter.attached(), torch.no_grad():
         adapter.use({**start.frozen, **factors}, clients, len(x))
         together = work.model(x)

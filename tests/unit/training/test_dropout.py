@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,7 @@ from fedrac.algorithm.method import Method
 from fedrac.training.dropout import ClientDropout, no_global_draws
 from fedrac.training.local import train_cohort
 from fedrac.training.optimizer import LocalSpec
-from fedrac.training.setup import ModelHabits, Shard, TrainingSetup
+from fedrac.training.setup import KnownWays, Shard, TrainingSetup
 
 CPU = torch.device("cpu")
 
@@ -165,7 +166,10 @@ def test_attention(mask, heads):
 
 def test_dropout_of_something_without_the_batch_first():
     with (
-        pytest.raises(ValueError, match="dropout saw 1 rows for a batch of 4: the batch must be the first dim"),
+        pytest.raises(
+            ValueError,
+            match=r"draws at random has the shape \(1, 6\) for a batch of 4: the batch must be its first dim",
+        ),
         entered(rows=4),
     ):
         F.dropout(values(1, 6), 0.5)
@@ -174,7 +178,7 @@ def test_dropout_of_something_without_the_batch_first():
 def test_no_global_draws():
     with no_global_draws(CPU):
         values(3)
-    with pytest.raises(ValueError, match="draws random numbers from PyTorch's global generator"), no_global_draws(CPU):
+    with pytest.raises(ValueError, match="draws random numbers from a global generator"), no_global_draws(CPU):
         torch.rand(1)
 
 
@@ -187,25 +191,102 @@ class Draws(nn.Module):
         return self.call(self.layer, self.linear(x)[:, None]).mean(1)
 
 
+def trained(model, clients, ways=None):
+    work = Workload(model, values(EXAMPLES, 6), values(EXAMPLES, 6), squared)
+    f = Federation(work, shards(), layers={"linear": 2}, local=LocalSpec(lr=0.01, batch_size=4))
+    problem = TrainingSetup(model, f.blocks, squared, lambda i: (work.inputs[i], work.targets[i]), ways or KnownWays())
+    return train_cohort(problem, f.start(1), [Shard(c, f.shards[c]) for c in clients], f.local, 0, 1).factors
+
+
+def check_own(model, ways=None):
+    """A client's draws are its own, wherever and whenever it is trained."""
+    together = trained(model, [3, 1, 4], ways)["linear.weight:A"]
+    torch.rand(7)
+    for place, client in enumerate([3, 1, 4]):
+        torch.testing.assert_close(together[place], trained(model, [client], ways)["linear.weight:A"][0])
+    return together
+
+
+class Drops(nn.Module):
+    """Drops the whole of a row, as stochastic depth does: in the ways of transformers, torchvision and timm."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.draw = draw
+
+    def forward(self, x):
+        return x * self.draw(x)
+
+
+DEPTHS = {
+    "transformers": lambda x: (0.6 + torch.rand((len(x), 1, 1), dtype=x.dtype, device=x.device)).floor() / 0.6,
+    "timm": lambda x: x.new_empty((len(x), 1, 1)).bernoulli_(0.6) / 0.6,
+    "torchvision": lambda x: torch.empty([len(x), 1, 1], dtype=x.dtype).bernoulli_(0.6).div_(0.6),
+    "like": lambda x: torch.rand_like(x[:, :, :1]).lt(0.6) / 0.6,
+    "of probabilities": lambda x: torch.bernoulli(torch.full_like(x[:, :, :1], 0.6)) / 0.6,
+}
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_stochastic_depth(depth, caplog):
+    model = Draws(Drops(DEPTHS[depth]), lambda m, x: m(x))
+    some = check_own(model)
+    assert not caplog.text
+    other = check_own(Draws(Drops(lambda x: 1.0), lambda m, x: m(x)))
+    assert not torch.equal(some, other)
+    with entered((0, 1), 20_000):
+        kept = DEPTHS[depth](torch.ones(20_000, 1, 1)).flatten()
+    assert kept.unique().tolist() == pytest.approx([0.0, 1 / 0.6])
+    assert abs(float((kept > 0).double().mean()) - 0.6) < 4.5 * (0.24 / 20_000) ** 0.5
+
+
+def test_uniform_numbers():
+    with entered((0, 1), 40_000):
+        numbers = torch.rand(40_000, dtype=torch.float64).sort().values
+    assert numbers[0] >= 0
+    assert numbers[-1] < 1
+    grid = (torch.arange(40_000, dtype=torch.float64) + 0.5) / 40_000
+    assert (numbers - grid).abs().max() < 1.95 / 200  # Kolmogorov and Smirnov's bound at 0.1 %
+
+
+def test_draws_from_a_generator_of_ones_own_are_left_alone():
+    generators = [torch.Generator().manual_seed(4) for _ in range(2)]
+    expected = torch.rand(4, generator=generators[0])
+    with entered(rows=4):
+        assert torch.equal(torch.rand(4, generator=generators[1]), expected)
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_dropout_inside_attention(weights, caplog):
+    layer = nn.MultiheadAttention(6, 2, dropout=0.4, batch_first=True)
+    model = Draws(layer, lambda m, x: m(x, x, x, need_weights=weights)[0])
+    x = values(4, 3, 6)
+    with entered(rows=4) as mode, torch.no_grad():
+        first = layer(x, x, x, need_weights=weights)[0]
+        assert mode.used
+    assert not torch.equal(first, layer.eval()(x, x, x)[0])
+    layer.train()
+    dropped = check_own(model)
+    assert not caplog.text
+    layer.dropout = 0.0
+    assert not torch.equal(check_own(model), dropped)
+
+
 @pytest.mark.parametrize(
     ("layer", "call"),
     [
-        (lambda p: nn.MultiheadAttention(6, 2, dropout=p, batch_first=True), lambda m, x: m(x, x, x)[0]),
-        (lambda p: nn.GRU(6, 6, 2, dropout=p, batch_first=True), lambda m, x: m(x)[0]),
-        (lambda p: nn.AlphaDropout(p), lambda m, x: m(x)),
+        (lambda: nn.GRU(6, 6, 2, dropout=0.5, batch_first=True), lambda m, x: m(x.expand(-1, 3, -1))[0]),
+        (lambda: nn.AlphaDropout(0.5), lambda m, x: m(x)),
+        (lambda: nn.Identity(), lambda m, x: x * (0.5 if torch.rand(()) < 0.5 else 1.0)),
+        (lambda: nn.Identity(), lambda m, x: x * np.random.rand()),
     ],
-    ids=["attention", "rnn", "alpha"],
+    ids=["rnn", "alpha", "layer skipped", "numpy"],
 )
-def test_dropout_that_draws_inside_is_refused(layer, call):
-    def train(p):
-        work = Workload(Draws(layer(p), call), values(EXAMPLES, 6), values(EXAMPLES, 6), squared)
-        f = Federation(work, shards(), layers={"linear": 2}, local=LocalSpec(lr=0.01))
-        problem = TrainingSetup(work.model, f.blocks, squared, lambda i: (work.inputs[i], work.targets[i]))
-        return train_cohort(problem, f.start(1), [Shard(0, torch.arange(9))], f.local, 0, 1)
-
-    with pytest.raises(ValueError, match="set that dropout to 0"):
-        train(0.5)
-    assert train(0.0).factors["linear.weight:A"].any()
+def test_whatever_else_draws_makes_clients_train_one_at_a_time_with_seeds_of_their_own(layer, call, caplog):
+    model = Draws(layer(), call)
+    check_own(model)
+    assert "one at a time" in caplog.text
+    assert "at random" in caplog.text or "random numbers from a global generator" in caplog.text
 
 
 class Later(nn.Module):
@@ -219,23 +300,14 @@ class Later(nn.Module):
         return F.dropout(self.linear(x), self.p) if self.p else self.linear(x)
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_what_is_known_of_a_model_spares_the_watch_and_never_lets_it_drop_from_the_global_generator(known):
-    work = Workload(Later(), values(EXAMPLES, 6), values(EXAMPLES, 6), squared)
-    f = Federation(work, shards(), layers={"linear": 2}, local=LocalSpec(lr=0.01))
-    habits = ModelHabits()
-
-    def train(habits):
-        examples = work.inputs, work.targets
-        problem = TrainingSetup(work.model, f.blocks, squared, lambda i: tuple(e[i] for e in examples), habits=habits)
-        return train_cohort(problem, f.start(1), [Shard(0, torch.arange(9))], f.local, 0, 1)
-
-    train(habits)
-    assert habits.dropout is False
-    work.model.p = 0.5
-    if known:
-        with pytest.raises(ValueError, match="global generator"):
-            train(habits)
-    else:
-        train(fresh := ModelHabits())
-        assert fresh.dropout is True
+def test_a_model_that_drops_later_than_before_is_looked_at_again():
+    ways, model = KnownWays(), Later()
+    trained(model, [0, 1], ways)
+    (way,) = ways.found.values()
+    assert not way.drops
+    model.p = 0.5
+    found = trained(model, [0, 1], ways)
+    (way,) = ways.found.values()
+    assert way.drops
+    assert way.alone is None
+    assert torch.equal(found["linear.weight:A"], trained(model, [0, 1])["linear.weight:A"])

@@ -76,12 +76,13 @@ def test_instance_norm_keeps_its_running_statistics():
     assert norm.num_batches_tracked == 0
 
 
-def test_weights_that_require_no_gradient_can_be_adapted():
-    work = make(mlp)
-    work.model.requires_grad_(False)
+def test_weights_need_no_gradient_of_their_own():
+    """As a host has them: what is planned is trained, and the model's own weights are none of it."""
     local = LocalSpec(lr=0.05, batch_size=5)
     expected = Federation(make(mlp), shards(), local=local).train(range(5)).factors
-    for key, factors in Federation(work, shards(), local=local).train(range(5)).factors.items():
+    frozen = Federation(make(mlp), shards(), local=local)
+    frozen.workload.model.requires_grad_(False)
+    for key, factors in frozen.train(range(5)).factors.items():
         assert torch.equal(factors, expected[key])
 
 

@@ -34,7 +34,7 @@ METHODS = {
 }
 
 
-def check(federation):
+def check(federation, rounds=ROUNDS):
     """Runs both; the clients' factors and losses and the models must agree after every round."""
     ranks = {b.name: b.rank for b in federation.blocks}
     cohort = federation.cohort or len(federation.shards)
@@ -51,7 +51,7 @@ def check(federation):
         federation.weighting == "examples",
     )
     begin = federation.weights()
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         found = federation.round()
         factors, losses = oracle.step()
         assert set(found.factors) == set(factors[0])

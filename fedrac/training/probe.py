@@ -1,0 +1,253 @@
+"""Before any training: is what a client gets in a cohort what it would get alone?
+
+A small cohort of clients with unequal mini-batches, and trained factors that are not zero, takes one step in the way in
+which the run would; losses and gradients of every client are compared with `fedrac.training.alone`.
+"""
+
+import logging
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from fedrac.algorithm.round_start import Start
+from fedrac.algorithm.streams import Stream, uniform
+from fedrac.training import alone, units
+from fedrac.training.adapter import CohortAdapter
+from fedrac.training.dropout import ClientDropout, no_global_draws
+from fedrac.training.evaluation import call
+from fedrac.training.setup import Shard, TrainingSetup
+from fedrac.training.watch import Seen, watch
+from fedrac.training.way import NotTogether, Refused, Way
+
+log = logging.getLogger(__name__)
+
+_SIZES = (4, 3, 2)  # rows of the mini-batches
+_PASSES = (5, 3)  # rows of the passes that are watched
+_TRIES = 6  # modules that may turn out to need each client's own weights
+
+
+def find_way(problem: TrainingSetup, start: Start, shards: Sequence[Shard], seed: int) -> Way:
+    """How a cohort of clients like ``shards`` can be trained.
+
+    Raises:
+        Refused: the model changes its own weights or statistics while it computes.
+        Exception: what the model raises on the rows of one client alone.
+    """
+    probe = _Probe(problem, start, shards, seed)
+    with _unchanged(problem.model):
+        way = probe.way()
+    if probe.unused:
+        names = dict.fromkeys(probe.names[key] for key in start.trained if key in probe.unused)
+        log.warning("the model does not use what is trained of it, and it will not move: %s", ", ".join(names))
+    if way.alone is not None:
+        log.warning("the clients are trained one at a time, which takes longer: %s", way.alone)
+    return way
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Losses of the real rows, and gradients by `Block.key`, of one client."""
+
+    losses: Tensor
+    gradients: Mapping[str, Tensor]
+
+
+class _Probe:
+    def __init__(self, problem: TrainingSetup, start: Start, shards: Sequence[Shard], seed: int) -> None:
+        self.problem, self.start, self.seed = problem, start, seed
+        self.device = next(problem.model.parameters()).device
+        rows = torch.cat([s.index[: sum(_SIZES)] for s in shards[: sum(_SIZES)]])
+        rows = rows[torch.linspace(0, len(rows) - 1, sum(_SIZES)).long()]  # of different clients, where there are some
+        self.index = list(torch.split(rows, list(_SIZES)))
+        self.trained = _away_from_zero(problem, start, seed, self.device)
+        self.unused = set(start.trained)
+        self.names = {
+            key: next(b.name for b in problem.blocks if b.name == key.rpartition(":")[0]) for key in start.trained
+        }
+
+    def way(self) -> Way:
+        """Found by trying: from the fastest on."""
+        try:
+            expected, drops = self._alone()
+        except NotTogether as error:
+            return Way(alone=str(error))
+        seen = self._watched()
+        way = replace(units.plan(self.problem.model, self.problem.blocks, seen), drops=drops)
+        for _ in range(_TRIES):
+            if way.alone is not None:
+                return way
+            try:
+                found, looped, drops = self._together(way)
+            except Exception as error:
+                log.debug("%s cannot be trained in this way", way, exc_info=True)
+                way = self._widened(way, seen, error)
+                continue
+            way = replace(way.looping(looped), drops=drops)
+            worst = self._difference(found, expected, seen)
+            if not worst:
+                return way
+            if (wider := units.enclose_shared(self.problem.model, way, seen)) == way:
+                return way.one_at_a_time(worst)
+            way = wider
+        return way.one_at_a_time("too many of its modules compute across the rows of a batch")
+
+    # --- the passes ---------------------------------------------------------------------------------------------
+
+    def _dropout(self, clients: Sequence[int]) -> ClientDropout:
+        return ClientDropout(self.seed, 0, clients, self.device)
+
+    def _alone(self) -> tuple[list[_Found], bool]:
+        """Every client by itself, and whether the model drops anything."""
+        found, drops = [], False
+        for place, index in enumerate(self.index):
+            dropout = self._dropout([place])
+            dropout.start(0, 1, len(index))
+            own = {key: value[place].detach().requires_grad_() for key, value in self.trained.items()}
+            with no_global_draws(self.device), dropout:
+                losses, gradients = alone.gradients(self.problem, self.start.frozen, own, index)
+            drops = drops or dropout.used
+            self.unused &= {key for key, g in zip(own, gradients, strict=True) if g is None}
+            filled = [torch.zeros_like(v) if g is None else g for v, g in zip(own.values(), gradients, strict=True)]
+            found.append(_Found(losses, dict(zip(own, filled, strict=True))))
+        return found, drops
+
+    def _watched(self) -> Seen:
+        inputs, _ = self.problem.take(torch.cat(self.index)[: max(_PASSES)])
+
+        def run(rows: int) -> object:
+            dropout = self._dropout([0])
+            dropout.start(0, 1, rows)
+            with dropout:
+                return call(self.problem.model, tree_map(lambda x: x[:rows], inputs))
+
+        return watch(self.problem.model, self.problem.blocks, {rows: partial(run, rows) for rows in _PASSES})
+
+    def _together(self, way: Way) -> tuple[list[_Found], frozenset[str], bool]:
+        """All clients in one cohort, short mini-batches filled up as in training."""
+        clients, most = len(self.index), max(map(len, self.index))
+        padded = torch.stack([index[torch.arange(most).clamp_max(len(index) - 1)] for index in self.index])
+        weight = torch.stack([(torch.arange(most) < len(i)) / len(i) for i in self.index])
+        dropout = self._dropout(range(clients))
+        adapter = CohortAdapter(self.problem.model, self.problem.blocks, way, dropout)
+        own = {key: value.detach().requires_grad_() for key, value in self.trained.items()}
+        adapter.use({**self.start.frozen, **own}, clients, padded.numel())
+        dropout.start(0, clients, padded.numel())
+        with adapter.attached(), no_global_draws(self.device):
+            inputs, targets = self.problem.take(padded.flatten())
+            with dropout:
+                outputs = call(self.problem.model, inputs)
+            losses = self.problem.loss(outputs, targets).flatten()
+            weights = weight.flatten().to(losses)
+            gradients = torch.autograd.grad(losses, list(own.values()), weights, allow_unused=True)
+        full = [torch.zeros_like(v) if g is None else g for v, g in zip(own.values(), gradients, strict=True)]
+        by_client = losses.detach().view(padded.shape)
+        found = [
+            _Found(by_client[c, : len(index)], {key: g[c] for key, g in zip(own, full, strict=True)})
+            for c, index in enumerate(self.index)
+        ]
+        return found, frozenset(adapter.units.looped), dropout.used
+
+    # --- what they say ------------------------------------------------------------------------------------------
+
+    def _widened(self, way: Way, seen: Seen, error: Exception) -> Way:
+        path = _where(self.problem.model, error)
+        why = f"{path or 'the model'!r} does not take the rows of several clients: {error}"
+        return units.widen(self.problem.model, way, self.problem.blocks, seen, path, why)
+
+    def _difference(self, found: Sequence[_Found], expected: Sequence[_Found], seen: Seen) -> str | None:
+        """What to say of the largest difference, if it is more than rounding."""
+        dtypes = {value.dtype for value in self.problem.model.parameters()} | seen.dtypes
+        eps = max(torch.finfo(d).eps for d in dtypes if d.is_floating_point)
+        tolerance, of_losses = 4 * eps**0.5, 4 * eps**0.7  # gradients have kinks, and sums that cancel
+        total = max(float(g.double().norm()) for e in expected for g in e.gradients.values())
+        for one, other in zip(found, expected, strict=True):
+            if (difference := _relative(one.losses, other.losses, 0.0)) > of_losses:
+                return f"{_MIXES} losses differ by {difference:.1e} of their size"
+            for key, gradient in other.gradients.items():
+                if (difference := _relative(one.gradients[key], gradient, 0.01 * total)) > tolerance:
+                    return f"{_MIXES} the gradient of {self.names[key]} differs by {difference:.1e} of its size"
+        return None
+
+
+_MIXES = (
+    "the model mixes the rows of its batch, so that a client's result in a cohort is not what it is alone. A model is "
+    "faster without batch statistics, with the batch as the first dimension (batch_first=True), and with a first "
+    "dimension of 1 for what all rows share (position ids, say), and if it does not see how far a text is padded. What "
+    "was seen:"
+)
+
+
+def _relative(found: Tensor, expected: Tensor, floor: float) -> float:
+    """The length of the difference over that of the expected vector; 0 where neither is finite."""
+    found, expected = found.double(), expected.double()
+    if not torch.isfinite(expected).all():
+        return 0.0
+    length = max(float(expected.norm()), floor, torch.finfo(torch.float64).tiny)
+    return float((found - expected).norm() / length)
+
+
+def _away_from_zero(problem: TrainingSetup, start: Start, seed: int, device: torch.device) -> dict[str, Tensor]:
+    """Factors (clients, ...) of small updates: a tenth of the weights in size, another one for every client."""
+    found = {}
+    for block in problem.blocks:
+        weight = problem.model.get_parameter(block.name)
+        size = 0.1 * max(float(weight.detach().double().square().mean().sqrt()), 1e-2)
+        for letter in "ABD":
+            if (key := block.key(letter)) not in start.trained:
+                continue
+            value = start.trained[key]
+            other = start.frozen.get(block.key("B" if letter == "A" else "A")) if letter != "D" else None
+            scale = size / (block.scale * _length(other, block.rank)) if other is not None else size
+            shape = (len(_SIZES), *value.shape)
+            numbers = uniform(Stream(seed, "probe", key).words(int(np.prod(shape)))) - 0.5
+            found[key] = (value.to(device) + 3.5 * scale * torch.from_numpy(numbers).reshape(shape).to(device)).to(
+                value.dtype
+            )
+    return {key: found[key] for key in start.trained}
+
+
+def _length(factor: Tensor, rank: int | None) -> float:
+    """How much longer a product with ``factor`` makes entries, in the mean."""
+    return max(float(factor.double().square().mean().sqrt()) * (rank or 1) ** 0.5, 1e-6)
+
+
+def _where(model: nn.Module, error: Exception) -> str:
+    """The innermost module of the model that was computing when it was raised."""
+    paths, inner = {id(module): path for path, module in model.named_modules()}, ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        own: Any = frame.f_locals.get("self")
+        own = frame.f_locals.get("module") if id(own) not in paths else own
+        inner = paths.get(id(own), inner)
+    return inner
+
+
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """What the model keeps of what it saw must not change: clients that are trained in one process would share it.
+
+    Raises:
+        Refused: a buffer has changed, on the way out. It is as before then.
+    """
+    before = {
+        n: v.clone()
+        for n, v in model.state_dict().items()
+        if v.is_floating_point() and n in dict(model.named_buffers())
+    }
+    yield
+    after = model.state_dict()
+    for name, value in before.items():
+        if not torch.equal(after[name], value) and not torch.isnan(value).any():
+            after[name].copy_(value)
+            raise Refused(
+                f"the model changes its buffer {name!r} in every training pass, and clients that are trained in one "
+                "process would share it: keep it as it is in training (eval() of its module in the model's train()) or "
+                "remove it"
+            )
