@@ -216,7 +216,8 @@ def _away_from_zero(problem: TrainingSetup, start: Start, seed: int, device: tor
 
 def _length(factor: Tensor, rank: int | None) -> float:
     """How much longer a product with ``factor`` makes entries, in the mean."""
-    return max(float(factor.double().square().mean().sqrt()) * (rank or 1) ** 0.5, 1e-6)
+    size: float = float(factor.double().square().mean().sqrt()) * float(rank or 1) ** 0.5
+    return max(size, 1e-6)
 
 
 def _where(model: nn.Module, error: Exception) -> str:

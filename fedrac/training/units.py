@@ -40,7 +40,7 @@ def widen(model: nn.Module, way: Way, blocks: Sequence[Block], seen: Seen, path:
     kind = type(model.get_submodule(path))
     for each in [p for p, m in model.named_modules() if type(m) is kind]:
         way = add(model, way, seen, each)
-    return way.one_at_a_time(why) if way.alone is not None else _cleaned(way)
+    return replace(way, alone=why) if way.alone is not None else _cleaned(way)
 
 
 def enclose_shared(model: nn.Module, way: Way, seen: Seen) -> Way:
