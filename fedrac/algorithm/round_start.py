@@ -47,13 +47,12 @@ class Start:
 def draw_sketches(blocks: Sequence[Block], method: Method, spec: SketchSpec, round_: int) -> Sketches:
     """The random factor of every block of low rank in ``round_``. That of a padding row is zero: it never moves."""
     at = method.at(round_)
-    low = [(part, b.m, b.n, b.rank) for b in blocks if b.rank is not None for part in b.parts]
-    raws = {part: spec.raw(at.side, at.sketch_round, part, *sizes) for part, *sizes in low}
+    low = [(b, b.rank) for b in blocks if b.rank is not None]
+    raws = {part: spec.raw(at.side, at.sketch_round, part, b.m, b.n, rank) for b, rank in low for part in b.parts}
     for block in blocks:
         if block.padding is not None and block.name in raws and at.drawn_letter == "B":
             raws[block.name][block.padding] = 0.0
-    finished = {part: spec.finish(at.side, raw) for part, raw in raws.items()}
-    values = {b.name: _stacked([finished[p] for p in b.parts], b) for b in blocks if b.rank is not None}
+    values = {b.name: _stacked([spec.finish(at.side, raws[part]) for part in b.parts], b) for b, _ in low}
     return Sketches(values, digest(raws))
 
 

@@ -94,7 +94,7 @@ class FedRacLora(Strategy):
         self.evaluate_every, self.evaluate_on_clients = evaluate_every, evaluate_on_clients
         self._check()
         self.blocks = plan_blocks(model, adapt or AdaptSpec(), self.method)
-        self._described = described(model, adapt or AdaptSpec(), self.blocks)
+        self.described = described(model, adapt or AdaptSpec(), self.blocks)
         self.connected = ConnectedClients(self.workload, timeout)
         self.rounds: int | None = None
         self.state: ServerState | None = None
@@ -283,6 +283,7 @@ class FedRacLora(Strategy):
 
     def summary(self) -> None:
         """Logs what will be trained."""
+        log.info("%s: %s", self.method.name, self.described)
         log.debug(
             "%s: %d blocks, %s numbers up per client and round", self.method.name, len(self.blocks), self.uploads()
         )

@@ -190,6 +190,8 @@ def _heads(model: Any) -> Iterator[tuple[str, nn.Module]]:
 
 def _max_length(config: Any) -> int | None:
     most: int | None = getattr(config, "max_position_embeddings", None)
+    if most is not None and most < 1:  # XLNet's -1: any
+        return None
     offset: int = config.pad_token_id + 1 if config.model_type in _OFFSET_POSITIONS else 0
     return None if most is None else most - offset
 

@@ -5,8 +5,9 @@ how clients are trained where a model mixes the rows of its batch.
 """
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch.func import functional_call
 
 from fedrac.algorithm.blocks import Block
 from fedrac.algorithm.streams import Stream
+from fedrac.training.evaluation import call
 from fedrac.training.setup import TrainingSetup
 
 
@@ -27,11 +29,6 @@ def effective(block: Block, weight: Tensor, factors: Mapping[str, Tensor]) -> Te
     return weight + update.reshape(*before, *block.shape).to(weight.dtype)
 
 
-def weights_of(model: nn.Module, blocks: Sequence[Block], factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """One client's own weights by `Block.name`."""
-    return {b.name: effective(b, model.get_parameter(b.name), factors) for b in blocks}
-
-
 def gradients(
     problem: TrainingSetup, frozen: Mapping[str, Tensor], trained: Mapping[str, Tensor], index: Tensor
 ) -> tuple[Tensor, list[Tensor | None]]:
@@ -42,13 +39,27 @@ def gradients(
             None: the losses do not depend on that factor.
     """
     inputs, targets = problem.take(index)
-    weights = weights_of(problem.model, problem.blocks, {**frozen, **trained})
-    positional, named = ((), inputs) if isinstance(inputs, dict) else ((inputs,), {})
-    outputs = functional_call(problem.model, weights, positional, named)
-    losses = problem.loss(outputs, targets).flatten()
-    share = torch.full_like(losses, 1 / len(losses))
-    found = torch.autograd.grad(losses, list(trained.values()), share, allow_unused=True)
-    return losses.detach(), list(found)
+    factors = {**frozen, **trained}
+    weights = {f"model.{b.name}": effective(b, problem.model.get_parameter(b.name), factors) for b in problem.blocks}
+
+    def run() -> tuple[Tensor, list[Tensor | None]]:
+        losses = problem.loss(call(problem.model, inputs), targets).flatten()
+        share = torch.full_like(losses, 1 / len(losses))
+        return losses.detach(), list(torch.autograd.grad(losses, list(trained.values()), share, allow_unused=True))
+
+    found: tuple[Tensor, list[Tensor | None]] = functional_call(_Holding(problem.model), weights, (run,))
+    return found
+
+
+class _Holding(nn.Module):
+    """Has the model have other weights while a function runs: the way back may compute activations once more."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[[], Any]) -> Any:
+        return function()
 
 
 def step(

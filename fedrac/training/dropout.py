@@ -129,7 +129,7 @@ class ClientDropout(TorchFunctionMode):
     def _drawn(self, shape: tuple[int, ...], kind: tuple[Any, ...], make: Callable[[Any], Tensor]) -> Tensor:
         """What a call draws in this step; ``make`` turns the bits of several steps (steps, C, ...) into that."""
         clients, rows = (self._clients, self._rows) if self._place is None else (1, self._rows // self._clients)
-        if self._refused or not shape or shape[0] % rows:
+        if self._refused or (clients > 1 and (not shape or shape[0] % rows)):
             raise NotTogether(
                 f"what the model draws at random has the shape {shape} for a batch of {rows}: the batch must be its "
                 "first dimension"
@@ -151,7 +151,7 @@ class ClientDropout(TorchFunctionMode):
         keys = self._keys[:clients] if self._place is None else self._keys[self._place : self._place + 1]
         bits = _mix(keys + _GAMMA * calls[:, None])
         # One dimension after another: an entry's bits do not depend on how far the texts of others pad the batch.
-        for size in (shape[0] // clients, *shape[1:]):
+        for size in (shape[0] // clients, *shape[1:]) if shape else ():
             bits = _mix(bits[..., None] + _GAMMA * places(1, size + 1))
         bits ^= -(2**63)  # now they compare as if they had no sign: their first 53 bits are the uniform number
         return bits

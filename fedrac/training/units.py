@@ -31,15 +31,25 @@ def plan(model: nn.Module, blocks: Sequence[Block], seen: Seen) -> Way:
 def widen(model: nn.Module, way: Way, blocks: Sequence[Block], seen: Seen, path: str, why: str) -> Way:
     """After something failed in the module ``path``: it becomes a unit, or what is around it if it is one.
 
-    So do all modules of the same class that hold trained parameters: they fail in the same way.
+    So do all modules of the same class: they fail in the same way.
     """
     if path in way.units:
         path = _outside(path)
+    while path and not _can_be_unit(path, seen):
+        path = _outside(path)
     kind = type(model.get_submodule(path))
-    alike = [p for p, m in model.named_modules() if type(m) is kind and any(_holds(p, b) for b in blocks)]
-    for each in alike or [path]:
+    for each in [p for p, m in model.named_modules() if type(m) is kind]:
         way = add(model, way, seen, each)
-    return way.one_at_a_time(why) if way.alone is not None else _cleaned(way)
+    return replace(way, alone=why) if way.alone is not None else _cleaned(way)
+
+
+def enclose_shared(model: nn.Module, way: Way, seen: Seen) -> Way:
+    """With the modules around all that computes from what every row shares: its update gives each row its own, and what
+    follows may take that for something else."""
+    for path in sorted({*way.layers, *way.units}):
+        if path and any(ONE in call.inputs for calls in seen.calls[path].values() for call in calls):
+            way = add(model, way, seen, _outside(path))
+    return _cleaned(way) if way.alone is None else way
 
 
 def add(model: nn.Module, way: Way, seen: Seen, path: str) -> Way:

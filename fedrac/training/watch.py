@@ -28,7 +28,7 @@ class Seen:
         readers: by `Block.name`, paths of the modules that read the parameter.
         calls: by path and signature, where the batch lies in each call of the module; a module is missing if that
             cannot be said.
-        dtypes: in which the modules gave their outputs.
+        dtypes: in which something was computed.
     """
 
     readers: dict[str, set[str]] = field(default_factory=dict)
@@ -50,12 +50,11 @@ def watch(model: nn.Module, blocks: Sequence[Block], passes: Mapping[int, Callab
         with _recorded(model, readers) as record, readers:
             function()
         records.append(record)
-    seen = Seen(readers.found)
+    seen = Seen(readers.found, dtypes=readers.dtypes)
     for path in set(records[0]) & set(records[1]):
         calls = _compared(records[0][path], records[1][path], tuple(passes))
         if calls is not None:
             seen.calls[path] = calls
-    seen.dtypes = {d for record in records for calls in record.values() for *_, dtypes in calls for d in dtypes}
     return seen
 
 
@@ -67,6 +66,7 @@ class _Readers(TorchFunctionMode):
         self.parameters = {id(model.get_parameter(b.name)): b.name for b in blocks}
         self.found: dict[str, set[str]] = {b.name: set() for b in blocks}
         self.stack = [""]
+        self.dtypes: set[torch.dtype] = set()
         self._model = model
 
     def __enter__(self) -> Any:
@@ -82,6 +82,7 @@ class _Readers(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        self.dtypes |= {x.dtype for x in tree_iter(out) if isinstance(x, Tensor) and x.is_floating_point()}
         read = {self.parameters[id(x)] for x in tree_iter((args, kwargs)) if id(x) in self.parameters}
         if read and any(isinstance(x, Tensor) and x.requires_grad for x in tree_iter(out)):
             for name in read:
@@ -103,9 +104,7 @@ def _recorded(model: nn.Module, readers: _Readers) -> Iterator[dict[str, list[An
     def after(path: str, out: Any) -> None:
         readers.stack.pop()
         key, shapes = waiting.pop()
-        leaves = tree_flatten(out)[0]
-        dtypes = {x.dtype for x in leaves if isinstance(x, Tensor) and x.is_floating_point()}
-        record.setdefault(path, []).append((key, shapes, _shapes(leaves), dtypes))
+        record.setdefault(path, []).append((key, shapes, _shapes(tree_flatten(out)[0])))
 
     for path, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
@@ -132,7 +131,7 @@ def _compared(first: list[Any], second: list[Any], rows: tuple[int, ...]) -> dic
     if len(first) != len(second):
         return None
     found: dict[Signature, list[Call]] = {}
-    for (key, inputs, outputs, _), (other, inputs2, outputs2, _) in zip(first, second, strict=True):
+    for (key, inputs, outputs), (other, inputs2, outputs2) in zip(first, second, strict=True):
         if key != other or len(outputs) != len(outputs2):
             return None
         try:
