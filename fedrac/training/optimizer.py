@@ -100,8 +100,7 @@ class StackedOptimizer:
     def __init__(self, factors: Mapping[str, Tensor], spec: LocalSpec) -> None:
         self._parameters = {key: value.detach().requires_grad_() for key, value in factors.items()}
         values = list(self._parameters.values())
-        fused = values[0].device.type in ("cpu", "cuda")  # one kernel for all factors instead of several each
-        common: dict[str, Any] = {"lr": spec.lr, "weight_decay": spec.weight_decay, "maximize": False, "fused": fused}
+        common: dict[str, Any] = {"lr": spec.lr, "weight_decay": spec.weight_decay, "maximize": False}
         self._update, moments, self._rest = _OPTIMIZERS[spec.optimizer](spec, values, common)
         self._moments = [[torch.zeros_like(value) for value in factors.values()] for _ in range(moments)]
 
@@ -121,19 +120,25 @@ class StackedOptimizer:
 
 
 # An optimizer is a function of ``torch.optim`` on lists (factors, gradients, moments ..., the rest); how many moments
-# it keeps, each of a factor's shape (C, ...); and the rest of its lists, which have no cohort axis.
+# it keeps, each of a factor's shape (C, ...); and the rest of its lists, which have no cohort axis. ``common`` is what
+# every such function takes: lr, weight_decay, maximize.
 _Stacked = tuple[Callable[..., None], int, tuple[list[Any], ...]]
 
 
 def _sgd(spec: LocalSpec, values: list[Tensor], common: dict[str, Any]) -> _Stacked:
-    update = partial(sgd, momentum=spec.momentum, dampening=0.0, nesterov=False, **common)
+    update = partial(sgd, momentum=spec.momentum, dampening=0.0, nesterov=False, fused=_fused(values), **common)
     return (update, 1, ()) if spec.momentum else (update, 0, ([None] * len(values),))
 
 
 def _adamw(spec: LocalSpec, values: list[Tensor], common: dict[str, Any]) -> _Stacked:
     beta1, beta2 = spec.betas
-    update = partial(adamw, beta1=beta1, beta2=beta2, eps=spec.eps, amsgrad=False, **common)
+    update = partial(adamw, beta1=beta1, beta2=beta2, eps=spec.eps, amsgrad=False, fused=_fused(values), **common)
     return update, 2, ([], _steps(values))
+
+
+def _fused(values: list[Tensor]) -> bool:
+    """One kernel for all factors instead of several each, where there is one."""
+    return values[0].device.type in ("cpu", "cuda")
 
 
 def _steps(values: list[Tensor]) -> list[Tensor]:

@@ -88,7 +88,9 @@ class Outputs(nn.Module):
         return self.returned(self.head(x))
 
 
-def of(name: str, make: Callable[[], nn.Module], inputs: Callable[[], Tensor] = vectors, **more: object) -> Architecture:
+def of(
+    name: str, make: Callable[[], nn.Module], inputs: Callable[[], Tensor] = vectors, **more: object
+) -> Architecture:
     return Architecture(name, "layers of torch", make, inputs, **more)  # type: ignore[arg-type]
 
 

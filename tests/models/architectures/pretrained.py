@@ -81,9 +81,7 @@ def image(name: str, kind: str, size: int = 16, **options: Any) -> Architecture:
                "classification", {"image_size": size, **options})  # fmt: skip
 
 
-def sound(
-    name: str, kind: str, head: str, argument: str, inputs: Callable[[], Tensor], **options: Any
-) -> Architecture:
+def sound(name: str, kind: str, head: str, argument: str, inputs: Callable[[], Tensor], **options: Any) -> Architecture:
     return _of(name, "transformers: sounds", lambda **o: Waves(make(kind, head, **o), argument), inputs,
                "classification", options)  # fmt: skip
 
