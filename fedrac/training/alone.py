@@ -44,8 +44,7 @@ def gradients(
 
     def run() -> tuple[Tensor, list[Tensor | None]]:
         losses = problem.loss(call(problem.model, inputs), targets).flatten()
-        share = torch.full_like(losses, 1 / len(losses))
-        return losses.detach(), list(torch.autograd.grad(losses, list(trained.values()), share, allow_unused=True))
+        return losses.detach(), list(torch.autograd.grad(losses.mean(), list(trained.values()), allow_unused=True))
 
     found: tuple[Tensor, list[Tensor | None]] = functional_call(_Holding(problem.model), weights, (run,))
     return found

@@ -145,8 +145,8 @@ class _Probe:
             with dropout:
                 outputs = call(self.problem.model, inputs)
             losses = self.problem.loss(outputs, targets).flatten()
-            weights = weight.flatten().to(losses)
-            gradients = torch.autograd.grad(losses, list(own.values()), weights, allow_unused=True)
+            mean = torch.dot(losses, weight.flatten().to(losses))
+            gradients = torch.autograd.grad(mean, list(own.values()), allow_unused=True)
         full = [torch.zeros_like(v) if g is None else g for v, g in zip(own.values(), gradients, strict=True)]
         by_client = losses.detach().view(padded.shape)
         found = [
