@@ -66,7 +66,7 @@ def side(options: argparse.Namespace, clients: int) -> dict[str, float]:
     texts[:, 1] = 1
     labels = torch.randint(2, (rows,), device=device)
     problem = TrainingSetup(
-        model, blocks, lambda out, y: tasks.loss("classification", out, y), lambda i: (texts[i], labels[i])
+        model, blocks, lambda out, y: tasks.named("classification").loss(out, y), lambda i: (texts[i], labels[i])
     )
     shards = [Shard(c, own) for c, own in enumerate(torch.arange(rows).tensor_split(clients))]
     before = peak(device)

@@ -7,7 +7,8 @@ A loader is any function, named in ``conf/data`` or by a user under ``data._targ
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedrac.data.examples import Data, Examples, Task
+from fedrac.data.examples import Data, Examples
+from fedrac.data.tasks import Task
 
 __all__ = ["Data", "Examples", "Task", "load"]
 
@@ -18,7 +19,8 @@ def load(spec: Mapping[str, Any], needed: Sequence[str] = ("train", "test")) -> 
 
     Args:
         spec: the loader and its arguments. With ``validation``, a fraction, a part of the training examples takes the
-            place of the test part (`fedrac.data.validation.hold_out`).
+            place of the test part (`fedrac.data.validation.hold_out`). ``task`` and ``loss`` say what is learnt, where
+            the loader itself does not (`fedrac.data.make.make`).
         needed: the parts that must have examples.
 
     Raises:
@@ -26,11 +28,10 @@ def load(spec: Mapping[str, Any], needed: Sequence[str] = ("train", "test")) -> 
             examples.
         FileNotFoundError: files that are not where ``spec`` says.
     """
-    from fedrac.data.coerce import coerce
+    from fedrac.data.make import make
     from fedrac.data.validation import hold_out
-    from fedrac.loading.target import construct
 
-    loaded = coerce(construct({key: value for key, value in spec.items() if key != "validation"}, "data"))
+    loaded = make({key: value for key, value in spec.items() if key != "validation"})
     loaded.check_filled("train")
     if spec.get("validation") is not None:
         loaded = hold_out(loaded, spec["validation"])

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from fedrac.data.examples import Examples, as_tensor
+from fedrac.data.tasks import IGNORED
 from fedrac.data.tokens import Tokens
 
-IGNORED = -100  # a target that counts for nothing, as in torch's cross-entropy
 _TEXTS = 64  # of one batch: their activations are what takes memory
 
 Batch = tuple[Tensor, Tensor]
@@ -19,17 +19,24 @@ def batch(examples: Examples, device: torch.device, dtype: torch.dtype) -> Batch
     """All of ``examples`` as one batch.
 
     Returns:
-        Inputs (rows, ...) in ``dtype``, or, for texts, (rows, 2 or 3, longest) int64 as `Tokens.padded` gives them.
-        Targets as they are; for a language model the next token ids (rows, longest), `IGNORED` at a text's last token
-        and where there is padding.
+        Inputs (rows, ...) in ``dtype``, integers as they are; for texts (rows, 2 or 3, longest) int64 as
+        `Tokens.padded` gives them.
+        Targets as they are, those of a text's tokens up to the longest text; for a language model the next token ids
+        (rows, longest), `IGNORED` at a text's last token and where there is padding.
     """
-    if isinstance(examples.inputs, Tokens):
-        inputs = torch.from_numpy(examples.inputs.padded()).to(device)
-    else:
-        inputs = torch.from_numpy(examples.inputs).to(device, dtype)
-    if examples.targets is not None:
-        return inputs, torch.from_numpy(examples.targets).to(device)
-    return inputs, following(inputs)
+    texts = isinstance(examples.inputs, Tokens)
+    array = examples.inputs.padded() if isinstance(examples.inputs, Tokens) else examples.inputs
+    inputs = _placed(torch.from_numpy(array), device, dtype)
+    if examples.targets is None:
+        return inputs, following(inputs)
+    targets = torch.from_numpy(examples.targets).to(device)
+    of_tokens = texts and targets.ndim == 2 and not targets.is_floating_point()
+    return inputs, targets[:, : inputs.shape[2]] if of_tokens else targets
+
+
+def _placed(inputs: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Integers stay integers: in bfloat16 most token ids would become others."""
+    return inputs.to(device, dtype) if inputs.is_floating_point() else inputs.to(device)
 
 
 class Rows:
@@ -45,7 +52,7 @@ class Rows:
         if self._inputs is None or self._targets is None:
             return batch(self._examples.take(index.numpy()), self._device, self._dtype)
         inputs, targets = self._inputs.index_select(0, index), self._targets.index_select(0, index)
-        return inputs.to(self._device, self._dtype), targets.to(self._device)
+        return _placed(inputs, self._device, self._dtype), targets.to(self._device)
 
 
 def following(texts: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fedrac.data import hub
 from fedrac.data.columns import Columns, read
-from fedrac.data.examples import Data, Task
+from fedrac.data.examples import Data
 from fedrac.data.text import Meaning, tokenized
 from fedrac.data.tokenizer import Tokenizer, TooLong
 
@@ -100,7 +100,7 @@ def glue(
         splits = hub.download(HUB, name.removesuffix("_mismatched"), revision, instead="data=glue")
         return hub.columns(f"{HUB}/{name}", splits, ("train", task.validation))
 
-    kind: Task = "classification" if task.classes else "regression"
+    kind = "classification" if task.classes else "regression"
     meaning = Meaning(task.text, "label", kind, task.classes or None)
     reading = Tokenizer(tokenizer, max_length, too_long)
     arguments = {"name": name, "revision": revision}

@@ -12,27 +12,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrac.data.examples import Task
 from fedrac.loading import target
 
 Values = NDArray[Any]
 Metric = Callable[[Values, Values], float]
 
 
-def check(names: Sequence[str], task: Task, key: str = "data.metrics") -> None:
+def check(names: Sequence[str], task: str, key: str = "data.metrics") -> None:
     """Make sure, before training, that the metrics exist and suit the task.
 
     Args:
         names: names of metrics here, or import paths of functions.
-        task: what the targets are.
+        task: what the targets are, by its name.
         key: where the names stand in the configuration, for the errors.
 
     Raises:
         ValueError: one does not.
     """
-    known = {"classification": _OF_LABELS, "regression": _OF_VALUES}.get(task, {})
+    known = _KNOWN.get(task, {})
     for name in names:
-        if known and "." in name:
+        if "." in name and (known or "." in task):  # of a task of one's own, its author knows
             target.function(name, key)
         elif name not in known:
             near = difflib.get_close_matches(name, known, 1) or list(known) or ["none"]
@@ -47,7 +46,7 @@ def measure(names: Sequence[str], predictions: Values, targets: Values) -> dict[
 
 
 def _metric(name: str) -> Metric:
-    known = {**_OF_LABELS, **_OF_VALUES}
+    known = {name: metric for metrics in _KNOWN.values() for name, metric in metrics.items()}
     return known[name] if name in known else target.function(name, "data.metrics")
 
 
@@ -61,6 +60,12 @@ def _macro_f1(predictions: Values, targets: Values) -> float:
     from sklearn.metrics import f1_score
 
     return float(f1_score(targets, predictions, average="macro", zero_division=0.0))
+
+
+def _micro_f1(predictions: Values, targets: Values) -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(targets, predictions, average="micro", zero_division=0.0))
 
 
 def _matthews(predictions: Values, targets: Values) -> float:
@@ -89,9 +94,12 @@ def _correlation(of: Callable[[Values, Values], float], predictions: Values, tar
     return float(np.mean([of(x, y) for x, y in columns]))
 
 
-_OF_LABELS: dict[str, Metric] = {
-    "f1": _f1,  # of class 1 against class 0
-    "macro_f1": _macro_f1,
-    "matthews": _matthews,
+_KNOWN: dict[str, dict[str, Metric]] = {
+    "classification": {
+        "f1": _f1,  # of class 1 against class 0
+        "macro_f1": _macro_f1,
+        "matthews": _matthews,
+    },
+    "multi_label": {"macro_f1": _macro_f1, "micro_f1": _micro_f1},
+    "regression": {"pearson": _pearson, "spearman": _spearman},
 }
-_OF_VALUES: dict[str, Metric] = {"pearson": _pearson, "spearman": _spearman}

@@ -6,9 +6,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from fedrac.data.coerce import coerce
 from fedrac.data.examples import Data
-from fedrac.loading.target import construct, parameters
+from fedrac.data.make import make
+from fedrac.loading.target import parameters
 
 
 def load(spec: Mapping[str, Any], place: str) -> Data:
@@ -28,11 +28,12 @@ def load(spec: Mapping[str, Any], place: str) -> Data:
 
 @lru_cache(maxsize=64)  # an in-process run has many parties
 def _loaded(spec: str, place: str) -> Data:
+    shared = {key: value for key, value in json.loads(spec).items() if key != "validation"}  # of common data
     if not place.startswith(("/", "~")):
         if "/" in place:
             raise ValueError(f'node-config data={place!r}: give an absolute path, e.g. data="/data"')
-        return coerce(construct({"_target_": place}, "node-config data"))
-    shared = {key: value for key, value in json.loads(spec).items() if key != "validation"}  # of common data
+        meaning = {key: shared[key] for key in ("task", "loss") if key in shared}
+        return make({"_target_": place, **meaning}, "node-config data")
     if "path" not in shared:
         raise ValueError(f"data._target_={shared['_target_']} takes no path: choose data=idx or data=table, say")
     path = Path(place).expanduser()
@@ -40,4 +41,4 @@ def _loaded(spec: str, place: str) -> Data:
         raise FileNotFoundError(f"there is no {path}")
     taken = parameters(shared["_target_"])
     partial = {"partial": True} if "partial" in taken else {}
-    return coerce(construct({**shared, **partial, "path": str(path)}, "data"))
+    return make({**shared, **partial, "path": str(path)})

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fedrac.data.examples import Data, Examples, Task
+from fedrac.data.examples import Data, Examples
+from fedrac.data.tasks import Task, named
 from fedrac.data.tokens import Tokens
 from fedrac.loading import cache
 
@@ -14,7 +15,7 @@ from fedrac.loading import cache
 def stored(
     name: str,
     arguments: Mapping[str, Any],
-    task: Task,
+    task: str | Task,
     build: Callable[[], tuple[Examples, Examples, int | Sequence[str]]],
     files: Sequence[Path] = (),
     metrics: Sequence[str] = (),
@@ -37,7 +38,7 @@ def stored(
     key = cache.key(name, arguments, files)
     arrays = cache.arrays(key, build_arrays)
     train, test = (_examples(part, arrays) for part in ("train", "test"))
-    return Data(train, test, task, int(arrays["outputs"]), key, tuple(arrays["labels"].tolist()), tuple(metrics))
+    return Data(train, test, named(task), int(arrays["outputs"]), key, tuple(arrays["labels"].tolist()), tuple(metrics))
 
 
 def _arrays(part: str, examples: Examples) -> cache.Arrays:

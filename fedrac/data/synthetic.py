@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrac.algorithm.streams import Stream
-from fedrac.data.examples import Data, Examples, Task
+from fedrac.data.examples import Data, Examples
 from fedrac.data.store import stored
 
 Array = NDArray[np.float64]
@@ -100,7 +100,7 @@ def logistic_regression(
 
 def _problem(
     kind: str,
-    task: Task,
+    task: str,
     rows: dict[str, int],
     sizes: dict[str, int],
     spread: Spread,

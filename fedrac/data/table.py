@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrac.data.columns import Columns, named_files, read_named
-from fedrac.data.examples import Data, Examples, Task
+from fedrac.data.examples import Data, Examples
 from fedrac.data.split import Index, split
 from fedrac.data.store import stored
+from fedrac.data.tasks import named
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def table(
     path: str | None = None,
     target: str | Sequence[str] | None = None,
-    task: Task = "classification",
+    task: str = "classification",
     features: Sequence[str] | None = None,
     group: str | None = None,
     test_path: str | None = None,
@@ -34,8 +35,8 @@ def table(
         path: a .csv, .tsv, .parquet or .jsonl file; the text formats may be compressed (.gz, .bz2, .xz,
             .zip). With ``partial`` also a folder with ``train.csv`` or its like, ``test.csv``, or both.
         target: the column to predict. Its values, sorted, are the classes 0, 1, ...; for a regression,
-            numbers, and a list of columns for several outputs.
-        task: classification or regression.
+            numbers, and a list of columns for several outputs; for a multi_label a list of columns of 0 and 1.
+        task: classification, regression, multi_label, or one of your own with a label or values for each row.
         features: the input columns, numeric; where None, all columns but the target and the group.
         group: the column that names the natural client of a row.
         test_path: another table for testing; where None, ``test_fraction`` of the rows are (of every class
@@ -54,9 +55,8 @@ def table(
         raise ValueError(
             f"data.path={path} data.target={target}: set both, e.g. data.path=/data/table.csv data.target=label"
         )
-    if task not in ("classification", "regression"):
-        raise ValueError(f"data.task={task} is unknown: choose classification or regression")
-    if partial and (standardize or not features or (task == "classification" and classes is None)):
+    labelled = _has_labels(task)
+    if partial and (standardize or not features or (labelled and classes is None)):
         raise ValueError(
             "all parties of a federation must read their columns alike: set data.standardize=false, data.features to "
             "the list of columns and, for a classification, data.classes to the list of all labels, e.g. [no,yes]"
@@ -86,7 +86,7 @@ def table(
 def parts(
     path: str,
     target: str | Sequence[str],
-    task: Task = "classification",
+    task: str = "classification",
     test_path: str | None = None,
     test_fraction: float = 0.2,
     split_seed: int = 0,
@@ -99,20 +99,39 @@ def parts(
     return columns.frame.iloc[train], columns.frame.iloc[test]
 
 
-def _rows(columns: Columns, target: str, task: Task, test_fraction: float, split_seed: int) -> tuple[Index, Index]:
+def _has_labels(task: str) -> bool:
+    """Whether every row has one label; otherwise it has values."""
+    form = named(task)
+    if (form.dimensions, form.dtype) not in ((1, "int64"), (2, "float32")):
+        raise ValueError(f"data.task={task}: a row of a table has one label, or values")
+    return form.dimensions == 1
+
+
+def _rows(columns: Columns, target: str, task: str, test_fraction: float, split_seed: int) -> tuple[Index, Index]:
     if len(columns.files) > 1:
         return columns.parts
-    strata = columns.plain(target) if task == "classification" else np.zeros(len(columns.frame))
+    strata = columns.plain(target) if _has_labels(task) else np.zeros(len(columns.frame))
     return split(strata, test_fraction, split_seed)
 
 
 def _targets(
-    columns: Columns, targets: list[str], task: Task, train: Index, classes: Sequence[str | int] | None
+    columns: Columns, targets: list[str], task: str, train: Index, classes: Sequence[str | int] | None
 ) -> tuple[NDArray[Any], int | Sequence[str]]:
-    if task == "regression":
-        return columns.numbers(targets).astype(np.float32), len(targets)
+    if not _has_labels(task):
+        return values_of(columns, targets, task)
     if len(targets) > 1:
         raise ValueError(f"data.target={targets}: a classification has one target column")
     if classes is not None:
         return columns.classes(targets[0], classes), [str(name) for name in classes]
     return columns.labels(targets[0], train)
+
+
+def values_of(columns: Columns, names: Sequence[str], task: str) -> tuple[NDArray[np.float32], int | Sequence[str]]:
+    """The targets (N, k) in the columns ``names``, and what they are called; one alone is not.
+
+    Raises:
+        ValueError: a cell that is no number, or not one of the task's.
+    """
+    values = columns.numbers(names).astype(np.float32)
+    named(task).check_targets(values, f"the columns {', '.join(names)}")
+    return values, 1 if len(names) == 1 else list(names)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from fedrac.data import hub
 from fedrac.data import metrics as of_sets
 from fedrac.data.columns import Columns, named_files, read_named
-from fedrac.data.examples import Data, Examples, Task
+from fedrac.data.examples import Data, Examples
 from fedrac.data.split import Index, split, split_whole
 from fedrac.data.store import stored
+from fedrac.data.table import values_of
+from fedrac.data.tasks import named
 from fedrac.data.tokenizer import Tokenizer, TooLong
 
 
@@ -23,25 +25,39 @@ class Meaning:
 
     Attributes:
         text: one or two columns of texts.
-        target: the column to predict; None for a language model.
-        task: what the target is.
+        target: the column to predict, or a list for several values or labels (of 0 and 1); None for a language model.
+        task: what the target is, by its name.
         classes: all labels, numbered 0, 1, ... in this order; None: those that training rows have, sorted.
         group: the column that names the natural client of a row.
     """
 
     text: Sequence[str]
-    target: str | None
-    task: Task
+    target: str | Sequence[str] | None
+    task: str
     classes: Sequence[str | int] | None = None
     group: str | None = None
 
     def __post_init__(self) -> None:
-        if self.task not in get_args(Task):
-            raise ValueError(f"data.task={self.task} is unknown: choose one of {', '.join(get_args(Task))}")
+        task = named(self.task)
+        if task.dimensions > 1 and task.dtype == "int64":
+            raise ValueError(f"data.task={self.task}: a table has a target for each text, not one for each token")
         if len(self.text) not in (1, 2):
             raise ValueError(f"data.text={list(self.text)}: name one column, or two for pairs of texts")
-        if self.target is None and self.task != "causal_lm":
+        if self.target is None and task.dimensions:
             raise ValueError(f"data.target=null: a {self.task} needs the column to predict, e.g. data.target=label")
+        if task.dimensions == 1 and not isinstance(self.target, str):
+            raise ValueError(f"data.target={self.target}: a {self.task} has one target column")
+
+    @property
+    def label(self) -> str | None:
+        """The column of labels, where every text has one."""
+        task = named(self.task)
+        return str(self.target) if task.dimensions == 1 else None
+
+    @property
+    def values(self) -> list[str]:
+        """The columns of numbers."""
+        return [self.target] if isinstance(self.target, str) else list(self.target or ())
 
 
 Groups = NDArray[np.int64] | None
@@ -56,8 +72,8 @@ def text(
     test_path: str | None = None,
     test_split: str | None = None,
     text: str | Sequence[str] = "text",
-    target: str | None = "label",
-    task: Task = "classification",
+    target: str | Sequence[str] | None = "label",
+    task: str = "classification",
     classes: Sequence[str | int] | None = None,
     group: str | None = None,
     tokenizer: str | None = None,
@@ -98,7 +114,7 @@ def text(
         raise ValueError(
             f"data.path={path} data.hub_name={hub_name}: set one of them, e.g. data.path=/data/reviews.csv"
         )
-    if partial and task == "classification" and classes is None:
+    if partial and meaning.label and classes is None:
         raise ValueError(
             "all parties of a federation must number their labels alike: set data.classes to the list of all labels, "
             "e.g. [no,yes]"
@@ -119,7 +135,7 @@ def text(
             return train, test
         if split_groups and groups is not None:
             return split_whole(groups, test_fraction, split_seed)
-        labels = columns.plain(str(target)) if task == "classification" else np.zeros(len(train))
+        labels = columns.plain(meaning.label) if meaning.label else np.zeros(len(train))
         return split(labels, test_fraction, split_seed)
 
     if split_groups and group is None:
@@ -160,8 +176,9 @@ def tokenized(
         train, test = parts(columns, groups)
         targets, outputs = _targets(columns, meaning, train, tokenizer)
         first, *second = (columns.texts(column) for column in meaning.text)
-        tokens = tokenizer.encode(first, second[0] if second else None, end=meaning.task == "causal_lm")
-        if meaning.task == "causal_lm" and (short := tokens.lengths < 2).any():
+        follows = named(meaning.task).dimensions == 0  # the targets are the next tokens
+        tokens = tokenizer.encode(first, second[0] if second else None, end=follows)
+        if follows and (short := tokens.lengths < 2).any():
             raise ValueError(f"text {int(short.argmax()) + 1} is a single token, after which nothing follows: drop it")
         examples = Examples(tokens, targets, groups)
         return examples.take(train), examples.take(test), outputs
@@ -175,10 +192,10 @@ def tokenized(
 def _targets(
     columns: Columns, meaning: Meaning, train: Index, tokenizer: Tokenizer
 ) -> tuple[NDArray[Any] | None, int | Sequence[str]]:
-    if meaning.target is None or meaning.task == "causal_lm":
+    if named(meaning.task).dimensions == 0:
         return None, tokenizer.size
-    if meaning.task == "regression":
-        return columns.numbers([meaning.target]).astype(np.float32), 1
+    if meaning.label is None:
+        return values_of(columns, meaning.values, meaning.task)
     if meaning.classes is not None:
-        return columns.classes(meaning.target, meaning.classes), [str(name) for name in meaning.classes]
-    return columns.labels(meaning.target, train)
+        return columns.classes(meaning.label, meaning.classes), [str(name) for name in meaning.classes]
+    return columns.labels(meaning.label, train)

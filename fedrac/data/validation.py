@@ -25,8 +25,7 @@ def hold_out(data: Data, fraction: float) -> Data:
             f"evaluate.validation={fraction} is not between 0 and 1: 0.1 holds out a tenth; null: no validation"
         )
     train = data.train
-    classes = train.targets if data.task == "classification" else None
-    strata = np.zeros(len(train), np.int64) if classes is None else classes
+    strata = np.zeros(len(train), np.int64) if train.labels is None else train.labels
     if data.groups_apart and train.groups is not None:
         kept, held = split_whole(train.groups, fraction, seed=0)
     else:

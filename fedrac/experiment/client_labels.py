@@ -29,8 +29,9 @@ def label_counts(targets: NDArray[Any], division: partition.Partition, labels: i
 
 
 def write(folder: Path, experiment: Experiment, examples: data.Data, population: ConnectedClients) -> None:
-    """Writes ``clients.npz`` of a classification, unless the hosts have data of their own: those stay with them."""
-    if examples.task != "classification" or examples.train.targets is None:
+    """Writes ``clients.npz``, where an example has one label, unless hosts have data of their own: those stay there."""
+    labels = examples.train.labels
+    if labels is None:
         return
     try:
         division = partition.make(experiment.partition, examples, experiment.seed)
@@ -41,5 +42,5 @@ def write(folder: Path, experiment: Experiment, examples: data.Data, population:
         return
     part = folder / f".clients.npz.{os.getpid()}"
     with part.open("wb") as file:
-        np.savez_compressed(file, labels=label_counts(examples.train.targets, division, examples.outputs))
+        np.savez_compressed(file, labels=label_counts(labels, division, examples.outputs))
     part.replace(folder / "clients.npz")

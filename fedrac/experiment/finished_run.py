@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from fedrac import models
-from fedrac.data.examples import Task
+from fedrac.data import tasks
 from fedrac.experiment.settings import Experiment, parse
 from fedrac.results import checkpoint
 from fedrac.results.record import read_metrics
@@ -26,6 +26,7 @@ class FinishedRun:
         metrics: by name, as they were last.
         task: what the outputs are.
         labels: what the classes are called, where they have names.
+        inputs: what the inputs were: ``float32``, ``int64`` or ``texts``.
     """
 
     settings: DictConfig
@@ -33,8 +34,9 @@ class FinishedRun:
     weights: dict[str, Tensor]
     round: int
     metrics: dict[str, float]
-    task: Task
+    task: tasks.Task
     labels: tuple[str, ...]
+    inputs: str
 
     def initial_model(self) -> nn.Module:
         """The model as the configuration describes it, without what the run has learnt."""
@@ -53,7 +55,7 @@ def read(folder: Path) -> FinishedRun:
 
     Raises:
         FileNotFoundError: it is none, or it has no checkpoint.
-        ValueError: its checkpoint is damaged, or its configuration is another version's.
+        ValueError: its checkpoint is damaged, its configuration is another version's, or its own task is not here.
     """
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(f"{folder} has no config.yaml: give the output_dir of a run")
@@ -64,12 +66,13 @@ def read(folder: Path) -> FinishedRun:
     return FinishedRun(settings, experiment, weights, round_, _metrics(folder), *_task(folder, experiment))
 
 
-def _task(folder: Path, experiment: Experiment) -> tuple[Task, tuple[str, ...]]:
+def _task(folder: Path, experiment: Experiment) -> tuple[tasks.Task, tuple[str, ...], str]:
     try:
         about = json.loads((folder / "task.json").read_text())
     except FileNotFoundError:  # the server had no data
-        about = {"task": experiment.data.get("task", "classification"), "labels": ()}
-    return about["task"], tuple(about["labels"])
+        about = {"task": experiment.data.get("task") or "classification", "labels": ()}
+    # What was written before integers stayed integers has no word of them.
+    return tasks.named(about["task"]), tuple(about["labels"]), about.get("inputs", "float32")
 
 
 def _metrics(folder: Path) -> dict[str, float]:

@@ -1,7 +1,6 @@
 """A finished run's model on inputs of a user's own: reading them, and saying what the outputs mean."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from fedrac.data.tokenizer import Tokenizer
 from fedrac.data.tokens import Tokens
 from fedrac.experiment.finished_run import FinishedRun
 from fedrac.flower.host import pick_device
+from fedrac.models.hf import HuggingFace
+from fedrac.training import evaluation
 
 ROWS = 64  # of one batch
 
@@ -47,7 +48,7 @@ class Predictor:
         if not file.is_file():
             raise FileNotFoundError(f"there is no file {file}")
         if file.suffix == ".npy":
-            return self._answers(_array(file))
+            return self._answers(_array(file, self.run.inputs))
         data = self.run.experiment.data
         if "tokenizer" not in data:
             return self._answers(_features(file, data))
@@ -74,48 +75,47 @@ class Predictor:
     def _of_texts(self, texts: Sequence[Sequence[str]]) -> Iterator[dict[str, Any]]:
         data = self.run.experiment.data
         tokenizer = Tokenizer(data["tokenizer"], data["max_length"], data["too_long"])
-        if self.run.task == "causal_lm":
+        if self.run.task.dimensions == 0:  # what follows is a text, too
             return (self._continued(tokenizer, text) for text in texts[0])
         first, *second = texts
         return self._answers(tokenizer.encode(first, second[0] if second else None))
 
     @torch.no_grad()
-    def _answers(self, inputs: NDArray[np.float32] | Tokens) -> Iterator[dict[str, Any]]:
+    def _answers(self, inputs: NDArray[Any] | Tokens) -> Iterator[dict[str, Any]]:
+        texts = isinstance(inputs, Tokens)
         examples = Examples(inputs, np.zeros(len(inputs), np.int64))  # of unknown targets
-        answer = partial(_label, self.run.labels) if self.run.task == "classification" else _value
         for rows, _ in batches(examples, ROWS, self.device, self.dtype):
-            for output in _outputs(self.model, rows):
-                yield answer(output)
+            lengths = rows[:, 1].sum(1).tolist() if texts else [None] * len(rows)
+            for output, length in zip(_outputs(self.model, rows), lengths, strict=True):
+                of_tokens = output[:length] if output.ndim > 1 else output  # without those of the padding
+                yield dict(self.run.task.answer(of_tokens, self.run.labels))
 
     @torch.no_grad()
     def _continued(self, tokenizer: Tokenizer, text: str) -> dict[str, Any]:
         """The likeliest next tokens, one after another."""
-        ids, mask = torch.from_numpy(tokenizer.opening(text).padded()).to(self.device).unbind(1)
-        written = self.model.model.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=self.tokens, do_sample=False
-        )
-        return {"text": text, "continuation": tokenizer.decode(written[0, ids.shape[1] :].tolist())}
+        start = torch.from_numpy(tokenizer.opening(text).padded()).to(self.device)
+        written = self._written(start)[0, start.shape[2] :]
+        return {"text": text, "continuation": tokenizer.decode(written.tolist())}
+
+    def _written(self, text: Tensor) -> Tensor:
+        """Token ids (1, length + tokens) of a text (1, 2, length) and what follows."""
+        ids, mask = text.unbind(1)
+        if isinstance(self.model, HuggingFace):
+            options = {"max_new_tokens": self.tokens, "do_sample": False}
+            found: Tensor = self.model.model.generate(input_ids=ids, attention_mask=mask, **options)
+            return found
+        for _ in range(self.tokens):
+            following = evaluation.call(self.model, torch.stack([ids, torch.ones_like(ids)], 1))[:, -1:].argmax(2)
+            ids = torch.cat([ids, following], 1)
+        return ids
 
 
 def _outputs(model: nn.Module, inputs: Tensor) -> Tensor:
     try:
-        outputs: Tensor = model(inputs).double().cpu()
-    except (RuntimeError, ValueError) as error:
+        outputs = evaluation.call(model, inputs).double().cpu()
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise ValueError(f"the model does not take inputs of shape {tuple(inputs.shape[1:])}: {error}") from error
     return outputs
-
-
-def _label(labels: Sequence[str], logits: Tensor) -> dict[str, Any]:
-    names = labels or [str(i) for i in range(len(logits))]
-    shares = logits.softmax(0)
-    best = int(shares.argmax())
-    each = {name: round(share, 6) for name, share in zip(names, shares.tolist(), strict=True)}
-    return {"label": names[best], "probability": round(float(shares[best]), 6), "probabilities": each}
-
-
-def _value(outputs: Tensor) -> dict[str, Any]:
-    values = outputs.tolist()
-    return {"value": values[0]} if len(values) == 1 else {"values": values}
 
 
 def _cells(number: int, line: str, width: int) -> list[str]:
@@ -131,14 +131,18 @@ def _text_columns(data: Mapping[str, Any]) -> Sequence[str]:
     return [columns] if isinstance(columns, str) else list(columns)
 
 
-def _array(file: Path) -> Any:
+def _array(file: Path, inputs: str) -> NDArray[Any]:
+    """The inputs in a file, as those of the run were: ``float32``, ``int64`` or ``texts``."""
     try:
         values = np.load(file, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{file} cannot be read ({error}): write it with numpy.save") from error
     if values.dtype.kind not in "biuf" or values.ndim < 2:
         raise ValueError(f"{file} holds {values.dtype} of shape {values.shape}: make it (N, ...) numbers")
-    return np.ascontiguousarray(values, dtype=np.float32)
+    if inputs == "int64" and values.dtype.kind not in "iu":
+        raise ValueError(f"{file} holds {values.dtype}, but the run trained on integers: write it as int64")
+    whole = values.dtype.kind in "iu" and inputs != "float32"
+    return np.ascontiguousarray(values, dtype=np.int64 if whole else np.float32)
 
 
 def _features(file: Path, data: Mapping[str, Any]) -> Any:

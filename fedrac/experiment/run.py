@@ -112,7 +112,7 @@ def _record(ready: ReadyRun, settings: DictConfig, output_dir: Path) -> Record:
     record = Record(output_dir, compose.to_yaml(settings), ready.finished if settings.resume else None)
     if ready.examples:
         client_labels.write(output_dir, ready.experiment, ready.examples, ready.strategy.connected)
-        record.describe(ready.examples.task, ready.examples.labels)
+        record.describe(ready.examples.task.name, ready.examples.labels, ready.examples.test.kind)
     return record
 
 

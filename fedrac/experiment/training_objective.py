@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fedrac.algorithm.blocks import Block
 from fedrac.algorithm.server import shares
-from fedrac.data import Data, tasks
+from fedrac.data import Data
 from fedrac.data.batch import batches
 from fedrac.experiment.settings import Experiment
 from fedrac.partition import partition
@@ -50,7 +50,7 @@ def objective(
         merged = from_record(arrays)
         model.load_state_dict(merged)
         model.eval()
-        losses = [tasks.loss(examples.task, evaluation.call(model, x), y).double() for x, y in parts]
+        losses = [examples.task.loss(evaluation.call(model, x), y).double() for x, y in parts]
         total = sum(float(loss @ weight) for loss, weight in zip(losses, weights, strict=True))
         norms = sum(float(merged[b.name].double().square().sum()) for b in blocks if len(b.shape) > 1)
         return total + l2 / 2 * norms

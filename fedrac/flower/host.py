@@ -17,7 +17,6 @@ from fedrac.algorithm.blocks import Block, find_blocks
 from fedrac.algorithm.round_start import draw_sketches, start_of_round
 from fedrac.algorithm.state import ServerState
 from fedrac.algorithm.streams import Index
-from fedrac.data import tasks
 from fedrac.data.batch import Batch, Rows, batches
 from fedrac.data.own import load as load_own
 from fedrac.partition import partition
@@ -160,7 +159,7 @@ class Host:
         self.model.load_state_dict(weights)
 
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return tasks.loss(self.data.task, outputs, targets)
+        return self.data.task.loss(outputs, targets)
 
     def _take(self, index: Tensor) -> Batch:
         return self._rows(index)

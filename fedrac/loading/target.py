@@ -51,13 +51,18 @@ def function(path: str, key: str) -> Callable[..., Any]:
     Raises:
         ValueError: there is none.
     """
-    try:
-        found = pkgutil.resolve_name(path)
-    except (ImportError, ValueError, AttributeError) as error:
-        raise _unusable(f"{key}={path}", error) from error
+    found = find(path, key)
     if not callable(found):
         raise ValueError(f"{key}={path} is a {type(found).__name__}: give the import path of a function")
     return found  # type: ignore[no-any-return]
+
+
+def find(path: str, key: str) -> Any:
+    """What an import path names, e.g. ``my_module.my_task``; raises ValueError, as `function`, if it is nothing."""
+    try:
+        return pkgutil.resolve_name(path)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise _unusable(f"{key}={path}", error) from error
 
 
 def _unusable(setting: str, error: BaseException) -> ValueError:

@@ -68,9 +68,16 @@ class Record:
         write_atomically(folder / "config.yaml", config)
         write_atomically(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
 
-    def describe(self, task: str, labels: Sequence[str]) -> None:
-        """Writes ``task.json``: what the model's outputs mean, for those who use it without the data."""
-        write_atomically(self.folder / "task.json", json.dumps({"task": task, "labels": list(labels)}) + "\n")
+    def describe(self, task: str, labels: Sequence[str], inputs: str) -> None:
+        """Writes ``task.json``: what the model's inputs and outputs mean, for those who use it without the data.
+
+        Args:
+            task: its name.
+            labels: what the classes are called, where they have names.
+            inputs: ``float32`` or ``int64``, which they were, or ``texts``.
+        """
+        about = {"task": task, "labels": list(labels), "inputs": inputs}
+        write_atomically(self.folder / "task.json", json.dumps(about) + "\n")
 
     def add(self, report: RoundReport) -> None:
         """One line of ``metrics.jsonl``."""

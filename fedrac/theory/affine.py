@@ -50,8 +50,8 @@ def convex_problem(experiment: Experiment) -> Convex:
     def by_client(part: Tensor) -> Tensor:
         return part.reshape(parts.clients, -1, *part.shape[1:])
 
-    targets = targets.double() if examples.task == "regression" else targets
-    return Convex(examples.task, by_client(jacobian), by_client(offset), by_client(targets), torch.cat(l2), start)
+    targets = targets.double() if examples.task.name == "regression" else targets
+    return Convex(examples.task.name, by_client(jacobian), by_client(offset), by_client(targets), torch.cat(l2), start)
 
 
 def _inputs(examples: data.Examples) -> Tensor:

@@ -11,7 +11,6 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from fedrac import data
 from fedrac.data import tasks
 
 
@@ -20,7 +19,7 @@ class Convex:
     """``f(w) = (1/M) sum_c (1/N) sum_i loss(offset_i + jacobian_i w, target_i) + 1/2 sum_j ridge_j w_j^2``.
 
     Attributes:
-        task: its loss: half the squared error, or the cross-entropy.
+        task: the name of its loss: half the squared error, or the cross-entropy.
         jacobian: (M, N, k, p) float64, of the k outputs with respect to the p trained numbers w.
         offset: (M, N, k) float64.
         targets: (M, N) labels or (M, N, k) values.
@@ -28,7 +27,7 @@ class Convex:
         start: (p,) float64, w before round 1.
     """
 
-    task: data.Task
+    task: str
     jacobian: Tensor
     offset: Tensor
     targets: Tensor
@@ -53,7 +52,7 @@ class Convex:
     def value(self, w: Tensor, clients: slice = slice(None)) -> float:
         """f at w (p,), or the mean of some clients' functions."""
         outputs = (self.jacobian[clients] @ w + self.offset[clients]).flatten(0, 1)
-        loss = tasks.loss(self.task, outputs, self.targets[clients].flatten(0, 1))
+        loss = tasks.named(self.task).loss(outputs, self.targets[clients].flatten(0, 1))
         return float(loss.mean() + (self.ridge * w.square()).sum() / 2)
 
     def derivatives(self, w: Tensor, clients: slice = slice(None)) -> tuple[Tensor, Tensor]:

@@ -51,7 +51,7 @@ class Workload:
         return functional_call(self.model, weights, (), {n: column[index] for n, column in self.inputs.items()}).logits
 
     def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return tasks.loss(self.task, logits, targets)
+        return tasks.named(self.task).loss(logits, targets)
 
 
 def _text(pairs: bool = False) -> dict[str, Tensor]:

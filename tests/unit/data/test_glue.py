@@ -38,7 +38,7 @@ def test_the_published_archive(tmp_path, tokenizer, name):
     data = glue(name, str(tmp_path), tokenizer, max_length=None)
     assert data.train.targets.ravel().tolist() == numbers and data.test.targets.ravel().tolist() == numbers[::-1]
     assert (data.labels, data.metrics) == (tuple(task.classes), tuple(task.metrics))
-    assert data.task == ("classification" if task.classes else "regression")
+    assert data.task.name == ("classification" if task.classes else "regression")
     ids, _, *types = data.train.inputs.padded()[0]
     assert 1 in ids and len(types) == len(task.text) - 1  # the quote is an unknown word; pairs have types
 

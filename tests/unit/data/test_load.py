@@ -78,7 +78,7 @@ FORMS = {
 @pytest.mark.parametrize("train", FORMS.values(), ids=FORMS)
 def test_forms_of_a_classification(train):
     data = coerce((train, TEST))
-    assert (data.task, data.outputs) == ("classification", 3)
+    assert (data.task.name, data.outputs) == ("classification", 3)
     assert np.array_equal(data.train.inputs, X) and np.array_equal(data.train.targets, Y)
     assert data.train.inputs.dtype == np.float32 and data.train.targets.dtype == np.int64
     assert data.key == coerce(((X, Y), TEST)).key
@@ -87,7 +87,7 @@ def test_forms_of_a_classification(train):
 def test_float_targets_make_a_regression():
     for y, outputs in ((Y / 2, 1), (X / 2, 2)):
         data = coerce(((X, y), (X, y)))
-        assert (data.task, data.outputs, data.train.targets.dtype) == ("regression", outputs, np.float32)
+        assert (data.task.name, data.outputs, data.train.targets.dtype) == ("regression", outputs, np.float32)
 
 
 def test_groups_and_flat_inputs():
@@ -148,5 +148,5 @@ def test_examples_are_checked_and_taken():
         Examples(X, Y)
     with pytest.raises(ValueError, match="targets are float64"):
         Examples(X.astype(np.float32), Y / 2)
-    with pytest.raises(ValueError, match="task 'ranking' is unknown"):
+    with pytest.raises(ValueError, match=r"data\.task=ranking is unknown"):
         Data(examples, examples, "ranking", 3, "key")

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fedrac.data import metrics
+from fedrac.data.tasks import named
 from fedrac.training.evaluation import measure
 
 RIGHT = np.array([0, 0, 1, 1, 1, 0])
@@ -68,12 +69,14 @@ def test_they_see_all_batches_at_once():
     targets = torch.from_numpy(RIGHT)
     for size in (1, 4, 6):
         parts = zip(logits.split(size), targets.split(size), strict=True)
-        found = measure(nn.Identity(), "classification", ["f1", "matthews"], parts)
+        found = measure(nn.Identity(), named("classification"), ["f1", "matthews"], parts)
         assert found["f1"] == pytest.approx(2 / 3) and found["matthews"] == pytest.approx(1 / 3)
         assert found["accuracy"] == pytest.approx(4 / 6)
 
 
 def test_of_values_they_are_taken_in_double_precision():
     outputs = torch.tensor([[1.0], [2.0], [4.0]])
-    found = measure(nn.Identity(), "regression", ["pearson"], [(outputs[:2], outputs[:2]), (outputs[2:], outputs[2:])])
+    found = measure(
+        nn.Identity(), named("regression"), ["pearson"], [(outputs[:2], outputs[:2]), (outputs[2:], outputs[2:])]
+    )
     assert found == {"loss": 0.0, "mse": 0.0, "pearson": pytest.approx(1.0, abs=1e-12)}

@@ -15,7 +15,7 @@ def pixels(examples):
 def test_embedded_digits_are_split_and_numbered():
     data = mnist.embedded(DIGITS)
     assert data.train.inputs.shape == (2000, 1, 28, 28) and data.test.inputs.shape == (500, 1, 28, 28)
-    assert data.train.inputs.dtype == np.float32 and data.task == "classification" and data.outputs == 5
+    assert data.train.inputs.dtype == np.float32 and data.task.name == "classification" and data.outputs == 5
     assert np.bincount(data.train.targets).tolist() == [400] * 5
     assert np.bincount(data.test.targets).tolist() == [100] * 5
     assert abs(data.train.inputs.mean()) < 0.05 and abs(data.train.inputs.std() - 1) < 0.05

@@ -13,7 +13,7 @@ def fit(examples):
 
 def test_linear_regression_has_the_stated_sizes_and_noise():
     data = linear_regression(600, 200, features=4, outputs=3, noise=0.5, clients=7)
-    assert (data.task, data.outputs) == ("regression", 3)
+    assert (data.task.name, data.outputs) == ("regression", 3)
     assert data.train.inputs.shape == (600, 4) and data.test.targets.shape == (200, 3)
     assert data.train.targets.dtype == np.float32
     assert set(np.bincount(data.train.groups)) <= {85, 86} and len(np.bincount(data.test.groups)) == 7
@@ -57,7 +57,7 @@ def test_a_little_heterogeneity_is_a_little_change():
 
 def test_logistic_labels_follow_the_largest_logit_up_to_noise():
     clean, noisy = (logistic_regression(noise=noise) for noise in (0.0, 1.0))
-    assert (clean.task, clean.outputs, clean.train.targets.dtype) == ("classification", 10, np.int64)
+    assert (clean.task.name, clean.outputs, clean.train.targets.dtype) == ("classification", 10, np.int64)
     assert set(clean.train.targets) == set(range(10))
     assert np.array_equal(clean.train.inputs, noisy.train.inputs)
     assert 0.1 < (clean.train.targets == noisy.train.targets).mean() < 0.9

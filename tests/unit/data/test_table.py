@@ -33,7 +33,7 @@ WRITERS = {
 def test_formats_are_read_alike(frame, tmp_path, suffix):
     WRITERS[suffix](frame, path := tmp_path / f"t{suffix}")
     data = table(str(path), "kind", features=["age", "old"], group="hospital")
-    assert (data.task, data.outputs, data.train.inputs.shape) == ("classification", 2, (32, 2))
+    assert (data.task.name, data.outputs, data.train.inputs.shape) == ("classification", 2, (32, 2))
     assert np.bincount(data.train.targets).tolist() == [24, 8]  # ham, spam: sorted, and split alike
     assert np.bincount(data.test.targets).tolist() == [6, 2]
     assert sorted(set(data.train.groups)) == [0, 1, 2, 3, 4]

@@ -13,7 +13,7 @@ PREDICTED, VALUES = torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[0.0, 
 
 def test_cross_entropy_of_each_example():
     expected = torch.tensor([math.log(4 / 3), math.log(2), math.log(1 + math.exp(2))])
-    torch.testing.assert_close(tasks.loss("classification", LOGITS, LABELS), expected)
+    torch.testing.assert_close(tasks.named("classification").loss(LOGITS, LABELS), expected)
 
 
 @pytest.mark.parametrize("classes", [2, 15, 16, 40])
@@ -21,7 +21,7 @@ def test_the_gradient_of_cross_entropy_is_softmax_minus_one_hot(classes):
     generator = torch.Generator().manual_seed(0)
     outputs = torch.randn(7, classes, generator=generator, dtype=torch.float64).requires_grad_()
     targets = torch.randint(classes, (7,), generator=generator)
-    losses = tasks.loss("classification", outputs, targets)
+    losses = tasks.named("classification").loss(outputs, targets)
     losses.sum().backward()
     shares = outputs.detach().exp() / outputs.detach().exp().sum(1, keepdim=True)
     torch.testing.assert_close(losses.detach(), -shares.gather(1, targets[:, None])[:, 0].log())
@@ -29,34 +29,34 @@ def test_the_gradient_of_cross_entropy_is_softmax_minus_one_hot(classes):
 
 
 def test_half_the_squared_error_of_each_example():
-    torch.testing.assert_close(tasks.loss("regression", PREDICTED, VALUES), torch.tensor([2.5, 4.5]))
+    torch.testing.assert_close(tasks.named("regression").loss(PREDICTED, VALUES), torch.tensor([2.5, 4.5]))
 
 
 def test_the_gradient_of_the_regression_is_the_residual():
     outputs = PREDICTED.clone().requires_grad_()
-    tasks.loss("regression", outputs, VALUES).sum().backward()
+    tasks.named("regression").loss(outputs, VALUES).sum().backward()
     torch.testing.assert_close(outputs.grad, PREDICTED - VALUES)
 
 
 def test_metrics_are_sums():
-    found = tasks.metrics("classification", LOGITS, LABELS)
+    found = tasks.named("classification").sums(LOGITS, LABELS)
     assert found["accuracy"] == 2.0
-    assert found["loss"] == pytest.approx(float(tasks.loss("classification", LOGITS, LABELS).sum()))
-    assert tasks.metrics("regression", PREDICTED, VALUES) == {"loss": 7.0, "mse": 7.0}
+    assert found["loss"] == pytest.approx(float(tasks.named("classification").loss(LOGITS, LABELS).sum()))
+    assert tasks.named("regression").sums(PREDICTED, VALUES) == {"loss": 7.0, "mse": 7.0}
 
 
 @pytest.mark.parametrize(
     "kind, outputs, targets", [("classification", LOGITS, LABELS), ("regression", PREDICTED, VALUES)]
 )
 def test_metrics_of_parts_add_up(kind, outputs, targets):
-    whole = tasks.metrics(kind, outputs, targets)
-    parts = [tasks.metrics(kind, outputs[part], targets[part]) for part in (slice(1), slice(1, None))]
+    whole = tasks.named(kind).sums(outputs, targets)
+    parts = [tasks.named(kind).sums(outputs[part], targets[part]) for part in (slice(1), slice(1, None))]
     assert {name: sum(part[name] for part in parts) for name in whole} == pytest.approx(whole)
 
 
 def test_metrics_keep_no_graph():
     outputs = LOGITS.clone().requires_grad_()
-    assert all(isinstance(value, float) for value in tasks.metrics("classification", outputs, LABELS).values())
+    assert all(isinstance(value, float) for value in tasks.named("classification").sums(outputs, LABELS).values())
 
 
 def test_a_language_model_predicts_the_next_token():
@@ -66,22 +66,22 @@ def test_a_language_model_predicts_the_next_token():
     log = logits.log_softmax(2)
     first = -(log[0, 0, 2] + log[0, 1, 3] + log[0, 2, 4]) / 3
     expected = torch.stack([first, -log[1, 0, 0], torch.zeros_like(first)])
-    torch.testing.assert_close(tasks.loss("causal_lm", logits, ids), expected)
+    torch.testing.assert_close(tasks.named("causal_lm").loss(logits, ids), expected)
     best = torch.full((1, 4, 5), -9.0).scatter(2, torch.tensor([[[2], [3], [0], [0]]]), 9.0)
-    assert tasks.metrics("causal_lm", best, ids[:1])["accuracy"] == pytest.approx(2 / 3)
+    assert tasks.named("causal_lm").sums(best, ids[:1])["accuracy"] == pytest.approx(2 / 3)
 
 
 def test_what_fits_passes():
-    tasks.check("classification", LOGITS, LABELS)
-    tasks.check("classification", LOGITS, np.array([0, 1]))
-    tasks.check("regression", PREDICTED, VALUES)
-    tasks.check("causal_lm", torch.zeros(1, 2, 5), np.array([0, 4]))
+    tasks.named("classification").check(LOGITS, LABELS.numpy())
+    tasks.named("classification").check(LOGITS, np.array([0, 1]))
+    tasks.named("regression").check(PREDICTED, VALUES.numpy())
+    tasks.named("causal_lm").check(torch.zeros(1, 2, 5), np.array([0, 4]))
 
 
 def test_read_only_targets_are_fine():
     labels = np.array([0, 1])
     labels.flags.writeable = False
-    tasks.check("classification", LOGITS, labels)
+    tasks.named("classification").check(LOGITS, labels)
 
 
 BAD = {
@@ -91,17 +91,22 @@ BAD = {
         np.array([0, 7]),
         "label 7 but the model has 5 outputs: set model.outputs=8",
     ),
-    "negative": ("classification", torch.zeros(2, 5), np.array([-1]), "label -1 is negative"),
+    "negative": ("classification", torch.zeros(2, 5), np.array([-1]), "hold the label -1: number the classes"),
     "floats": ("classification", torch.zeros(2, 5), np.zeros(2), "a classification has .* integer labels"),
     "sequence": ("classification", torch.zeros(2, 4, 5), np.array([0]), r"outputs have shape \(2, 4, 5\)"),
-    "values": ("regression", torch.zeros(2, 5), np.zeros((2, 3)), "the model has 5 outputs: set model.outputs=3"),
+    "values": (
+        "regression",
+        torch.zeros(2, 5),
+        np.zeros((2, 3), np.float32),
+        "has 5 outputs: set model.outputs=3",
+    ),
     "no sequence": ("causal_lm", torch.zeros(2, 5), np.array([0]), "choose a model with a language-model head"),
     "token": ("causal_lm", torch.zeros(2, 3, 5), np.array([7]), "token 7 but the model knows 5 tokens"),
-    "flat": ("regression", torch.zeros(2, 5), np.zeros(2), "set model.outputs=1"),
+    "flat": ("regression", torch.zeros(2, 5), np.zeros(2), r"shape \(2,\): a regression has \(N, k\) values"),
 }
 
 
 @pytest.mark.parametrize("kind, outputs, targets, message", BAD.values(), ids=BAD)
 def test_what_does_not_fit_names_the_mend(kind, outputs, targets, message):
     with pytest.raises(ValueError, match=message):
-        tasks.check(kind, outputs, targets)
+        tasks.named(kind).check(outputs, targets)

@@ -47,7 +47,7 @@ def rows_of(examples):
 
 def test_texts_become_token_ids_and_labels_classes(load, tmp_path):
     data = load()
-    assert (data.task, data.outputs, data.labels) == ("classification", 2, ("fresh", "rotten"))
+    assert (data.task.name, data.outputs, data.labels) == ("classification", 2, ("fresh", "rotten"))
     assert (np.bincount(data.train.targets).tolist(), np.bincount(data.test.targets).tolist()) == ([16, 8], [4, 2])
     for part in (data.train, data.test):
         for row, label in zip(rows_of(part), part.targets, strict=True):

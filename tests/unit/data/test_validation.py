@@ -15,7 +15,7 @@ def test_the_held_out_part_comes_from_the_training_examples(spec):
     before = whole.train.inputs.reshape(len(whole.train), -1)
     assert np.array_equal(np.sort(together, axis=0), np.sort(before, axis=0))
     assert divided.key != whole.key  # another partition
-    if whole.task == "classification":
+    if whole.task.name == "classification":
         assert np.array_equal(np.bincount(divided.test.targets), np.bincount(whole.train.targets) // 5)
 
 
