@@ -175,13 +175,13 @@ def targets_of(values: NDArray[Any], name: str, task: Task) -> NDArray[Any]:
     Raises:
         ValueError: they have another form, or a value that means nothing; ``name`` is the part's.
     """
-    kinds = {"int64": "biu", "float32": "biuf"}[task.dtype]
+    given, kinds = values.shape, {"int64": "biu", "float32": "biuf"}[task.dtype]
     if task.dimensions == 1 and values.size == len(values):
         values = values.reshape(-1)
     elif task.dimensions == 2 and values.ndim == 1:
         values = values.reshape(-1, 1)
     if (values.size and values.dtype.kind not in kinds) or values.ndim != task.dimensions:
-        raise ValueError(f"{name} targets are {values.dtype} of shape {values.shape}: a {task.name} has {task.form}")
+        raise ValueError(f"{name} targets are {values.dtype} of shape {given}: a {task.name} has {task.form}")
     targets = np.ascontiguousarray(values, dtype=task.dtype)
     task.check_targets(targets, f"{name} targets")
     return targets

@@ -21,6 +21,7 @@ from fedrac.experiment.training_objective import objective
 from fedrac.flower.host import pick_device
 from fedrac.flower.round_loop import Evaluate
 from fedrac.flower.strategy import FedRacLora
+from fedrac.models import norms
 from fedrac.partition.partition import NODES
 from fedrac.protocol.messages import from_record, to_record
 from fedrac.results import checkpoint
@@ -71,6 +72,8 @@ def prepare(settings: DictConfig, grid: Grid) -> ReadyRun:
     if experiment.runtime.threads is not None:
         torch.set_num_threads(experiment.runtime.threads)
     model, examples = models.build(experiment.model, experiment.seed), server_data(experiment)
+    if said := norms.note(model):
+        log.info(said)
     strategy = build_strategy(experiment, model, test_on_clients=examples is None or not len(examples.test))
     state = _stopped_at(Path(settings.resume)) if settings.resume else None
     strategy.connect(grid)

@@ -2,10 +2,11 @@
 
 from typing import Any, Literal
 
-Head = Literal["sequence_classification", "causal_lm", "image_classification"]
+Head = Literal["sequence_classification", "token_classification", "causal_lm", "image_classification"]
 # What is on top, and the class of transformers that has it.
 HEADS: dict[str, str] = {
     "sequence_classification": "AutoModelForSequenceClassification",
+    "token_classification": "AutoModelForTokenClassification",
     "causal_lm": "AutoModelForCausalLM",
     "image_classification": "AutoModelForImageClassification",
 }

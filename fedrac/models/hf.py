@@ -6,8 +6,9 @@ What goes in and what comes out:
   0: padding). For models that tell two texts apart it is (rows, 3, length), the third being the token types. Padding
   may have any id: it is replaced by the checkpoint's ``pad_token_id``.
 - Images come as one float tensor (rows, channels, height, width), normalised as the checkpoint wants it.
-- Outputs are logits: (rows, classes) of a classification, (rows, k) of a regression, (rows, length, vocabulary) of a
-  causal language model, where those at t predict token t + 1.
+- Outputs are logits: (rows, classes) of a classification, (rows, k) of a regression or of several labels, (rows,
+  length, classes) of a label for each token, (rows, length, vocabulary) of a causal language model, where those at t
+  predict token t + 1.
 """
 
 from collections.abc import Iterable, Iterator

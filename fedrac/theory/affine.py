@@ -15,6 +15,7 @@ from fedrac.experiment.pretrain import initial_weights
 from fedrac.experiment.settings import Experiment
 from fedrac.partition import partition
 from fedrac.theory.convex import Convex
+from fedrac.training.outputs import outputs_of
 
 _MOST = 10**8  # entries of the Jacobian: 800 MB
 
@@ -67,7 +68,7 @@ def _outputs(model: nn.Module, blocks: Sequence[Block]) -> tuple[Outputs, Tensor
     def outputs(w: Tensor, x: Tensor) -> Tensor:
         parts = torch.split(w, [value.numel() for value in parameters.values()])
         own = {n: part.reshape(v.shape) for part, (n, v) in zip(parts, parameters.items(), strict=True)}
-        result: Tensor = functional_call(model, own, (x,))
+        result = outputs_of(functional_call(model, own, (x,)))
         return result
 
     return outputs, torch.cat([value.flatten() for value in parameters.values()])

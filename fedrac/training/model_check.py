@@ -26,7 +26,7 @@ def check_model(
     try:
         outputs = evaluation.call(model, inputs)
     except (RuntimeError, IndexError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
-        raise ValueError(_not_taken(examples, inputs, error)) from error
+        raise ValueError(_not_taken(examples, inputs, dtype, error)) from error
     task.check(outputs, np.array(tokens.ids if tokens and examples.targets is None else examples.targets))
     _check_loss(task, outputs, targets)
 
@@ -55,8 +55,8 @@ def _check_loss(task: Task, outputs: Tensor, targets: Tensor) -> None:
         )
 
 
-def _not_taken(examples: data.Examples, inputs: Tensor, error: Exception) -> str:
-    hint = _hint(examples, inputs, str(error))
+def _not_taken(examples: data.Examples, inputs: Tensor, dtype: torch.dtype, error: Exception) -> str:
+    hint = _hint(examples.kind == "texts", inputs, dtype, str(error).lower())
     return f"the model does not take {_described(examples)}: {_told(error)}" + (f". {hint}" if hint else "")
 
 
@@ -72,38 +72,30 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".")
 
 
-def _hint(examples: data.Examples, inputs: Tensor, error: str) -> str:
+def _hint(texts: bool, inputs: Tensor, dtype: torch.dtype, error: str) -> str:
     """What would help; nothing where the error does not say enough."""
-    low, texts = error.lower(), examples.kind == "texts"
-    if "index out of range" in low or "indexerror" in low:
-        return _hint_of_ids(inputs, texts)
-    if "'indices' to have one of the following scalar types" in low or "expected tensor for argument #1" in low:
+    if "index out of range" in error or "out of bounds" in error:
+        return _TEXTS if texts else f"Does an embedding have a row for every id? There are ids up to {inputs.max()}"
+    if "'indices'" in error and "scalar types" in error:
         return "An embedding takes integers: return the ids as integers from the data function, not as floats"
-    kinds = {kind for kind in ("float", "double", "bfloat16", "half", "long", "int") if kind in low}
-    if "dtype" in low or "scalar type" in low or "same type" in low or len(kinds) > 1:
-        if not texts and not inputs.is_floating_point():
+    if _names_dtypes(error):
+        if texts or inputs.is_floating_point():
             return (
-                "The inputs are integers, and stay integers: if the model takes numbers, return them as floats from "
-                "the data function, e.g. x.astype(numpy.float32)"
+                "" if dtype == torch.float32 else "Not every model computes in every dtype: try runtime.dtype=float32"
             )
-        return f"The model mixes dtypes, where the run computes in {_name(inputs)}set runtime.dtype=float32"
-    if "shape" in low or "size" in low or "channels" in low or "dimension" in low or "matrix" in low:
-        if texts:
-            return (
-                "Set data.tokenizer to the model's own and data.max_length to what it can read, or choose a model for "
-                "texts"
-            )
-        return "Set model.inputs and its like, or choose another model"
+        return (
+            "Integers stay integers: if the model takes numbers, return them as floats from the data function, e.g. "
+            "x.astype(numpy.float32)"
+        )
+    if any(word in error for word in ("shape", "size", "channels", "dimension")):
+        return _TEXTS if texts else "Set model.inputs and its like, or choose another model"
     return ""
 
 
-def _name(inputs: Tensor) -> str:
-    return f"{str(inputs.dtype).removeprefix('torch.')}: " if inputs.is_floating_point() else "another: "
+_TEXTS = "Set data.tokenizer to the model's own and data.max_length to what it can read, or choose a model for texts"
 
 
-def _hint_of_ids(inputs: Tensor, texts: bool) -> str:
-    if texts:
-        return "Set data.tokenizer to the model's own and data.max_length to what it can read"
-    if inputs.is_floating_point():
-        return ""
-    return f"Is there an embedding with fewer rows than the ids need? One of the first has id {int(inputs.max())}"
+def _names_dtypes(error: str) -> bool:
+    """Whether an error of torch is about a dtype: it names two that differ, or one in which something is missing."""
+    named = {name for name in ("float", "double", "half", "bfloat16", "long", "byte") if name in error}
+    return "not implemented for" in error or (len(named) > 1 and ("type" in error or "expected" in error))

@@ -7,10 +7,13 @@ import torch
 from torch.utils.data import TensorDataset
 
 from fedrac.data import Data, Examples, load
+from fedrac.data.batch import Rows, batch, batches
 from fedrac.data.coerce import coerce
+from fedrac.data.tokens import join
 
 X, Y = np.arange(12.0).reshape(6, 2), np.array([0, 1, 2, 0, 1, 2])
 TEST = (X[:2], Y[:2])
+CPU = torch.device("cpu")
 
 
 def mine(scale=1.0, floor=None):
@@ -150,3 +153,92 @@ def test_examples_are_checked_and_taken():
         Examples(X.astype(np.float32), Y / 2)
     with pytest.raises(ValueError, match=r"data\.task=ranking is unknown"):
         Data(examples, examples, "ranking", 3, "key")
+
+
+# --- what the targets mean, and integers ------------------------------------------------------------------------------
+
+YES = np.array([[0, 1], [1, 1], [0, 0], [1, 0], [0, 0], [1, 1]])
+FORMS_OF_TARGETS = {
+    "booleans": (YES.astype(bool), None, "multi_label", 2),
+    "integers": (YES, "multi_label", "multi_label", 2),
+    "floats": (YES.astype(float), "multi_label", "multi_label", 2),
+    "values": (YES.astype(float), "regression", "regression", 2),
+    "integer values": (YES, "regression", "regression", 2),
+    "tags of two": (YES, "tagging", "tagging", 2),
+    "tags": (YES * 3, None, "tagging", 4),
+    "one yes or no": (YES[:, 0], "multi_label", "multi_label", 1),
+    "labels": (YES[:, 0], None, "classification", 2),
+}
+
+
+@pytest.mark.parametrize("y, task, name, outputs", FORMS_OF_TARGETS.values(), ids=FORMS_OF_TARGETS)
+def test_the_task_is_the_one_that_is_named_or_the_only_one_that_fits(y, task, name, outputs):
+    data = coerce(((X, y), (X[:2], y[:2])), task)
+    assert (data.task.name, data.outputs) == (name, outputs)
+    assert np.array_equal(data.train.targets.reshape(y.shape), y) and data.task.fits(data.test.targets)
+
+
+@pytest.mark.parametrize("y, message", [
+    (YES, "all 0 or 1: say what they mean: data.task=multi_label .* or data.task=tagging"),
+    (YES.astype(float), "data.task=multi_label, or data.task=regression for their squared error"),
+    (YES[:, 0].astype(float), r"data.task=classification \(the targets as integers\) or multi_label \(one output\)"),
+    (np.zeros((6, 2, 2)), r"of shape \(6, 2, 2\): make them"),
+])  # fmt: skip
+def test_targets_that_may_mean_two_things_are_refused(y, message):
+    with pytest.raises(ValueError, match=message):
+        coerce(((X, y), (X, y)))
+
+
+@pytest.mark.parametrize("task, message", [
+    ("multi_label", r"train targets hold \[4.0\] in row 2: a multi_label has 1"),
+    ("tagging", r"train targets are float64 of shape \(6,\): a tagging has \(N, k\) integer labels"),
+    ("classification", r"train targets are float64 of shape \(6,\): a classification has \(N,\) integer labels"),
+])  # fmt: skip
+def test_targets_that_are_not_the_tasks(task, message):
+    y = np.array([0.0, 1, 4, 0, 1, 1])
+    with pytest.raises(ValueError, match=message):
+        coerce(((X, y), (X, y)), task)
+
+
+def test_the_task_and_the_loss_of_a_specification():
+    spec = {"_target_": f"{__name__}.mine", "task": "multi_label"}
+    with pytest.raises(ValueError, match=r"hold \[2.0\] in row 2"):
+        load(spec)
+    data = load({**spec, "task": "regression", "loss": "torch.dist"})
+    assert data.task.name == "regression" and data.task.loss is torch.dist
+    whole = {"_target_": "fedrac.data.synthetic.logistic_regression", "examples": 20, "test_examples": 5}
+    assert load({**whole, "clients": 2, "task": None, "loss": None}).task.name == "classification"
+    with pytest.raises(
+        ValueError, match=r"regression with int64 train targets of shape \(20,\): it has \(N, k\) values"
+    ):
+        load({**whole, "clients": 2, "task": "regression"})
+
+
+IDS = np.array([[2**24 + 1, 7], [257, 0]])  # neither in float32 nor in bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("of", [np.int32, np.int64, np.uint32, torch.int32])
+def test_integers_stay_integers(dtype, of):
+    x = torch.tensor(IDS, dtype=of) if isinstance(of, torch.dtype) else IDS.astype(of)
+    examples = coerce(((x, [0, 1]), (x, [0, 1]))).train
+    assert examples.inputs.dtype == np.int64 and examples.kind == "int64"
+    chosen = Rows(examples, CPU, dtype)(torch.arange(2))
+    for inputs, _ in (batch(examples, CPU, dtype), chosen, *batches(examples, 2, CPU, dtype)):
+        assert inputs.dtype == torch.int64 and np.array_equal(inputs, IDS)
+
+
+def test_booleans_and_numbers_are_numbers():
+    for x in (IDS > 7, IDS / 2):
+        examples = coerce(((x, [0, 1]), (x, [0, 1]))).train
+        assert examples.kind == "float32" and batch(examples, CPU, torch.bfloat16)[0].dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="training and the test inputs are float32 and int64"):
+        coerce(((IDS, [0, 1]), (IDS / 2, [0, 1])))
+
+
+def test_the_labels_of_texts_are_as_long_as_the_longest_of_a_batch():
+    tags = np.array([[0, 1, 2], [1, -100, -100], [2, 0, -100]])
+    examples = Examples(join([[5, 6, 7], [5], [5, 6]], 0), tags)
+    inputs, targets = batch(examples.take(np.array([1, 2])), CPU, torch.float32)
+    assert inputs.shape == (2, 2, 2) and targets.tolist() == [[1, -100], [2, 0]]
+    assert Data(examples, examples, "tagging", 3, "key").task.fits(targets.numpy())

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,3 +111,80 @@ BAD = {
 def test_what_does_not_fit_names_the_mend(kind, outputs, targets, message):
     with pytest.raises(ValueError, match=message):
         tasks.named(kind).check(outputs, targets)
+
+
+# --- several labels, a label for each token ---------------------------------------------------------------------------
+
+
+def test_binary_cross_entropy_is_a_mean_over_the_labels():
+    outputs = torch.tensor([[0.0, math.log(3)], [-math.log(3), 2.0]], dtype=torch.float64)
+    targets = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+    expected = [(math.log(2) + math.log(4 / 3)) / 2, (math.log(4 / 3) + math.log(1 + math.exp(2))) / 2]
+    torch.testing.assert_close(tasks.named("multi_label").loss(outputs, targets), torch.tensor(expected).double())
+    found = tasks.named("multi_label").sums(outputs, targets)
+    assert found == {"loss": pytest.approx(sum(expected)), "accuracy": 0.5 + 0.5, "exact_match": 0.0}
+    right = tasks.named("multi_label").sums(outputs, torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
+    assert (right["accuracy"], right["exact_match"]) == (2.0, 2.0)
+
+
+def test_a_tagging_is_a_classification_of_every_labelled_token():
+    logits = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    labels = torch.tensor([[2, 0, -100, 1], [-100, -100, 1, -100]])
+    tagging, each = tasks.named("tagging"), tasks.named("classification")
+    for row, (out, y) in enumerate(zip(logits, labels, strict=True)):
+        there = y != -100
+        own, alone = tagging.sums(logits[row : row + 1], labels[row : row + 1]), each.sums(out[there], y[there])
+        assert own == pytest.approx({name: total / int(there.sum()) for name, total in alone.items()})
+    nothing = torch.full((1, 4), -100)
+    assert tagging.sums(logits[:1], nothing) == {"loss": 0.0, "accuracy": 0.0}
+
+
+FIT = {
+    "widths": ("multi_label", torch.zeros(2, 5), np.zeros((2, 3), np.float32), "5 outputs: set model.outputs=3"),
+    "two": ("multi_label", torch.zeros(2, 3), np.full((2, 3), 2, np.float32), r"hold \[2.0, 2.0, 2.0\] in row 0: a mu"),
+    "tags": ("tagging", torch.zeros(2, 4, 3), np.array([[0, 3], [1, -100]]), "label 3 but the model has 3 outputs"),
+    "negative": ("tagging", torch.zeros(2, 4, 3), np.array([[0, -1]]), "hold the label -1"),
+    "one label": ("tagging", torch.zeros(2, 3), np.array([[0, 1]]), r"a tagging gives \(rows, tokens, classes\)"),
+    "form": ("tagging", torch.zeros(2, 4, 3), np.array([0, 1]), r"a tagging has \(N, k\) integer labels"),
+    "no numbers": ("classification", torch.zeros(2, 3, dtype=torch.int64), np.array([0]), "make them real numbers"),
+}
+
+
+@pytest.mark.parametrize("kind, outputs, targets, message", FIT.values(), ids=FIT)
+def test_targets_of_several_must_fit(kind, outputs, targets, message):
+    with pytest.raises(ValueError, match=message):
+        tasks.named(kind).check(outputs, targets)
+
+
+# --- of one's own -----------------------------------------------------------------------------------------------------
+
+doubled = replace(tasks.named("regression"), loss=lambda outputs, targets: 2 * (outputs - targets).abs().sum(1))
+
+
+def absolute(outputs, targets):
+    return (outputs - targets).abs().sum(1)
+
+
+def test_a_task_by_its_import_path():
+    found = tasks.named(f"{__name__}.doubled")
+    assert found.name == f"{__name__}.doubled" and tasks.named(found.name) == found
+    torch.testing.assert_close(found.loss(PREDICTED, VALUES), torch.tensor([6.0, 6.0]))
+    assert found.sums(PREDICTED, VALUES) == {"loss": 12.0, "mse": 7.0}
+
+
+@pytest.mark.parametrize("loss", [absolute, f"{__name__}.absolute"])
+def test_a_loss_of_ones_own_takes_the_place_of_the_tasks(loss):
+    found = tasks.with_loss("regression", loss)
+    assert found.name == "regression" and found.sums(PREDICTED, VALUES) == {"loss": 6.0, "mse": 7.0}
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: tasks.named("ranking"), "data.task=ranking is unknown: choose one of classification, regression, multi_l"),
+    (lambda: tasks.named("no_module.task"), "data.task=no_module.task cannot be used .*PYTHONPATH"),
+    (lambda: tasks.named(f"{__name__}.absolute"), "is a function: make it a fedrac.data.tasks.Task, or"),
+    (lambda: tasks.with_loss("regression", f"{__name__}.nothing"), r"data.loss=.*nothing cannot be used"),
+    (lambda: tasks.with_loss("regression", f"{__name__}.LABELS"), "is a Tensor: name a function of outputs"),
+])  # fmt: skip
+def test_what_is_no_task_is_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
