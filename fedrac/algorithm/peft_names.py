@@ -2,8 +2,7 @@
 
 ``target_modules`` names layers by the end of their path (``query``), or all linear layers but those of the head
 (``all-linear``). ``modules_to_save`` names modules that are trained in full, in the same way, or ``head``, which is
-what a model of `fedrac.models.hf` has on top. Layers that ``adapt.layers`` names, ``*`` excepted, count after them, so
-that one of them can be frozen or have another rank. Rank and ``lora_alpha`` mean what they mean in PEFT: the update is
+what a model of `fedrac.models.hf` has on top. Rank and ``lora_alpha`` mean what they mean there: the update is
 ``(lora_alpha / rank) B A``.
 """
 
@@ -28,8 +27,7 @@ def patterns(adapt: Mapping[str, Any], rank: Any) -> dict[str, Any]:
     adapt = dict(adapt)
     targets, saved = adapt.pop("target_modules", None), adapt.pop("modules_to_save", None)
     if targets is not None:
-        own = {name: own for name, own in (adapt.get("layers") or {}).items() if name != "*"}
-        adapt["layers"] = {**dict.fromkeys(map(_ending, _names(targets, "target_modules")), rank), **own}
+        adapt["layers"] = dict.fromkeys(map(_ending, _names(targets, "target_modules")), rank)
     if saved:
         ends = [name if name == HEAD else f"{_ending(name)}.*" for name in _names(saved, "modules_to_save")]
         adapt["full"] = [*adapt.get("full", []), *ends]

@@ -160,6 +160,8 @@ def parse(config: DictConfig) -> Experiment:
     for name in _SECTIONS:
         if not isinstance(raw.get(name), dict):
             raise ConfigError(f"{name}={raw.get(name)!r} must be a group of keys")
+    if gone := [name for name in ("data", "model") if "_target_" not in raw[name]]:
+        raise ConfigError(f"{gone[0]} has no _target_: choose an option of the group, {gone[0]}=NAME")
     try:
         trackers.check(raw.get("track"))
     except ValueError as error:

@@ -8,7 +8,7 @@ import transformers
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedrac.data import Task, tasks
+from fedrac.data import tasks
 from fedrac.models.hf import HuggingFace
 
 SIZES = (3, 5, 8)  # examples of each client
@@ -25,7 +25,7 @@ class Workload:
     model: nn.Module
     inputs: dict[str, Tensor]
     targets: Tensor
-    task: Task = "classification"
+    task: str = "classification"
 
     def wrapped(self) -> HuggingFace:
         """A copy of the model as fedrac uses it."""

@@ -150,7 +150,12 @@ def test_choices_that_contradict_one_another() -> None:
     assert "set local.optimizer=sgd, or local=theory" in wrong("local=adamw", "local.precondition=true")
 
 
-@pytest.mark.parametrize("name", ["cohort", "local", "server", "data"])
+@pytest.mark.parametrize("name", ["data", "model"])
+def test_a_group_without_an_option(name: str) -> None:
+    assert f"{name} has no _target_: choose an option of the group, {name}=NAME" in wrong(f"~{name}")
+
+
+@pytest.mark.parametrize("name", ["cohort", "local", "server"])
 def test_a_section_that_is_gone(name: str) -> None:
     assert f"{name}=None must be a group of keys" in wrong(f"~{name}")
 
