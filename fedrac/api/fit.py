@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from fedrac.api import live
 from fedrac.api.client_data import gather
 from fedrac.api.runs import Run, load, merged
 from fedrac.data import Data
+from fedrac.data.tasks import Loss, Task, with_loss
 from fedrac.data.validation import hold_out
 from fedrac.experiment import compose
 from fedrac.experiment.run import in_process, run, run_unwritten
@@ -34,6 +36,8 @@ def fit(
     test: "Examples | None" = None,
     *,
     target: str | Sequence[str] | None = None,
+    task: str | Task | None = None,
+    loss: Loss | None = None,
     rank: int | None = None,
     rounds: int | None = None,
     cohort_size: int | None = None,
@@ -55,10 +59,14 @@ def fit(
         clients: the examples of each; client i of the results is ``clients[i]``. A pair (x, y) of tensors or arrays,
             a map-style data set of such pairs, or a DataFrame. Targets (N,) of integers are labels 0, 1, ... of a
             classification (cross-entropy), floating-point ones (N,) or (N, k) those of a regression (half the squared
-            error). Inputs are kept as float32.
+            error); see ``task``. Integer inputs stay integers (token ids), all others are kept as float32.
         test: examples for testing, of one of these forms. None: the clients of every round test on what they train
             on (``clients/...`` in place of ``test/...``), unless ``evaluate.validation`` holds a part of it out.
         target: the column of a DataFrame that is predicted, or several of a regression. None: the last one.
+        task: what the targets mean: ``classification``, ``regression``, ``multi_label`` (N, k) of 0 and 1, ``tagging``
+            (N, T) labels of tokens, or a `fedrac.data.tasks.Task` of your own. None: as the targets say, where they can
+            mean one thing only (`fedrac.data.coerce.task_of`).
+        loss: takes the place of the task's: outputs and targets to (rows,), a loss of each example.
         rank: of a layer's update in a round (``rank``).
         rounds: how many (``rounds``).
         cohort_size: clients a round (``cohort.size``). None: as configured (10), or all if there are fewer.
@@ -81,7 +89,9 @@ def fit(
     """
     given = {"rank": rank, "rounds": rounds, "cohort.size": cohort_size, "method": method, "seed": seed}
     told = [*(f"{key}={value}" for key, value in given.items() if value is not None), *overrides]
-    examples = gather(clients, test, target)
+    examples = gather(clients, test, target, task)
+    if loss is not None:
+        examples = replace(examples, task=with_loss(examples.task, loss))
     _check(net, examples)
     try:
         with live.held(net, examples) as token, closing(Bar(progress)) as bar:

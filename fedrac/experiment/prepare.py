@@ -135,7 +135,7 @@ def _measuring(experiment: Experiment, model: nn.Module, examples: data.Data, st
 
 def tester(experiment: Experiment, model: nn.Module, examples: data.Data) -> Callable[[int, ArrayRecord], MetricRecord]:
     """A function that tests merged weights on the server's test examples: ``test/loss`` and the task's metrics."""
-    metrics.check(experiment.evaluate.metrics, examples.task, "evaluate.metrics")
+    metrics.check(experiment.evaluate.metrics, examples.task.name, "evaluate.metrics")
     names = list(dict.fromkeys([*examples.metrics, *experiment.evaluate.metrics]))
     device, dtype = pick_device(experiment.runtime.device), getattr(torch, experiment.runtime.dtype)
     model = model.to(device, dtype)

@@ -32,7 +32,7 @@ def test_a_label_that_one_client_or_the_test_part_has_counts() -> None:
 
 def test_labels_may_be_true_and_false() -> None:
     examples = gather([(X, Y > 0), (torch.tensor(X), torch.tensor(Y > 0))])
-    assert (examples.task, examples.outputs, examples.train.targets.dtype) == ("classification", 2, np.int64)
+    assert (examples.task.name, examples.outputs, examples.train.targets.dtype) == ("classification", 2, np.int64)
 
 
 WRONG: dict[str, tuple[Any, Any, str]] = {
