@@ -82,7 +82,7 @@ def _task(parts: Mapping[str, Arrays], task: str | Task | None, loss: str | Loss
                 f"{name} has {kind} targets, clients[0] {kinds['clients[0]']} ones: give all of them integer labels (a "
                 "classification) or all floating-point targets (a regression)"
             )
-    meant = tasks.named(task or task_of(list(targets.values())))
+    meant = tasks.named(task or task_of(targets))
     return meant if loss is None else tasks.with_loss(meant, loss)
 
 

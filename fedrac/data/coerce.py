@@ -39,7 +39,7 @@ def coerce(result: Any, task: str | Task | None = None) -> Data:
         raise ValueError(f"the data function returned {_describe(result)}: {_FORMS}")
     names = ("train", "test")
     parts = [arrays(part, name) for part, name in zip(result, names, strict=True)]
-    meant = tasks.named(task or task_of([targets for _, targets, _ in parts]))
+    meant = tasks.named(task or task_of({name: part[1] for name, part in zip(names, parts, strict=True)}))
     train, test = (
         (inputs, targets_of(targets, name, meant), groups)
         for (inputs, targets, groups), name in zip(parts, names, strict=True)
@@ -78,32 +78,36 @@ def arrays(part: Any, name: str, target: str | Sequence[str] | None = None) -> A
     return _inputs(inputs, name), targets, np.asarray(groups[0], np.int64) if groups else None
 
 
-def task_of(parts: Sequence[NDArray[Any]]) -> str:
+def task_of(parts: Mapping[str, NDArray[Any]]) -> str:
     """The name of the task that targets are for: integers (N,) make a classification, floating-point numbers (N,) or
     (N, k) a regression, integers (N, k) with one above 1 a tagging, and booleans (N, k) a multi_label.
 
     Args:
-        parts: those for training, and those for testing, as `arrays` gives them.
+        parts: those for training and for testing, as `arrays` gives them, by what they are called in errors.
 
     Raises:
         ValueError: they may be for two (0 and 1 as floating-point numbers, or as integers (N, k)), or for none, or
             differ.
     """
-    parts = [part for part in parts if part.size] or list(parts[:1])
-    targets, *others = parts
-    if any((part.dtype.kind == "f") != (targets.dtype.kind == "f") for part in others):
+    filled = {name: part for name, part in parts.items() if part.size} or dict(parts)
+    name, targets = next(iter(filled.items()))
+    kinds = {part.dtype.kind == "f" for part in filled.values()}
+    if len(kinds) > 1:
+        other = next(key for key, part in filled.items() if (part.dtype.kind == "f") != (targets.dtype.kind == "f"))
         raise ValueError(
-            f"a {'regression' if targets.dtype.kind == 'f' else 'classification'} with test targets of shape "
-            f"{others[0].shape}, {others[0].dtype}, but {targets.dtype} for training: make both alike, or set data.task"
+            f"a {'regression' if targets.dtype.kind == 'f' else 'classification'} with {other} targets of shape "
+            f"{filled[other].shape}, {filled[other].dtype}, but {targets.dtype} for {name}: make both alike, or set "
+            "data.task"
         )
     several = targets.ndim > 1 and targets.size != len(targets)
-    yes_or_no = all(part.dtype.kind in "biuf" and np.isin(part, (0, 1)).all() for part in parts)
+    yes_or_no = all(part.dtype.kind in "biuf" and np.isin(part, (0, 1)).all() for part in filled.values())
+    told = f"{name} targets are {targets.dtype} of shape {targets.shape}"
     if targets.dtype.kind == "f" and targets.ndim <= 2:
         if yes_or_no and len(np.unique(targets)) > 1:
             other = "multi_label" if several else "classification (the targets as integers) or multi_label (one output)"
             raise ValueError(
-                f"the targets are {targets.dtype} of shape {targets.shape}, all 0 or 1: say what they mean: "
-                f"data.task={other}, or data.task=regression for their squared error"
+                f"{told}, all 0 or 1: say what they mean: data.task={other}, or data.task=regression for their squared "
+                "error"
             )
         return "regression"
     if targets.dtype.kind in "biu" and not several:
@@ -111,14 +115,13 @@ def task_of(parts: Sequence[NDArray[Any]]) -> str:
     if targets.dtype.kind in "biu" and targets.ndim == 2:
         if yes_or_no and targets.dtype.kind != "b":
             raise ValueError(
-                f"the targets are {targets.dtype} of shape {targets.shape}, all 0 or 1: say what they mean: "
-                "data.task=multi_label for labels of which an example may have several, or data.task=tagging for a "
-                "label of each token"
+                f"{told}, all 0 or 1: say what they mean: data.task=multi_label for labels of which an example may "
+                "have several, or data.task=tagging for a label of each token"
             )
         return "multi_label" if targets.dtype.kind == "b" else "tagging"
     raise ValueError(
-        f"the train targets are {targets.dtype} of shape {targets.shape}: make them (N,) integer labels or (N, k) "
-        f"floats, or set data.task to one of {', '.join(tasks.NAMES)}, or to a task of your own"
+        f"{told}: make them (N,) integer labels or (N, k) floats, or set data.task to one of {', '.join(tasks.NAMES)}, "
+        "or to a task of your own"
     )
 
 
@@ -181,7 +184,7 @@ def targets_of(values: NDArray[Any], name: str, task: Task) -> NDArray[Any]:
     elif task.dimensions == 2 and values.ndim == 1:
         values = values.reshape(-1, 1)
     if (values.size and values.dtype.kind not in kinds) or values.ndim != task.dimensions:
-        raise ValueError(f"{name} targets are {values.dtype} of shape {given}: a {task.name} has {task.form}")
+        raise ValueError(f"{name} targets are {values.dtype} of shape {given}: make them {task.form} of a {task.name}")
     targets = np.ascontiguousarray(values, dtype=task.dtype)
     task.check_targets(targets, f"{name} targets")
     return targets

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from architectures.architecture import CLASSES, WORDS, Architecture, ids, images, series, vectors
+from architectures.architecture import CLASSES, COMPUTED, WORDS, Architecture, ids, images, series, vectors
 
 
 class Mean(nn.Module):
@@ -88,17 +89,15 @@ class Outputs(nn.Module):
         return self.returned(self.head(x))
 
 
-def of(
-    name: str, make: Callable[[], nn.Module], inputs: Callable[[], Tensor] = vectors, **more: object
-) -> Architecture:
-    return Architecture(name, "layers of torch", make, inputs, **more)  # type: ignore[arg-type]
+def of(name: str, make: Callable[[], nn.Module], inputs: Callable[[], Tensor] = vectors, **more: Any) -> Architecture:
+    return Architecture(name, "layers of torch", make, inputs, **more)
 
 
 def mlp(*between: Callable[[], nn.Module]) -> nn.Module:
     return nn.Sequential(nn.Linear(6, 8), *(make() for make in between), nn.Linear(8, CLASSES))
 
 
-def conv(layer: Callable[..., nn.Module], dimensions: int, *arguments: object, **options: object) -> Architecture:
+def conv(layer: Callable[..., nn.Module], dimensions: int, *arguments: Any, **options: Any) -> Architecture:
     size = (3, *[6, 6, 5][:dimensions])
     text = ", ".join([*map(str, arguments), *(f"{key}={value}" for key, value in options.items())])
     make = partial(lambda: Mean(layer(3, 6, *arguments, **options), 6))
@@ -144,8 +143,8 @@ LAYERS = (
     of("a parameter of one's own", OwnParameter),
     of("a subclass of Linear (cosine)", lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), Cosine(8, CLASSES, False))),
     of("a subclass of Conv2d (weight standardisation)", lambda: Mean(StandardisedConv(3, 6, 3), 6), images),
-    of("weight_norm", lambda: mlp(lambda: parametrizations.weight_norm(nn.Linear(8, 8)), nn.Tanh)),
-    of("spectral_norm", lambda: mlp(lambda: parametrizations.spectral_norm(nn.Linear(8, 8)), nn.Tanh)),
+    of("weight_norm", lambda: mlp(lambda: parametrizations.weight_norm(nn.Linear(8, 8))), refused=COMPUTED),
+    of("spectral_norm", lambda: mlp(lambda: parametrizations.spectral_norm(nn.Linear(8, 8))), refused=COMPUTED),
     of("outputs in a dict", lambda: Outputs(lambda y: {"logits": y, "hidden": 2 * y})),
     of("outputs in a tuple", lambda: Outputs(lambda y: (y, 2 * y))),
     of("a label for each token", lambda: nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, CLASSES)), series,

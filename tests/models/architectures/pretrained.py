@@ -21,13 +21,15 @@ SMALL: dict[str, Any] = {
 
 def make(kind: str, head: str, **options: Any) -> nn.Module:
     """A model of transformers, e.g. ``make("Bert", "ForSequenceClassification")``, without dropout."""
-    config = getattr(transformers, f"{kind}Config")(**{**SMALL, **options})
+    without = options.pop("without", ())
+    sizes = {name: value for name, value in SMALL.items() if name not in without}
+    config = getattr(transformers, f"{kind}Config")(**{**sizes, **options})
     for name in dropouts(config):
         setattr(config, name, 0.0)
     for name in ("drop_path_rate", "layerdrop", "encoder_layerdrop", "decoder_layerdrop", "apply_spec_augment"):
-        if hasattr(config, name):
-            setattr(config, name, 0.0 if name != "apply_spec_augment" else False)
-    return getattr(transformers, f"{kind}{head}")(config)
+        if isinstance(value := getattr(config, name, None), int | float):
+            setattr(config, name, type(value)(0))
+    return getattr(transformers, f"{kind.removesuffix('Text')}{head}")(config)
 
 
 def wrapped(kind: str, head: str, **options: Any) -> nn.Module:
@@ -63,8 +65,9 @@ def waves(*shape: int) -> Tensor:
 
 
 def encoder(name: str, kind: str, pairs: bool = False, **options: Any) -> Architecture:
-    return _of(name, "transformers: encoders", partial(wrapped, kind, "ForSequenceClassification"), partial(texts, pairs),
-               "classification", options)  # fmt: skip
+    head, task = ("Token", "tagging") if options.pop("tagging", False) else ("Sequence", "classification")
+    model = partial(wrapped, kind, f"For{head}Classification")
+    return _of(name, "transformers: encoders", model, partial(texts, pairs), task, options)
 
 
 def decoder(name: str, kind: str, head: str = "ForCausalLM", family: str = "decoders", **options: Any) -> Architecture:

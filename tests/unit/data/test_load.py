@@ -191,8 +191,8 @@ def test_targets_that_may_mean_two_things_are_refused(y, message):
 
 @pytest.mark.parametrize("task, message", [
     ("multi_label", r"train targets hold \[4.0\] in row 2: a multi_label has 1"),
-    ("tagging", r"train targets are float64 of shape \(6,\): a tagging has \(N, k\) integer labels"),
-    ("classification", r"train targets are float64 of shape \(6,\): a classification has \(N,\) integer labels"),
+    ("tagging", r"train targets are float64 of shape \(6,\): make them \(N, k\) integer labels of a tagging"),
+    ("classification", r"train targets are float64 of shape \(6,\): make them \(N,\) integer labels of a c"),
 ])  # fmt: skip
 def test_targets_that_are_not_the_tasks(task, message):
     y = np.array([0.0, 1, 4, 0, 1, 1])
