@@ -51,7 +51,7 @@ WRONG: dict[str, tuple[Any, Any, str]] = {
     "words": (
         [(X, Y), (X, list("abcabcab"))],
         None,
-        r"clients\[1\] targets are <U1 .*: a classification has \(N,\) integer labels",
+        r"clients\[1\] targets are <U1 .*: make them \(N,\) integer labels of a classification",
     ),
     "below zero": ([(X, Y), (X, Y - 1)], None, r"clients\[1\] targets hold the label -1"),
     "one-hot": (
