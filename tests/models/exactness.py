@@ -1,8 +1,8 @@
 """A cohort of clients against each of them alone with plain PyTorch, in float64.
 
-What is compared with has nothing of fedrac's engine: a copy of the model, the client's own rows, and ``torch.optim.SGD``
-on its parameters; at low rank on A alone, with ``W + s B A`` put into the copy by ``torch.func.functional_call``. From
-fedrac it takes which parameters are trained, and the sketch.
+What is compared with has nothing of fedrac's engine: a copy of the model, the client's own rows, and
+``torch.optim.SGD`` on its parameters; at low rank on A alone, with ``W + s B A`` put into the copy by
+``torch.func.functional_call``. From fedrac it takes which parameters are trained, and the sketch.
 """
 
 import copy

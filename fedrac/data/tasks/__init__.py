@@ -57,9 +57,6 @@ def with_loss(task: str | Task, loss: str | Loss) -> Task:
     """
     from dataclasses import replace
 
-    from fedrac.loading.target import find
+    from fedrac.loading import target
 
-    function = find(loss, "data.loss") if isinstance(loss, str) else loss
-    if not callable(function):
-        raise ValueError(f"data.loss={loss} is a {type(function).__name__}: name a function of outputs and targets")
-    return replace(named(task), loss=function)
+    return replace(named(task), loss=target.function(loss, "data.loss") if isinstance(loss, str) else loss)

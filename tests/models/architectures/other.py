@@ -4,6 +4,7 @@ from functools import partial
 
 from architectures.pretrained import image, sound, waves
 
+_HEADS = ("num_attention_heads", "num_hidden_layers")
 _STAGES = {"hidden_sizes": [8, 12], "depths": [1, 1]}
 
 IMAGES = (
@@ -11,12 +12,12 @@ IMAGES = (
     image("DeiT", "DeiT", patch_size=8),
     image("BEiT", "Beit", patch_size=8, use_relative_position_bias=True),
     image("DINOv2", "Dinov2", patch_size=8),
-    image("Swin", "Swin", patch_size=4, embed_dim=8, depths=[2], num_heads=[2], window_size=2),
-    image("Swin v2", "Swinv2", patch_size=4, embed_dim=8, depths=[2], num_heads=[2], window_size=2),
+    image("Swin", "Swin", without=_HEADS, patch_size=4, embed_dim=8, depths=[2], num_heads=[2], window_size=2),
+    image("Swin v2", "Swinv2", without=_HEADS, patch_size=4, embed_dim=8, depths=[2], num_heads=[2], window_size=2),
     image("ConvNeXt", "ConvNext", num_stages=2, patch_size=2, **_STAGES),
     image("ConvNeXt v2", "ConvNextV2", num_stages=2, patch_size=2, **_STAGES),
     image("ResNet", "ResNet", embedding_size=4, layer_type="basic", **_STAGES),
-    image("RegNet", "RegNet", embedding_size=4, groups_width=4, **_STAGES),
+    image("RegNet", "RegNet", layer_type="y", embedding_size=4, groups_width=4, **_STAGES),
     image("MobileNetV2", "MobileNetV2", size=32, depth_multiplier=0.1, depth_divisible_by=4, min_depth=4),
     image("MobileViT", "MobileViT", size=32, hidden_sizes=[8, 8, 8], neck_hidden_sizes=[4, 4, 4, 8, 8, 8, 8],
           expand_ratio=1.0, num_hidden_layers=1),
@@ -26,8 +27,8 @@ IMAGES = (
           patch_sizes=[3, 3], strides=[2, 2], num_attention_heads=[1, 2], mlp_ratios=[2, 2], decoder_hidden_size=8),
     image("PVT", "Pvt", num_encoder_blocks=2, depths=[1, 1], sequence_reduction_ratios=[2, 1], hidden_sizes=[8, 8],
           patch_sizes=[4, 2], strides=[4, 2], num_attention_heads=[1, 2], mlp_ratios=[2, 2]),
-    image("CvT", "Cvt", patch_sizes=[3], patch_stride=[2], patch_padding=[1], embed_dim=[8], num_heads=[2], depth=[1],
-          mlp_ratio=[1.0], attention_drop_rate=[0.0], drop_rate=[0.0], drop_path_rate=[0.0], qkv_bias=[True],
+    image("CvT", "Cvt", without=_HEADS, patch_sizes=[3], patch_stride=[2], patch_padding=[1], embed_dim=[8],
+          num_heads=[2], depth=[1], mlp_ratio=[1.0], attention_drop_rate=[0.0], drop_rate=[0.0], drop_path_rate=[0.0], qkv_bias=[True],
           cls_token=[True], qkv_projection_method=["dw_bn"], kernel_qkv=[3], padding_kv=[1], stride_kv=[2],
           padding_q=[1], stride_q=[1]),
     image("FocalNet", "FocalNet", patch_size=4, embed_dim=8, depths=[1, 1], hidden_sizes=[8, 16],

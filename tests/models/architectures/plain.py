@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -88,17 +89,15 @@ class Outputs(nn.Module):
         return self.returned(self.head(x))
 
 
-def of(
-    name: str, make: Callable[[], nn.Module], inputs: Callable[[], Tensor] = vectors, **more: object
-) -> Architecture:
-    return Architecture(name, "layers of torch", make, inputs, **more)  # type: ignore[arg-type]
+def of(name: str, make: Callable[[], nn.Module], inputs: Callable[[], Tensor] = vectors, **more: Any) -> Architecture:
+    return Architecture(name, "layers of torch", make, inputs, **more)
 
 
 def mlp(*between: Callable[[], nn.Module]) -> nn.Module:
     return nn.Sequential(nn.Linear(6, 8), *(make() for make in between), nn.Linear(8, CLASSES))
 
 
-def conv(layer: Callable[..., nn.Module], dimensions: int, *arguments: object, **options: object) -> Architecture:
+def conv(layer: Callable[..., nn.Module], dimensions: int, *arguments: Any, **options: Any) -> Architecture:
     size = (3, *[6, 6, 5][:dimensions])
     text = ", ".join([*map(str, arguments), *(f"{key}={value}" for key, value in options.items())])
     make = partial(lambda: Mean(layer(3, 6, *arguments, **options), 6))

@@ -21,13 +21,14 @@ SMALL: dict[str, Any] = {
 
 def make(kind: str, head: str, **options: Any) -> nn.Module:
     """A model of transformers, e.g. ``make("Bert", "ForSequenceClassification")``, without dropout."""
-    config = getattr(transformers, f"{kind}Config")(**{**SMALL, **options})
+    sizes = {name: value for name, value in SMALL.items() if name not in options.pop("without", ())}
+    config = getattr(transformers, f"{kind}Config")(**{**sizes, **options})
     for name in dropouts(config):
         setattr(config, name, 0.0)
     for name in ("drop_path_rate", "layerdrop", "encoder_layerdrop", "decoder_layerdrop", "apply_spec_augment"):
-        if hasattr(config, name):
-            setattr(config, name, 0.0 if name != "apply_spec_augment" else False)
-    return getattr(transformers, f"{kind}{head}")(config)
+        if isinstance(getattr(config, name, None), int | float):
+            setattr(config, name, 0)
+    return getattr(transformers, f"{kind.removesuffix('Text')}{head}")(config)
 
 
 def wrapped(kind: str, head: str, **options: Any) -> nn.Module:
@@ -63,8 +64,8 @@ def waves(*shape: int) -> Tensor:
 
 
 def encoder(name: str, kind: str, pairs: bool = False, **options: Any) -> Architecture:
-    return _of(name, "transformers: encoders", partial(wrapped, kind, "ForSequenceClassification"), partial(texts, pairs),
-               "classification", options)  # fmt: skip
+    model = partial(wrapped, kind, "ForSequenceClassification")
+    return _of(name, "transformers: encoders", model, partial(texts, pairs), "classification", options)
 
 
 def decoder(name: str, kind: str, head: str = "ForCausalLM", family: str = "decoders", **options: Any) -> Architecture:

@@ -1,6 +1,7 @@
 """Recurrent networks, attention, and other networks over sequences and sets, of torch alone."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +36,9 @@ class Cell(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, **options: object) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.attention, self.head = nn.MultiheadAttention(6, 2, batch_first=True, **options), nn.Linear(6, CLASSES)  # type: ignore[arg-type]
+        self.attention, self.head = nn.MultiheadAttention(6, 2, batch_first=True, **options), nn.Linear(6, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
@@ -147,15 +148,15 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shares, x = self.gate(x.mean(1)).softmax(1), x.mean(1)
-        return sum(shares[:, i : i + 1] * expert(x) for i, expert in enumerate(self.experts))  # type: ignore[return-value]
+        return sum(shares[:, i : i + 1] * expert(x) for i, expert in enumerate(self.experts))
 
 
-def of(name: str, make: Callable[[], nn.Module], inputs: Callable[[], Tensor] = series, **more: object) -> Architecture:
-    return Architecture(name, "sequences and sets", make, inputs, **more)  # type: ignore[arg-type]
+def of(name: str, make: Callable[[], nn.Module], inputs: Callable[[], Tensor] = series, **more: Any) -> Architecture:
+    return Architecture(name, "sequences and sets", make, inputs, **more)
 
 
-def _encoder(**options: object) -> nn.Module:
-    return Pooled(nn.TransformerEncoder(nn.TransformerEncoderLayer(6, 2, 8, 0.0, batch_first=True, **options), 2))  # type: ignore[arg-type]
+def _encoder(**options: Any) -> nn.Module:
+    return Pooled(nn.TransformerEncoder(nn.TransformerEncoderLayer(6, 2, 8, 0.0, batch_first=True, **options), 2))
 
 
 SEQUENCES = (

@@ -23,9 +23,10 @@ ENCODERS = (
             output_groups=2, post_attention_groups=1),
     encoder("FNet (Fourier)", "FNet"),
     encoder("RoFormer", "RoFormer", embedding_size=8),
-    encoder("XLNet", "XLNet", d_model=8, n_layer=2, n_head=2, d_inner=12),
-    encoder("ESM (proteins)", "Esm", position_embedding_type="rotary", mask_token_id=3),
-    encoder("T5, its classification", "T5", d_model=8, d_kv=4, d_ff=12, num_layers=2, num_heads=2),
+    encoder("XLNet", "XLNet", without=("max_position_embeddings",), d_model=8, n_layer=2, n_head=2, d_inner=12),
+    encoder("ESM (proteins)", "Esm", position_embedding_type="rotary", mask_token_id=3, token_dropout=False),
+    encoder("T5, its classification", "T5", d_model=8, d_kv=4, d_ff=12, num_layers=2, num_heads=2,
+            decoder_start_token_id=0),
     encoder("GPT-2, its classification", "GPT2", n_embd=8, n_layer=2, n_head=2, n_positions=24),
     encoder("Llama, its classification", "Llama", **_GROUPED),
 )  # fmt: skip
@@ -43,7 +44,7 @@ DECODERS = (
     decoder("Qwen3", "Qwen3", **_GROUPED),
     decoder("Gemma", "Gemma", **_GROUPED),
     decoder("Gemma 2", "Gemma2", sliding_window=4, query_pre_attn_scalar=4, **_GROUPED),
-    decoder("Gemma 3", "Gemma3", family="decoders", sliding_window=4, query_pre_attn_scalar=4, **_GROUPED),
+    decoder("Gemma 3", "Gemma3Text", sliding_window=4, query_pre_attn_scalar=4, **_GROUPED),
     decoder("Phi", "Phi"),
     decoder("Phi-3", "Phi3", **_GROUPED),
     decoder("Falcon", "Falcon"),
@@ -54,7 +55,6 @@ DECODERS = (
     decoder("Granite", "Granite", **_GROUPED),
     decoder("StarCoder 2", "Starcoder2", **_GROUPED),
     decoder("SmolLM 3", "SmolLM3", **_GROUPED),
-    decoder("XGLM", "XGLM", d_model=8, ffn_dim=12, num_layers=2, attention_heads=2),
 )
 
 BOTH = (
@@ -88,8 +88,9 @@ EXPERTS = (
     decoder("Phi-MoE", "Phimoe", family="mixtures of experts", num_key_value_heads=1, **_MIXTURE),
     decoder("Granite-MoE", "GraniteMoe", family="mixtures of experts", num_key_value_heads=1, **_MIXTURE),
     decoder("DeepSeek-V3", "DeepseekV3", family="mixtures of experts", n_routed_experts=4, n_group=2, topk_group=1,
-            first_k_dense_replace=1, q_lora_rank=4, kv_lora_rank=4, qk_rope_head_dim=4, qk_nope_head_dim=4, v_head_dim=4,
-            n_shared_experts=1, num_experts_per_tok=2, moe_intermediate_size=6, experts_implementation="eager"),
+            first_k_dense_replace=1, q_lora_rank=4, kv_lora_rank=4, qk_rope_head_dim=4, qk_nope_head_dim=4,
+            v_head_dim=4, n_shared_experts=1, num_experts_per_tok=2, moe_intermediate_size=6,
+            experts_implementation="eager"),
     decoder("gpt-oss", "GptOss", family="mixtures of experts", sliding_window=4, **_GROUPED, **_MIXTURE),
     both("Switch Transformer", "SwitchTransformers", d_model=8, d_kv=4, d_ff=12, num_layers=2, num_heads=2,
          num_decoder_layers=2, num_experts=2, expert_capacity=64, router_jitter_noise=0.0, decoder_start_token_id=0,

@@ -1,6 +1,7 @@
 """The networks for images that everyone knows, small, written out in torch alone."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -127,8 +128,8 @@ def classifier(*body: nn.Module, width: int) -> nn.Module:
     return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, CLASSES))
 
 
-def of(name: str, make: Callable[[], nn.Module], **more: object) -> Architecture:
-    return Architecture(name, "images", make, images, **more)  # type: ignore[arg-type]
+def of(name: str, make: Callable[[], nn.Module], **more: Any) -> Architecture:
+    return Architecture(name, "images", make, images, **more)
 
 
 def _convnext() -> nn.Module:

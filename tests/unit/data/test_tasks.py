@@ -183,7 +183,7 @@ def test_a_loss_of_ones_own_takes_the_place_of_the_tasks(loss):
     (lambda: tasks.named("no_module.task"), "data.task=no_module.task cannot be used .*PYTHONPATH"),
     (lambda: tasks.named(f"{__name__}.absolute"), "is a function: make it a fedrac.data.tasks.Task, or"),
     (lambda: tasks.with_loss("regression", f"{__name__}.nothing"), r"data.loss=.*nothing cannot be used"),
-    (lambda: tasks.with_loss("regression", f"{__name__}.LABELS"), "is a Tensor: name a function of outputs"),
+    (lambda: tasks.with_loss("regression", f"{__name__}.LABELS"), "is a Tensor: give the import path of a function"),
 ])  # fmt: skip
 def test_what_is_no_task_is_named(make, message):
     with pytest.raises(ValueError, match=message):
