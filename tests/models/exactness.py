@@ -14,6 +14,7 @@ import torch
 from architectures.architecture import SIZES, Architecture
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils.parametrize import ParametrizationList
 
 from fedrac.algorithm.adapt import AdaptSpec
 from fedrac.algorithm.blocks import Block, plan_blocks
@@ -21,6 +22,7 @@ from fedrac.algorithm.method import Method
 from fedrac.algorithm.round_start import Start, draw_sketches, start_of_round
 from fedrac.algorithm.sketch import SketchSpec
 from fedrac.training.local import train_cohort
+from fedrac.training.model_check import check_model
 from fedrac.training.optimizer import LocalSpec
 from fedrac.training.outputs import outputs_of
 from fedrac.training.setup import Shard, TrainingSetup
@@ -48,9 +50,11 @@ class Outcome:
 def outcome(architecture: Architecture, mode: str) -> Outcome:
     """Trains three clients of 3, 5 and 8 examples together, two full-batch steps of SGD, and each alone."""
     model, method = architecture.model(), MODES[mode]
+    untouched = copy.deepcopy(model)  # some keep what they saw
     logging.getLogger("fedrac").setLevel(logging.ERROR)
     rank = RANK if mode == "low rank" else "full"
     try:
+        check_model(model.eval(), architecture.examples(), architecture.what, torch.device("cpu"), torch.float64)
         blocks = plan_blocks(model, AdaptSpec({"*": rank}, ["*"] if rank == "full" else [], alpha=3.0), method)
         model.requires_grad_(False)
         sketches = draw_sketches(blocks, method, SketchSpec(), 1)
@@ -60,7 +64,7 @@ def outcome(architecture: Architecture, mode: str) -> Outcome:
         found = train_cohort(problem, start, shards, LocalSpec(lr=LR, sampling="full", epochs=STEPS), 0, 1).factors
     except ValueError as error:
         return Outcome(refused=" ".join(str(error).split()))
-    expected = [alone(architecture, model, blocks, start, shard.index) for shard in shards]
+    expected = [alone(architecture, untouched, blocks, start, shard.index) for shard in shards]
     return Outcome(_difference(found, expected, start), alone=_alone(problem))
 
 
@@ -88,9 +92,9 @@ def _weight(model: nn.Module, block: Block, factors: Mapping[str, Tensor]) -> Te
 
 
 def _training(model: nn.Module) -> nn.Module:
-    """Training mode, the running statistics of BatchNorm frozen."""
+    """Training mode; the running statistics of norms, and the vectors of spectral_norm, stay as they are."""
     for module in model.train().modules():
-        if getattr(module, "running_mean", None) is not None:
+        if getattr(module, "running_mean", None) is not None or isinstance(module, ParametrizationList):
             module.eval()
     return model
 

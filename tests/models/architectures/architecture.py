@@ -8,10 +8,13 @@ from torch import Tensor, nn
 
 from fedrac.data import tasks
 from fedrac.data.batch import following
+from fedrac.data.examples import Examples
+from fedrac.data.tokens import join
 
 SIZES = (3, 5, 8)  # examples of each client
 ROWS = sum(SIZES)
 CLASSES, WORDS, LENGTH = 3, 23, 7
+COMPUTED = (("low rank", "its weight is computed from other parameters"),)  # a parametrization has no low rank
 
 
 def _generator(seed: int) -> torch.Generator:
@@ -88,8 +91,24 @@ class Architecture:
         inputs = self.inputs()
         return inputs.ndim == 3 and not inputs.is_floating_point()
 
+    @property
+    def what(self) -> tasks.Task:
+        return tasks.named(self.task)
+
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return tasks.named(self.task).loss(outputs, targets)
+        return self.what.loss(outputs, targets)
+
+    def examples(self) -> Examples:
+        """All of them as a loader would return them."""
+        inputs, targets = self.take(torch.arange(ROWS))
+        array = None if self.what.dimensions == 0 else targets.numpy().astype(self.what.dtype)
+        if not self.is_text:
+            return Examples(inputs.numpy().astype("float32" if inputs.is_floating_point() else "int64"), array)
+        lengths = inputs[:, 1].sum(1).tolist()
+        words, _, *types = (
+            [row[:n].tolist() for row, n in zip(part, lengths, strict=True)] for part in inputs.unbind(1)
+        )
+        return Examples(join(rows[0], 0, *rows[2:]), array)
 
     def _targets(self, index: Tensor, inputs: Tensor) -> Tensor:
         if self.task == "tagging":

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from architectures.architecture import CLASSES, WORDS, Architecture, ids, images, series, vectors
+from architectures.architecture import CLASSES, COMPUTED, WORDS, Architecture, ids, images, series, vectors
 
 
 class Mean(nn.Module):
@@ -143,8 +143,8 @@ LAYERS = (
     of("a parameter of one's own", OwnParameter),
     of("a subclass of Linear (cosine)", lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), Cosine(8, CLASSES, False))),
     of("a subclass of Conv2d (weight standardisation)", lambda: Mean(StandardisedConv(3, 6, 3), 6), images),
-    of("weight_norm", lambda: mlp(lambda: parametrizations.weight_norm(nn.Linear(8, 8)), nn.Tanh)),
-    of("spectral_norm", lambda: mlp(lambda: parametrizations.spectral_norm(nn.Linear(8, 8)), nn.Tanh)),
+    of("weight_norm", lambda: mlp(lambda: parametrizations.weight_norm(nn.Linear(8, 8))), refused=COMPUTED),
+    of("spectral_norm", lambda: mlp(lambda: parametrizations.spectral_norm(nn.Linear(8, 8))), refused=COMPUTED),
     of("outputs in a dict", lambda: Outputs(lambda y: {"logits": y, "hidden": 2 * y})),
     of("outputs in a tuple", lambda: Outputs(lambda y: (y, 2 * y))),
     of("a label for each token", lambda: nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, CLASSES)), series,

@@ -21,13 +21,14 @@ SMALL: dict[str, Any] = {
 
 def make(kind: str, head: str, **options: Any) -> nn.Module:
     """A model of transformers, e.g. ``make("Bert", "ForSequenceClassification")``, without dropout."""
-    sizes = {name: value for name, value in SMALL.items() if name not in options.pop("without", ())}
+    without = options.pop("without", ())
+    sizes = {name: value for name, value in SMALL.items() if name not in without}
     config = getattr(transformers, f"{kind}Config")(**{**sizes, **options})
     for name in dropouts(config):
         setattr(config, name, 0.0)
     for name in ("drop_path_rate", "layerdrop", "encoder_layerdrop", "decoder_layerdrop", "apply_spec_augment"):
-        if isinstance(getattr(config, name, None), int | float):
-            setattr(config, name, 0)
+        if isinstance(value := getattr(config, name, None), int | float):
+            setattr(config, name, type(value)(0))
     return getattr(transformers, f"{kind.removesuffix('Text')}{head}")(config)
 
 
@@ -64,8 +65,9 @@ def waves(*shape: int) -> Tensor:
 
 
 def encoder(name: str, kind: str, pairs: bool = False, **options: Any) -> Architecture:
-    model = partial(wrapped, kind, "ForSequenceClassification")
-    return _of(name, "transformers: encoders", model, partial(texts, pairs), "classification", options)
+    head, task = ("Token", "tagging") if options.pop("tagging", False) else ("Sequence", "classification")
+    model = partial(wrapped, kind, f"For{head}Classification")
+    return _of(name, "transformers: encoders", model, partial(texts, pairs), task, options)
 
 
 def decoder(name: str, kind: str, head: str = "ForCausalLM", family: str = "decoders", **options: Any) -> Architecture:

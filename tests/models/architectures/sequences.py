@@ -75,6 +75,24 @@ class TimeFirst(nn.Module):
         return self.head(self.lstm(x.transpose(0, 1))[0][-1])
 
 
+class AlongTheBatch(TimeFirst):
+    """The same, but the batch is taken for time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+class OverTheBatch(nn.Module):
+    """What it sees of a row depends on the rows beside it."""
+
+    def __init__(self, mix: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.mix, self.inner, self.head = mix, nn.Linear(6, 8), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.inner(self.mix(x.mean(1))).tanh())
+
+
 class Causal(nn.Module):
     """Dilated convolutions that look back only (WaveNet, TCN)."""
 
@@ -156,7 +174,8 @@ def of(name: str, make: Callable[[], nn.Module], inputs: Callable[[], Tensor] = 
 
 
 def _encoder(**options: Any) -> nn.Module:
-    return Pooled(nn.TransformerEncoder(nn.TransformerEncoderLayer(6, 2, 8, 0.0, batch_first=True, **options), 2))
+    layer = nn.TransformerEncoderLayer(6, 2, 8, 0.0, batch_first=True, **options)
+    return Pooled(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False))
 
 
 SEQUENCES = (
@@ -165,6 +184,9 @@ SEQUENCES = (
     of("LSTM, two layers, both directions", lambda: Last(nn.LSTM(6, 3, 2, batch_first=True, bidirectional=True))),
     of("LSTM with a projection", lambda: Last(nn.LSTM(6, 8, batch_first=True, proj_size=6))),
     of("LSTM, time first", TimeFirst),
+    of("LSTM, the batch taken for time", AlongTheBatch),
+    of("inputs standardised over the batch", lambda: OverTheBatch(lambda x: (x - x.mean(0)) / (x.std(0) + 0.1))),
+    of("a running sum over the batch", lambda: OverTheBatch(lambda x: x.cumsum(0))),
     of("LSTM, the next character (model=lstm)", lambda: lstm(WORDS, 4, 6, 2), texts, task="causal_lm"),
     of("GRU", lambda: Last(nn.GRU(6, 6, batch_first=True))),
     of("LSTMCell", lambda: Cell(nn.LSTMCell(6, 4))),

@@ -7,7 +7,7 @@ _MIXTURE = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, 
             "experts_implementation": "eager"}  # fmt: skip
 
 ENCODERS = (
-    encoder("BERT", "Bert", pairs=True, quick=True),
+    encoder("BERT", "Bert", pairs=True),
     encoder("RoBERTa", "Roberta"),
     encoder("DistilBERT", "DistilBert", dim=8, hidden_dim=12, n_layers=2, n_heads=2),
     encoder("ALBERT (layers share weights)", "Albert", embedding_size=6),
@@ -25,14 +25,14 @@ ENCODERS = (
     encoder("RoFormer", "RoFormer", embedding_size=8),
     encoder("XLNet", "XLNet", without=("max_position_embeddings",), d_model=8, n_layer=2, n_head=2, d_inner=12),
     encoder("ESM (proteins)", "Esm", position_embedding_type="rotary", mask_token_id=3, token_dropout=False),
-    encoder("T5, its classification", "T5", d_model=8, d_kv=4, d_ff=12, num_layers=2, num_heads=2,
-            decoder_start_token_id=0),
+    encoder("T5's encoder, a label for each token", "T5", tagging=True, d_model=8, d_kv=4, d_ff=12, num_layers=2,
+            num_heads=2, decoder_start_token_id=0),
     encoder("GPT-2, its classification", "GPT2", n_embd=8, n_layer=2, n_head=2, n_positions=24),
     encoder("Llama, its classification", "Llama", **_GROUPED),
 )  # fmt: skip
 
 DECODERS = (
-    decoder("GPT-2 (tied, Conv1D)", "GPT2", "LMHeadModel", n_embd=8, n_layer=2, n_head=2, n_positions=24, quick=True),
+    decoder("GPT-2 (tied, Conv1D)", "GPT2", "LMHeadModel", n_embd=8, n_layer=2, n_head=2, n_positions=24),
     decoder("GPT-Neo", "GPTNeo", num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]], window_size=4),
     decoder("GPT-NeoX / Pythia", "GPTNeoX"),
     decoder("GPT-J", "GPTJ", n_embd=8, n_layer=2, n_head=2, n_positions=24, rotary_dim=4),
@@ -43,7 +43,7 @@ DECODERS = (
     decoder("Qwen2", "Qwen2", **_GROUPED),
     decoder("Qwen3", "Qwen3", **_GROUPED),
     decoder("Gemma", "Gemma", **_GROUPED),
-    decoder("Gemma 2", "Gemma2", sliding_window=4, query_pre_attn_scalar=4, **_GROUPED),
+    decoder("Gemma 2", "Gemma2", sliding_window=16, query_pre_attn_scalar=4, **_GROUPED),
     decoder("Gemma 3", "Gemma3Text", sliding_window=4, query_pre_attn_scalar=4, **_GROUPED),
     decoder("Phi", "Phi"),
     decoder("Phi-3", "Phi3", **_GROUPED),
@@ -85,7 +85,8 @@ EXPERTS = (
             num_key_value_heads=1, **_MIXTURE),
     decoder("Qwen3-MoE", "Qwen3Moe", family="mixtures of experts", **_GROUPED, **_MIXTURE),
     decoder("OLMoE", "Olmoe", family="mixtures of experts", num_key_value_heads=1, **_MIXTURE),
-    decoder("Phi-MoE", "Phimoe", family="mixtures of experts", num_key_value_heads=1, **_MIXTURE),
+    decoder("Phi-MoE", "Phimoe", family="mixtures of experts", router_jitter_noise=0.0, input_jitter_noise=0.0,
+            num_key_value_heads=1, **_MIXTURE),
     decoder("Granite-MoE", "GraniteMoe", family="mixtures of experts", num_key_value_heads=1, **_MIXTURE),
     decoder("DeepSeek-V3", "DeepseekV3", family="mixtures of experts", n_routed_experts=4, n_group=2, topk_group=1,
             first_k_dense_replace=1, q_lora_rank=4, kv_lora_rank=4, qk_rope_head_dim=4, qk_nope_head_dim=4,
