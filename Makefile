@@ -14,7 +14,7 @@ PAPER := counterexample linear_regression logistic_regression federated_theory t
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test docker-test lint docs bench paper paper-page
+.PHONY: help install run test docker-test lint docs bench models-table paper paper-page
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ docs: .venv/installed ## build the pages as a site, into site/; needs no network
 
 bench: .venv/installed .venv-pfl/installed ## compare speed and memory with others, 10 minutes; BENCH='W1 W5', BENCH=--quick
 	@$(BIN)/python -m benchmarks $(BENCH)
+
+models-table: .venv/installed ## every architecture against plain PyTorch, into the table of docs/models.md; 5 minutes
+	@$(BIN)/python tests/models
 
 paper: .venv/installed ## all tables and figures, and docs/results.md; MNIST=FOLDER of its IDX files, MOVIES=FILE, MINILM=FOLDER; an hour and a half on 2 cores
 	@failed=0; for item in $(PAPER); do $(MAKE) --no-print-directory paper-$$item || failed=1; done; \

@@ -105,9 +105,7 @@ class Architecture:
         if not self.is_text:
             return Examples(inputs.numpy().astype("float32" if inputs.is_floating_point() else "int64"), array)
         lengths = inputs[:, 1].sum(1).tolist()
-        words, _, *types = (
-            [row[:n].tolist() for row, n in zip(part, lengths, strict=True)] for part in inputs.unbind(1)
-        )
+        rows = [[row[:n].tolist() for row, n in zip(part, lengths, strict=True)] for part in inputs.unbind(1)]
         return Examples(join(rows[0], 0, *rows[2:]), array)
 
     def _targets(self, index: Tensor, inputs: Tensor) -> Tensor:

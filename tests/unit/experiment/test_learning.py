@@ -47,7 +47,7 @@ def test_an_lstm_learns_the_next_character(tmp_path):
     (tmp_path / "text.txt").write_text(TEXT)
     first, last = learn(
         tmp_path, *f"data=characters data.path={tmp_path}/text.txt data.length=24 model=lstm model.tokens=24".split(),
-        *["model.hidden=24", "model.layers=1", "rounds=45", "local.lr=0.02", "adapt.full=[embedding.*,head.*]"],
+        *["model.hidden=24", "model.layers=1", "rounds=20", "local.lr=0.02", "adapt.full=[*]"],
     )  # fmt: skip
     assert first["test/loss"] == pytest.approx(np.log(24), abs=0.3)
     assert last["test/loss"] < pairs_entropy() < 0.7 * first["test/loss"] and last["test/accuracy"] > 0.7
