@@ -98,8 +98,12 @@ def enforce(report: RoundReport, good: int, server: ServerSpec) -> None:
 def enforce_finite(round_: int, values: Iterable[Tensor]) -> None:
     """Finite factors can be so large that their product is not.
 
+    Args:
+        round_: of which this is the result.
+        values: the state after it, tensors of any shape (m, ...), on the CPU.
+
     Raises:
-        Divergence: one of ``values``, the state after the round, is not finite.
+        Divergence: one of ``values`` is not finite.
     """
     if not all(bool(np.isfinite(value.numpy()).all()) for value in values):
         raise Divergence(f"round {round_}: the update is too large to be finite: lower local.lr")
