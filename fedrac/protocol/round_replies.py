@@ -91,7 +91,7 @@ def enforce(report: RoundReport, good: int, server: ServerSpec) -> None:
         diverged = bool(report.refused) and all(refusal.reason.endswith(NOT_FINITE) for refusal in report.refused)
         raise (Divergence if diverged else CohortFailure)(
             f"round {report.round}: {good} of {size} clients answered well, cohort.min_fraction="
-            f"{server.min_fraction} wants more. {reasons}. Mend the cause, or lower cohort.min_fraction"
+            f"{server.min_fraction} needs more. {reasons}. Remove the cause, or lower cohort.min_fraction"
         )
 
 
