@@ -106,7 +106,7 @@ def _not_there(checkpoint: str, error: Exception) -> str:
         return f"model.checkpoint={checkpoint} cannot be read: {reason}"
     return (
         f"model.checkpoint={checkpoint} is no folder here and could not be loaded from the hub ({reason}) Give a "
-        "folder that save_pretrained wrote, with config.json and model.safetensors; HF_HUB_OFFLINE=1 looks in the hub's "
+        "folder that save_pretrained wrote, with config.json and model.safetensors; HF_HUB_OFFLINE=1 looks in its "
         "local cache alone"
     )
 

@@ -83,7 +83,7 @@ def test_what_is_wrong_is_named(tmp_path, tokenizer, no_hub):
             glue(**arguments, tokenizer=tokenizer)
     write(tmp_path, "rte", "train", ["entailment", "hidden"])
     write(tmp_path, "rte", "dev", ["entailment"])
-    with pytest.raises(ValueError, match=r"train\.tsv, data row 2, holds 'hidden', which is none of .*entailment"):
+    with pytest.raises(ValueError, match=r"train\.tsv, data row 2, holds 'hidden', which is not one of .*entailment"):
         glue("rte", str(tmp_path), tokenizer, max_length=None)
 
 
