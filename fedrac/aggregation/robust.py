@@ -35,7 +35,7 @@ def check(mean: Mean, hostile: int, clients: int) -> None:
 
 
 def robust_mean(rows: Tensor, mean: Mean, hostile: int) -> Tensor:
-    """The chosen mean of ``rows``; ``hostile`` of them are withstood by `trimmed_mean` and `krum`.
+    """The chosen mean of ``rows`` (C, d), (d,); ``hostile`` of them are withstood by `trimmed_mean` and `krum`.
 
     Raises:
         ValueError: there are too few rows.
@@ -51,7 +51,7 @@ def robust_mean(rows: Tensor, mean: Mean, hostile: int) -> Tensor:
 
 
 def total(rows: Tensor) -> Tensor:
-    """The sum of the rows, one after another."""
+    """The sum of the rows (C, d), one after another, (d,)."""
     found: Tensor = reduce(torch.add, rows)
     return found
 

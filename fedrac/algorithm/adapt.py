@@ -17,6 +17,9 @@ class AdaptSpec:
         full: patterns of the names of parameters (biases, norms, heads) that are trained in full, whatever ``layers``
             says of them.
         alpha: scale; the update of a layer is ``(alpha / rank) B A``.
+
+    Raises:
+        ValueError: a rank is none of these, or ``alpha`` is not positive.
     """
 
     layers: Mapping[str, Rank] = field(default_factory=lambda: {"*": 1})

@@ -64,7 +64,14 @@ class ServerSpec:
 def initial_state(
     weights: Mapping[str, Tensor], blocks: Sequence[Block], method: Method, spec: SketchSpec
 ) -> ServerState:
-    """The state before round 1."""
+    """The state before round 1.
+
+    Args:
+        weights: the model's state dict, in the master dtype; adapted ones are (m, ...).
+        blocks: what is trained.
+        method: if it does not merge, the state has its factors, A (r, n) and B (m, r), as round 1 finds them.
+        spec: of the random factor.
+    """
     if method.merge:
         return ServerState(0, dict(weights), {})
     adapted = [b for b in blocks if b.rank is not None]
@@ -75,6 +82,12 @@ def initial_state(
 
 def draw_cohort(clients: Sequence[int] | Index, size: int, seed: int, round_: int) -> list[int]:
     """``size`` distinct clients, uniform over all of them, ascending, from the stream ``cohort/round``.
+
+    Args:
+        clients: ids of all clients, (M,).
+        size: C.
+        seed: the run's seed, or the secret of `fedrac.aggregation.guard`.
+        round_: from 1.
 
     Raises:
         ValueError: there are fewer clients than that.
@@ -111,7 +124,16 @@ def product(b: Tensor, a: Tensor) -> Tensor:
 
 
 def effective_weights(state: ServerState, blocks: Sequence[Block], sketches: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The model as it predicts: the weights, with carried factors merged into a copy."""
+    """The model as it predicts: the weights, with carried factors merged into a copy.
+
+    Args:
+        state: where the run stands.
+        blocks: what is trained.
+        sketches: by `Block.name`, those that the carried factors belong to: (m, r) left, (r, n) right.
+
+    Returns:
+        By name in the state dict, in the master dtype.
+    """
     weights = dict(state.weights)
     for block in blocks if state.factors else ():
         if block.rank is not None:
@@ -172,8 +194,8 @@ def advance(
 
     Args:
         method: what it does in this round.
-        sketches: by `Block.name`, those of this round.
-        means: as `round_means` gives them.
+        sketches: by `Block.name`, those of this round: (m, r) left, (r, n) right.
+        means: by `Block.key`, as `round_means` gives them.
         eta: the server's step eta' of this round.
 
     Returns:

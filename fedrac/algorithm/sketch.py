@@ -53,7 +53,7 @@ class SketchSpec:
         return torch.from_numpy(_entries(self.law, stream.words(rows * columns))).reshape(rows, columns)
 
     def finish(self, side: Side, raw: Tensor) -> Tensor:
-        """The sketch itself, float64: ``raw`` for every law but ``haar``, which is made orthonormal."""
+        """The sketch, float64, (m, rank) left, (rank, n) right: ``raw`` but for ``haar``, made orthonormal."""
         if self.law != "haar":
             return raw
         return orthonormal(raw) if side == "left" else orthonormal(raw.T).T
@@ -108,7 +108,7 @@ def projection(sketch: Tensor, side: Side) -> Tensor:
 
 
 def digest(raws: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the names and the little-endian float64 bytes of the raw sketches, in order of name."""
+    """SHA-256 (hex) over names and little-endian float64 bytes of the raw sketches (as `SketchSpec.raw`), by name."""
     sha = hashlib.sha256()
     for name in sorted(raws):
         sha.update(name.encode() + b"\0" + raws[name].contiguous().numpy().astype("<f8").tobytes())

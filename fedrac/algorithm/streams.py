@@ -77,11 +77,15 @@ class Stream:
         return self.words(count).argsort(kind="stable").astype(np.int64, copy=False)
 
     def subset(self, count: int, size: int) -> Index:
-        """``size`` of ``0 .. count - 1``, uniform without replacement, ascending: those with the smallest words."""
+        """``size`` of ``0 .. count - 1``, (size,) int64, ascending, uniform without replacement: the least words."""
         return np.sort(np.argpartition(self.words(count), min(size, count - 1))[:size]).astype(np.int64)
 
     def distinct(self, bound: int, count: int) -> Index:
-        """``count`` distinct integers of ``0 .. bound - 1``, (count,) int64, by a partial Fisher-Yates shuffle."""
+        """``count`` distinct integers of ``0 .. bound - 1``, (count,) int64, by a partial Fisher-Yates shuffle.
+
+        Raises:
+            ValueError: there are not so many.
+        """
         if count > bound:
             raise ValueError(f"cannot draw {count} distinct integers below {bound}")
         moved: dict[int, int] = {}

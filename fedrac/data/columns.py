@@ -49,7 +49,7 @@ class Columns:
         values, names = self.plain(column).astype(str), np.array([str(name) for name in classes])
         order = np.argsort(names)
         places: NDArray[np.int64] = order[np.searchsorted(names, values, sorter=order).clip(max=len(names) - 1)]
-        self._check(names[places] != values, column, f"which is none of data.classes={list(classes)}")
+        self._check(names[places] != values, column, f"which is not one of data.classes={list(classes)}")
         return places
 
     def labels(self, column: str, train: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[str]]:

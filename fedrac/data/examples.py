@@ -73,7 +73,7 @@ class Examples:
 
 
 def as_tensor(array: NDArray[Any]) -> "Tensor":
-    """``array`` as a tensor that shares its memory, to be read only: it may be a map of a file."""
+    """``array`` (any shape) as a tensor that shares its memory, to be read only: it may be a map of a file."""
     import torch  # it takes longer to import than all the rest
 
     with warnings.catch_warnings():

@@ -26,8 +26,8 @@ def download(name: str, subset: str | None = None, revision: str | None = None, 
         return datasets.load_dataset(name, subset, revision=revision)
     except (ConnectionError, FileNotFoundError, ValueError) as error:  # ValueError: no such subset
         raise ConnectionError(
-            f"{name}{f' ({subset})' if subset else ''} could not be had from the hub ({error}): check the name and the "
-            f"network, or use a copy on disk with {instead} data.path=PATH"
+            f"{name}{f' ({subset})' if subset else ''} could not be loaded from the hub ({error}): check the name and "
+            f"the network, or use a copy on disk with {instead} data.path=PATH"
         ) from error
 
 

@@ -67,7 +67,7 @@ def read(path: Path) -> NDArray[Any]:
 
 
 def write(path: Path, values: NDArray[np.uint8]) -> None:
-    """The inverse of `read`; compressed where the name ends in ``.gz``, the same bytes for the same values."""
+    """The inverse of `read`, of (N, ...); compressed where the name ends in ``.gz``; equal values, equal bytes."""
     header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">i4").tobytes()
     data = header + np.ascontiguousarray(values, np.uint8).tobytes()
     path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)

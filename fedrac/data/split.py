@@ -11,7 +11,13 @@ Index = NDArray[np.int64]
 
 
 def split_whole(groups: NDArray[Any], test_fraction: float, seed: int) -> tuple[Index, Index]:
-    """As `split`, but of whole groups: ``test_fraction`` of them, with all their examples, go to the test part."""
+    """As `split`, but of whole groups: ``test_fraction`` of them, with all their examples, go to the test part.
+
+    Args:
+        groups: (N,) the group of each example.
+        test_fraction: between 0 and 1.
+        seed: names the split.
+    """
     names, owners = np.unique(groups, return_inverse=True)
     _, for_test = split(np.zeros(len(names)), test_fraction, seed)
     test = np.isin(owners, for_test)

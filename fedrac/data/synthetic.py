@@ -18,7 +18,14 @@ Targets = Callable[[Array, np.random.Generator], NDArray[Any]]
 
 @dataclass(frozen=True)
 class Spread:
-    """How examples and clients vary; see :func:`linear_regression`."""
+    """How examples and clients vary; see :func:`linear_regression`.
+
+    Attributes:
+        noise: how far targets are from the truth; 0: not at all.
+        heterogeneity: how far the clients' truths and inputs are apart; 0: not at all.
+        condition: ratio of the largest to the smallest variance of a feature.
+        unit: whether every input is scaled to length 1.
+    """
 
     noise: float
     heterogeneity: float

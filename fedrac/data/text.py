@@ -29,6 +29,9 @@ class Meaning:
         task: what the target is, by its name.
         classes: all labels, numbered 0, 1, ... in this order; None: those that training rows have, sorted.
         group: the column that names the natural client of a row.
+
+    Raises:
+        ValueError: the task is unknown, or does not go with these columns.
     """
 
     text: Sequence[str]

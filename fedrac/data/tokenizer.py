@@ -68,7 +68,7 @@ class Tokenizer:
             return AutoTokenizer.from_pretrained(self.name)
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"data.tokenizer={self.name}: there is no tokenizer to be had ({_first_line(error)}): give a folder "
+                f"data.tokenizer={self.name}: no tokenizer could be loaded ({_first_line(error)}): give a folder "
                 "that save_pretrained wrote, or the name of a checkpoint where the hub can be reached"
             ) from error
 

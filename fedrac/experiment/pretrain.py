@@ -27,7 +27,7 @@ def initial_weights(experiment: Experiment) -> dict[str, Tensor]:
     """The state dict before round 1, in the master dtype (float64 if the run computes in it, else float32).
 
     Raises:
-        ValueError: the data cannot be had in the form that ``pretrain.data`` wants.
+        ValueError: the data cannot be loaded in the form that ``pretrain.data`` asks for.
     """
     spec = experiment.pretrain
     if not spec.enabled:

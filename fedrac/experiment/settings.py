@@ -44,6 +44,12 @@ class PretrainSpec:
         data: entries of the data's configuration that differ.
         seed: of initialisation and mini-batches; where it is not the run's, all seeds start from the same model. None:
             the run's.
+        epochs: passes over all training examples of ``data``.
+        batch_size: rows of a mini-batch.
+        lr: learning rate of AdamW.
+
+    Raises:
+        ValueError: a number is not positive.
     """
 
     enabled: bool = False
@@ -61,7 +67,16 @@ class PretrainSpec:
 
 @dataclass(frozen=True)
 class CohortSpec:
-    """``cohort`` of the configuration; see `ServerSpec`."""
+    """``cohort`` of the configuration; see `ServerSpec`.
+
+    Attributes:
+        size: clients a round, C.
+        min_fraction: the least share of them that must answer well, in (0, 1].
+        timeout: seconds to wait for their answers.
+
+    Raises:
+        ValueError: ``timeout`` is not positive.
+    """
 
     size: int
     min_fraction: float
@@ -74,7 +89,12 @@ class CohortSpec:
 
 @dataclass(frozen=True)
 class SketchConfig:
-    """``sketch`` of the configuration: the law, and how the sketch reaches the hosts."""
+    """``sketch`` of the configuration.
+
+    Attributes:
+        law: distribution of the random factor.
+        send: ``seed``, from which hosts rebuild it, or ``matrix``, if it is sent.
+    """
 
     law: Law
     send: Send
@@ -85,6 +105,9 @@ class EvaluateSpec:
     """``evaluate`` of the configuration.
 
     Attributes:
+        every: rounds between tests.
+        on_clients: whether the clients of the round test, too.
+        batch_size: rows that are tested at a time.
         validation: the fraction of the training examples that is tested on instead of the test part; None: none.
         objective: the training objective is recorded, too, as ``train/objective``.
         metrics: of the server's whole test part, besides those of the data; see `fedrac.data.metrics`.
@@ -100,7 +123,18 @@ class EvaluateSpec:
 
 @dataclass(frozen=True)
 class RuntimeSpec:
-    """``runtime`` of the configuration."""
+    """``runtime`` of the configuration.
+
+    Attributes:
+        hosts: nodes of the in-process run.
+        dtype: of the computation: ``float32``, ``float64`` or ``bfloat16``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
+        threads: of PyTorch in this process; None: as PyTorch chooses.
+        log: what is printed: ``text``, or ``json`` for programs.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
 
     hosts: int
     dtype: str
@@ -118,7 +152,20 @@ class RuntimeSpec:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that one run follows, checked."""
+    """Everything that one run follows, checked.
+
+    Attributes:
+        seed: all randomness follows from it.
+        rounds: the last round's number, T.
+        data, partition, model: as their packages read them (`fedrac.data`, `fedrac.partition`, `fedrac.models`).
+        method: the four choices.
+        adapt: which parameters are trained, at which rank.
+        law, send_sketch: of the random factor, and how it reaches the hosts.
+        local, local_schedule: how clients train; their learning rate over rounds.
+        server: cohort, averaging and server step.
+        guard: clipping, robust means, noise.
+        cohort, evaluate, checkpoint, pretrain, runtime: the sections of the configuration of that name.
+    """
 
     seed: int
     rounds: int

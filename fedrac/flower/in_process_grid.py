@@ -25,6 +25,9 @@ class InProcessGrid(Grid):
     Args:
         client_app: answers the messages.
         nodes: how many nodes, which share the clients; or the node-config of each. Node ids are 1, 2, ...
+
+    Raises:
+        ValueError: ``nodes`` is less than 1.
     """
 
     def __init__(self, client_app: ClientApp, nodes: int | Sequence[Mapping[str, int | str]] = 1) -> None:

@@ -19,7 +19,11 @@ Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
 
 
 class Served(Protocol):
-    """What the loop needs of the strategy that it serves."""
+    """What the loop needs of the strategy that it serves.
+
+    Attributes:
+        state: where the run stands; the loop sets it after every round. None: before it begins.
+    """
 
     state: ServerState | None
 

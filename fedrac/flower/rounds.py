@@ -41,6 +41,7 @@ class RoundSettings:
     """What all rounds of a run follow; see `fedrac.flower.strategy.FedRacLora`.
 
     Attributes:
+        workload, blocks, method, sketch, local, local_schedule, server, guard, send_sketch: as the strategy has them.
         rounds: the last round's number; None: not known, as Flower's own ``Strategy.start`` does not tell it.
     """
 

@@ -113,7 +113,7 @@ def checkpoint(
         autocast: ``bfloat16`` computes products in it; None: in the dtype of the weights.
 
     Raises:
-        ValueError: the checkpoint cannot be had, has weights for another kind of model, or options that contradict one
+        ValueError: the checkpoint cannot be loaded or has weights for another kind of model, or options contradict one
             another.
     """
     if head not in HEADS:

@@ -19,7 +19,7 @@ def configuration(checkpoint: str, revision: str | None, outputs: int | None, dr
     """The checkpoint's configuration, with this number of outputs and this dropout where they are given.
 
     Raises:
-        ValueError: there is none to be had.
+        ValueError: there is none that can be loaded.
     """
     with quiet():
         try:
@@ -105,9 +105,9 @@ def _not_there(checkpoint: str, error: Exception) -> str:
     if Path(checkpoint).is_dir():
         return f"model.checkpoint={checkpoint} cannot be read: {reason}"
     return (
-        f"model.checkpoint={checkpoint} is no folder here and could not be had from the hub ({reason}) Give a folder "
-        "that save_pretrained wrote, with config.json and model.safetensors; HF_HUB_OFFLINE=1 looks in the hub's local "
-        "cache alone"
+        f"model.checkpoint={checkpoint} is no folder here and could not be loaded from the hub ({reason}) Give a "
+        "folder that save_pretrained wrote, with config.json and model.safetensors; HF_HUB_OFFLINE=1 looks in its "
+        "local cache alone"
     )
 
 

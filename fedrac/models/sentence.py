@@ -55,7 +55,7 @@ def sentence(
             similarity of texts, a classification is faster and may be better.
 
     Raises:
-        ValueError: the checkpoint cannot be had, has fewer layers, or an option is unknown.
+        ValueError: the checkpoint cannot be loaded, has fewer layers, or an option is unknown.
     """
     dtype = autocast_dtype(autocast)
     try:

@@ -92,7 +92,7 @@ def pathological(
 def shard(train: Examples, seed: int, clients: int, shards: int) -> tuple[Index, int]:
     """Examples sorted by label are cut into ``clients * shards`` equal shards; every client has ``shards``.
 
-    What is left at the end, less than one example a shard, belongs to nobody.
+    What is left at the end, less than one example a shard, belongs to nobody: its owner in (N,) is -1.
 
     Raises:
         ValueError: fewer examples than shards.

@@ -62,7 +62,7 @@ class Partition:
         return cls(np.arange(examples, dtype=np.int64), offsets)
 
     def of(self, client: int) -> Index:
-        """Example ids of one client, ascending.
+        """Example ids of one client, (examples,) int64, ascending.
 
         Raises:
             ValueError: there is no such client.

@@ -14,7 +14,7 @@ Index = NDArray[np.int64]
 
 
 def iid(train: Examples, seed: int, clients: int) -> tuple[Index, int]:
-    """Sizes that differ by one at most, examples at random."""
+    """Sizes that differ by one at most, examples at random: the owner of each, (N,), and their number."""
     sizes = np.diff(np.arange(clients + 1) * len(train) // clients)
     return _shuffled(sizes, seed), clients
 
@@ -38,7 +38,7 @@ def size(train: Examples, seed: int, clients: int, law: str, min_size: int = 1) 
 
 
 def natural(train: Examples, seed: int, clients: int | None = None) -> tuple[Index, int]:
-    """The data's own clients: client c is the c-th of the groups that training examples have, sorted.
+    """The data's own clients: client c is the c-th of the groups (N,) that training examples have, sorted.
 
     Raises:
         ValueError: the data have no groups, or another number of them than ``clients``.

@@ -39,7 +39,7 @@ def follow(plan: RoundPlan, blocks: Sequence[Block], replica: NodeState) -> tupl
 
 
 def merged(plan: RoundPlan, blocks: Sequence[Block], state: ServerState) -> dict[str, Tensor]:
-    """The model as it predicts in ``state``, by parameter name."""
+    """The model as it predicts in ``state``, by name in its state dict (the shapes of that), in the master dtype."""
     sketches = plan.sketches
     if state.factors and not sketches:
         sketches = draw_sketches(blocks, plan.spec.method, plan.spec.sketch, max(state.round, 1)).values

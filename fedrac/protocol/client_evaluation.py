@@ -22,7 +22,8 @@ def mean_metrics(round_: int, replies: Iterable[Message]) -> MetricRecord | None
     """Mean of every metric over all examples of the clients that answered well, named ``clients/...``; None: nobody.
 
     The metrics are those that most hosts give; a host that leaves one of them out has not answered well. How many
-    examples a host has tested on is what it says: one that lies can move the means as far as it likes.
+    examples a host has tested on is what it says: one that lies can move the means as far as it likes. An answer that
+    is an error, of no example or not finite is left out, with a line in the log.
     """
     answers: dict[int, dict[str, float]] = {}
     for message in replies:

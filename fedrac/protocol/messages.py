@@ -73,7 +73,11 @@ def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
 
 
 def from_record(record: ArrayRecord) -> dict[str, Tensor]:
-    """The tensors of a record; raises ValueError if its bytes are not arrays."""
+    """The tensors of a record, in the shapes (any) and dtypes that its arrays have; writable copies.
+
+    Raises:
+        ValueError: its bytes are not arrays.
+    """
     return {name: _tensor(name, array) for name, array in record.items()}
 
 

@@ -42,7 +42,12 @@ class Reply:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Clients whose contribution does not count, and why; the reason names the field."""
+    """Clients whose contribution does not count, and why.
+
+    Attributes:
+        clients: their ids.
+        reason: names the field.
+    """
 
     clients: Sequence[int]
     reason: str

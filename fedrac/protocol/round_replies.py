@@ -91,15 +91,19 @@ def enforce(report: RoundReport, good: int, server: ServerSpec) -> None:
         diverged = bool(report.refused) and all(refusal.reason.endswith(NOT_FINITE) for refusal in report.refused)
         raise (Divergence if diverged else CohortFailure)(
             f"round {report.round}: {good} of {size} clients answered well, cohort.min_fraction="
-            f"{server.min_fraction} wants more. {reasons}. Mend the cause, or lower cohort.min_fraction"
+            f"{server.min_fraction} needs more. {reasons}. Remove the cause, or lower cohort.min_fraction"
         )
 
 
 def enforce_finite(round_: int, values: Iterable[Tensor]) -> None:
     """Finite factors can be so large that their product is not.
 
+    Args:
+        round_: of which this is the result.
+        values: the state after it, tensors of any shape (m, ...), on the CPU.
+
     Raises:
-        Divergence: one of ``values``, the state after the round, is not finite.
+        Divergence: one of ``values`` is not finite.
     """
     if not all(bool(np.isfinite(value.numpy()).all()) for value in values):
         raise Divergence(f"round {round_}: the update is too large to be finite: lower local.lr")

@@ -33,7 +33,7 @@ class DigestedState:
 
     @cached_property
     def tensors(self) -> Mapping[str, Tensor]:
-        """Weights and factors under names that cannot meet."""
+        """Weights (m, ...) and carried factors under names that cannot meet, in the master dtype."""
         weights, factors = self.state.weights, self.state.factors
         return {_WEIGHT + k: v for k, v in weights.items()} | {_FACTOR + k: v for k, v in factors.items()}
 
@@ -61,13 +61,13 @@ def fingerprint(tensor: Tensor) -> bytes:
 
 
 def state_of(round_: int, tensors: Mapping[str, Tensor]) -> ServerState:
-    """The inverse of `DigestedState.tensors`."""
+    """The state after round ``round_`` (0: before the first) with these tensors: inverse of `DigestedState.tensors`."""
     weights = {k.removeprefix(_WEIGHT): v for k, v in tensors.items() if k.startswith(_WEIGHT)}
     factors = {k.removeprefix(_FACTOR): v for k, v in tensors.items() if k.startswith(_FACTOR)}
     return ServerState(round_, weights, factors)
 
 
 def in_master_dtype(weights: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
-    """Weights as the server keeps them: float64 if the run computes in ``dtype`` float64, else float32."""
+    """A state dict (m, ...) as the server keeps it: float64 if the run computes in ``dtype`` float64, else float32."""
     master = torch.float64 if dtype == "float64" else torch.float32
     return {k: v.to(master) if v.is_floating_point() else v for k, v in weights.items()}

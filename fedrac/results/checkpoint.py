@@ -31,7 +31,17 @@ _WEIGHT = "weight/"
 
 
 def save(folder: Path, state: ServerState, merged: Mapping[str, Tensor], keep: int = 2) -> None:
-    """Writes ``folder/checkpoint`` in one step, and leaves ``keep`` - 1 earlier ones."""
+    """Writes ``folder/checkpoint`` in one step, and leaves ``keep`` - 1 earlier ones.
+
+    Args:
+        folder: the run's ``output_dir``.
+        state: after the round, from which a run goes on.
+        merged: the state dict (m, ...) with which the model predicts: ``weights.safetensors``.
+        keep: how many checkpoints there are afterwards, at most.
+
+    Raises:
+        OSError: the disk cannot be written; the earlier checkpoint is still whole.
+    """
     new, place = folder / "checkpoint.new", folder / "checkpoint"
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
@@ -77,7 +87,7 @@ def load(folder: Path) -> ServerState:
 
 
 def merged(folder: Path) -> tuple[dict[str, Tensor], int]:
-    """The weights with which the model predicts, and the round after which; raises as :func:`load`."""
+    """The weights with which the model predicts (a state dict), and the round after which; raises as :func:`load`."""
     path, about = _newest(folder)
     return load_file(path / "weights.safetensors"), about["round"]
 

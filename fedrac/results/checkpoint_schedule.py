@@ -24,6 +24,9 @@ class CheckpointSpec:
             ``guard.noise`` every round has one.
         keep: how many are kept, the newest among them.
         best: the metric by which ``best`` is chosen among the evaluated rounds; None: there is none.
+
+    Raises:
+        ValueError: a number is less than 1.
     """
 
     every: int = 1

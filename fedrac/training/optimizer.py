@@ -113,7 +113,7 @@ class StackedOptimizer:
 
     @torch.no_grad()
     def step(self, gradients: Mapping[str, Tensor]) -> None:
-        """One step of every client that still trains."""
+        """One step of every client that still trains; ``gradients`` by key, (k, ...)."""
         values = list(self._parameters.values())
         own = [gradients[key].contiguous() for key in self._parameters]  # fused kernels go through memory, not strides
         self._update(values, own, *self._moments, *self._rest)

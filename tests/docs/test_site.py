@@ -7,8 +7,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 _DEFINED = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -74,3 +76,13 @@ def test_the_site_has_every_public_name(tmp_path: Path) -> None:
     assert not re.findall(
         r'(?:src|href)="(?:https?:)?//[^"]+\.(?:js|css|woff2?)"', (tmp_path / "index.html").read_text()
     )
+
+
+def test_the_lines_on_the_algorithm_alone_make_a_round() -> None:
+    """As they stand in docs/python.md; the update has rank 2, as it says."""
+    part = (ROOT / "docs/python.md").read_text().split("## The algorithm alone")[1]
+    (lines,) = re.findall(r"^```python\n(.*?)^```$", part, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(lines, names)
+    moved = names["state"].weights["weight"] - names["model"].weight
+    assert names["state"].round == 1 and torch.linalg.matrix_rank(moved.detach()) == 2

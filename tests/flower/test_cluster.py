@@ -145,6 +145,6 @@ def test_a_run_stops_where_no_node_is_left_to_serve(
     said = capfd.readouterr().out
     done = len(lines(output))
     assert 3 <= done < ROUNDS
-    assert f"round {done + 1}: 0 of 4 clients answered well, cohort.min_fraction=1.0 wants more." in said
+    assert f"round {done + 1}: 0 of 4 clients answered well, cohort.min_fraction=1.0 needs more." in said
     assert json.loads((output / "checkpoint" / "state.json").read_text())["round"] == done
     assert all(w.isfinite().all() for w in load_file(output / "checkpoint" / "weights.safetensors").values())

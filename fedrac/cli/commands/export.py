@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         FileNotFoundError: the folder is not that of a run, or the run has no checkpoint.
         FileExistsError: there is something where the export would go.
-        ValueError: the model cannot be had in this format.
+        ValueError: the model cannot be written in this format.
     """
     arguments = _parser().parse_args(argv)
     folder: Path = arguments.output or arguments.run / f"export-{arguments.to}"

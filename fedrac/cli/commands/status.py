@@ -74,4 +74,4 @@ def _show(found: Mapping[str, Any], folder: Path, as_json: bool) -> None:
     if found["error"]:
         print(f"  {found['error']}", flush=True)
     if found["state"] in ("stopped", "failed", "dead"):
-        print(f"  it goes on with: fedrac resume={folder}", flush=True)
+        print(f"  to go on: fedrac resume={folder}", flush=True)

@@ -35,6 +35,9 @@ class SweepSpec:
     Attributes:
         dir: every cell has a folder of its own in this one.
         jobs: how many cells run at a time, each in a process.
+
+    Raises:
+        ConfigError: a value is no folder, or no number of at least 1.
     """
 
     dir: str | None
@@ -54,6 +57,7 @@ class Cell:
     Attributes:
         name: the values that are its own, e.g. ``cohort.size=5,seed=0``.
         settings: of the run; ``output_dir`` is the cell's folder.
+        status: whether it is finished, under way, or new.
     """
 
     name: str

@@ -59,7 +59,7 @@ def save(run: FinishedRun, folder: Path, rank: int | None) -> dict[str, Pair]:
         The adapters by layer.
 
     Raises:
-        ValueError: the run's model is none of transformers, or an adapter cannot express what was trained.
+        ValueError: the run's model is not one of transformers, or an adapter cannot express what was trained.
     """
     initial = pretrained.of_transformers(run.initial_model()).float()
     pairs, whole = _split(run, initial, rank)

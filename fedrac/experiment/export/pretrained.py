@@ -15,7 +15,7 @@ def save(run: FinishedRun, folder: Path) -> None:
     """Writes config.json, model.safetensors and the tokenizer's files; ``from_pretrained(folder)`` reads them.
 
     Raises:
-        ValueError: the run's model is none of transformers.
+        ValueError: the run's model is not one of transformers.
     """
     model = of_transformers(run.model())
     from fedrac.models.hub import quiet
@@ -30,7 +30,7 @@ def save(run: FinishedRun, folder: Path) -> None:
 
 
 def of_transformers(model: nn.Module) -> HuggingFace:
-    """The same model; raises ValueError if it is none of transformers."""
+    """The same model; raises ValueError if it is not one of transformers."""
     if not isinstance(model, HuggingFace):
         raise ValueError(
             f"the run trained a {type(model).__name__}, which is no model of transformers: use --to safetensors"

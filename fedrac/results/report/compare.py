@@ -57,7 +57,7 @@ class Group:
         )
 
     def rounds(self, metric: str) -> Floats:
-        """The rounds at which every run has the metric, ascending."""
+        """The rounds at which every run has the metric, (points,), ascending."""
         sets = [run.columns["round"][np.isfinite(run.columns[metric])] for run in self.runs if metric in run.columns]
         common = sets[0] if len(sets) == len(self.runs) else np.empty(0)
         for other in sets[1:]:

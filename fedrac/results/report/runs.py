@@ -68,7 +68,7 @@ class Run:
         return [name for name, values in self.columns.items() if "/" in name and np.isfinite(values).any()]
 
     def total(self, name: str) -> Floats:
-        """Running total of ``upload_bytes``, ``download_bytes`` or ``seconds``."""
+        """Running total of ``upload_bytes``, ``download_bytes`` or ``seconds``, (rounds,)."""
         return np.cumsum(np.nan_to_num(self.columns[name]))
 
 

@@ -14,7 +14,12 @@ from fedrac.results.report.style import metric_name, show_bytes, show_seconds
 
 @dataclass(frozen=True)
 class Value:
-    """Mean and standard deviation (nan for one seed) of a column."""
+    """Of a column, over seeds.
+
+    Attributes:
+        mean: in the unit of the column: a share, bytes, seconds.
+        sd: standard deviation; nan for one seed.
+    """
 
     mean: float
     sd: float
@@ -22,7 +27,14 @@ class Value:
 
 @dataclass(frozen=True)
 class Row:
-    """A group's values by column; ``remark`` says what is special about it."""
+    """One group of runs.
+
+    Attributes:
+        values: of the settings that tell the groups apart.
+        measured: by the name of a column.
+        runs: how many there are.
+        remark: what is special about the group.
+    """
 
     values: dict[str, Any]
     measured: dict[str, Value]

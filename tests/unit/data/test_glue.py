@@ -77,13 +77,13 @@ def test_what_is_wrong_is_named(tmp_path, tokenizer, no_hub):
         ({"name": "rtee"}, ValueError, r"data\.name=rtee is no task of GLUE: choose rte"),
         ({"name": "SST-2"}, ValueError, "choose sst2"),
         ({"name": "rte", "path": str(tmp_path)}, FileNotFoundError, "has no train.tsv .* a folder with GLUE's rte"),
-        ({"name": "rte"}, ConnectionError, r"nyu-mll/glue \(rte\) could not be had .* data=glue data\.path=PATH"),
+        ({"name": "rte"}, ConnectionError, r"nyu-mll/glue \(rte\) could not be loaded .* data=glue data\.path=PATH"),
     ):
         with pytest.raises(error, match=message):
             glue(**arguments, tokenizer=tokenizer)
     write(tmp_path, "rte", "train", ["entailment", "hidden"])
     write(tmp_path, "rte", "dev", ["entailment"])
-    with pytest.raises(ValueError, match=r"train\.tsv, data row 2, holds 'hidden', which is none of .*entailment"):
+    with pytest.raises(ValueError, match=r"train\.tsv, data row 2, holds 'hidden', which is not one of .*entailment"):
         glue("rte", str(tmp_path), tokenizer, max_length=None)
 
 

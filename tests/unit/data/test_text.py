@@ -208,9 +208,9 @@ def test_labels_that_training_lacks_are_refused(frame, tmp_path, tokenizer):
 
 @pytest.mark.filterwarnings("ignore")
 def test_without_a_hub_the_way_out_is_named(no_hub, tokenizer):
-    with pytest.raises(ConnectionError, match=r"stanfordnlp/imdb could not be had .* data=text data\.path=PATH"):
+    with pytest.raises(ConnectionError, match=r"stanfordnlp/imdb could not be loaded .* data=text data\.path=PATH"):
         text(hub_name="stanfordnlp/imdb", tokenizer=tokenizer)
-    with pytest.raises(ValueError, match=r"data\.tokenizer=no/such: there is no tokenizer .* give a folder"):
+    with pytest.raises(ValueError, match=r"data\.tokenizer=no/such: no tokenizer could be loaded .* give a folder"):
         Tokenizer("no/such").encode(["a"])
 
 

@@ -206,7 +206,7 @@ def test_a_folder_with_a_table(tmp_path: Path, name: str) -> None:
     ({"standardize": True}, "set data.standardize=false"),
     ({"features": None}, "data.features to the list of columns"),
     ({"classes": None}, "data.classes to the list of all labels"),
-    ({"classes": ["no", "ill"]}, r"data row 1, holds 'yes', which is none of data.classes=\['no', 'ill'\]"),
+    ({"classes": ["no", "ill"]}, r"data row 1, holds 'yes', which is not one of data.classes=\['no', 'ill'\]"),
 ])  # fmt: skip
 def test_tables_that_nodes_would_read_differently(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     _table(tmp_path / "train.csv", ["yes", "no"])

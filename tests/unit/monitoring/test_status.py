@@ -107,7 +107,7 @@ def test_the_command_after_a_bad_end(tmp_path: Path, state: str, capsys: pytest.
     change(tmp_path, state=state, error="round 1: broken")
     assert main([str(tmp_path), "--follow"]) == 1
     printed = capsys.readouterr().out
-    assert "round 1: broken" in printed and f"goes on with: fedrac resume={tmp_path}" in printed
+    assert "round 1: broken" in printed and f"to go on: fedrac resume={tmp_path}" in printed
 
 
 def test_no_run_there(tmp_path: Path) -> None:
