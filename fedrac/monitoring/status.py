@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from fedrac.protocol.round_report import RoundReport
-from fedrac.results.record import write_atomically
+from fedrac.results.record import to_json, write_atomically
 
 FILE = "status.json"
 _PAUSE = 0.5  # seconds between writes, so that short rounds do not wait for the disk
@@ -72,7 +72,7 @@ class Status:
 
     def _write(self) -> None:
         self._written = time.monotonic()
-        write_atomically(self._path, json.dumps(self._values, indent=2) + "\n")
+        write_atomically(self._path, to_json(self._values, 2) + "\n")
 
 
 def read(folder: Path) -> dict[str, Any]:
