@@ -1,5 +1,6 @@
 """The Flower ServerApp: composes the configuration and runs the experiment over Flower's grid."""
 
+import logging
 from pathlib import Path
 
 from flwr.app import Context
@@ -11,11 +12,20 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """``preset`` names an experiment of ``conf/experiment``; ``overrides`` are those of the ``fedrac`` command."""
-    from fedrac.experiment import compose, run
-    from fedrac.flower.prompt_grid import PromptGrid
+    from fedrac.monitoring.errors import OneLine, RunFailed, told
     from fedrac.monitoring.progress import show_log
 
     show_log()
+    logging.getLogger("flwr").addFilter(OneLine())
+    try:
+        _run(grid, context)
+    except Exception as error:
+        raise RunFailed(told(error)) from None
+
+
+def _run(grid: Grid, context: Context) -> None:
+    from fedrac.experiment import compose, run
+    from fedrac.flower.prompt_grid import PromptGrid
 
     overrides = compose.split_overrides(str(context.run_config["overrides"]))
     resumed = any(override.startswith("resume=") for override in overrides)  # it keeps what it began with

@@ -19,6 +19,7 @@ from fedrac.aggregation.update_vectors import UpdateVectors
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.state import GuardState
 
+_MOST_NOISE = 1e6
 _RATE = 0.2  # of the adaptive bound (Andrew et al., 2021)
 
 
@@ -60,8 +61,11 @@ class GuardSpec:
                 raise ValueError(f"guard.{name}={value} must lie between 0 and 1")
         if self.clip_quantile is not None and self.clip is None:
             raise ValueError(f"guard.clip_quantile={self.clip_quantile} needs guard.clip, where the bound starts")
-        if not 0 <= self.noise < math.inf:
-            raise ValueError(f"guard.noise={self.noise} must be finite, and not negative")
+        if self.noise and not 1 / _MOST_NOISE <= self.noise <= _MOST_NOISE:
+            raise ValueError(
+                f"guard.noise={self.noise} must be 0, or lie in [{1 / _MOST_NOISE:g}, {_MOST_NOISE:g}]: less protects "
+                "nobody, more leaves nothing to learn"
+            )
         self._check_noise()
 
     def _check_noise(self) -> None:
@@ -92,9 +96,9 @@ class GuardSpec:
                 f"guard.mean={self.mean}, guard.clip={self.clip} with method.average=products: a client's factors say "
                 "nothing about its product one by one; choose a method that averages factors"
             )
-        if weighting != "uniform" and (self.mean != "mean" or self.noise):
+        if weighting != "uniform" and self.active:
             raise ValueError(
-                f"server.weighting={weighting} with guard.mean={self.mean}, guard.noise={self.noise}: a client could "
+                f"server.weighting={weighting} with guard.mean={self.mean}, guard.clip={self.clip}: a client could "
                 "give itself any weight; set server.weighting=uniform"
             )
         if self.noise:

@@ -1,5 +1,6 @@
 """What is trained, by name: the section ``adapt`` of the configuration."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -30,5 +31,5 @@ class AdaptSpec:
         for pattern, rank in self.layers.items():
             if rank not in ("full", "frozen") and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
                 raise ValueError(f"rank {rank!r} of layers {pattern!r}: give an integer >= 1, 'full' or 'frozen'")
-        if not self.alpha > 0:
-            raise ValueError(f"adapt.alpha={self.alpha} must be positive")
+        if not 0 < self.alpha < math.inf:
+            raise ValueError(f"adapt.alpha={self.alpha} must be positive and finite")

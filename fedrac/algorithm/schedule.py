@@ -35,8 +35,8 @@ class ScheduleSpec:
             raise ValueError(f"schedule.warmup={self.warmup} must not be negative")
         if not 0 <= self.final <= 1:
             raise ValueError(f"schedule.final={self.final} must lie in [0, 1]")
-        if self.decay < 0:
-            raise ValueError(f"schedule.decay={self.decay} must not be negative")
+        if not 0 <= self.decay < math.inf:
+            raise ValueError(f"schedule.decay={self.decay} must be finite, and not negative")
 
     def factor(self, round_: int, rounds: int | None) -> float:
         """What the step size is multiplied by in ``round_``; always positive.

@@ -3,6 +3,7 @@
 Pure functions over a frozen state. Weights and factors are CPU tensors in the master dtype (float32 or float64).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -22,6 +23,8 @@ from fedrac.algorithm.streams import Index, Stream
 
 Weighting = Literal["uniform", "examples"]
 Shares = NDArray[np.float64]
+
+_MOST_CLIENTS = 2**31
 
 
 @dataclass(frozen=True)
@@ -46,19 +49,20 @@ class ServerSpec:
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
 
     def __post_init__(self) -> None:
-        if self.cohort_size < 1:
-            raise ValueError(f"cohort.size={self.cohort_size} must be at least 1")
+        if not 1 <= self.cohort_size <= _MOST_CLIENTS:
+            raise ValueError(f"cohort.size={self.cohort_size} must be at least 1, and at most {_MOST_CLIENTS}")
         if not 0 < self.min_fraction <= 1:
             raise ValueError(f"cohort.min_fraction={self.min_fraction} must lie in (0, 1]")
         if self.weighting not in ("uniform", "examples"):
             raise ValueError(f"server.weighting={self.weighting!r} is unknown: choose uniform or examples")
-        if not self.eta > 0:
-            raise ValueError(f"server.eta={self.eta} must be positive")
+        if not 0 < self.eta < math.inf:
+            raise ValueError(f"server.eta={self.eta} must be positive and finite")
 
     @property
     def least_clients(self) -> int:
         """The least number of good answers with which a round counts."""
-        return next(n for n in range(1, self.cohort_size + 1) if n / self.cohort_size >= self.min_fraction)
+        near = math.ceil(self.cohort_size * self.min_fraction)  # up to rounding
+        return next(n for n in range(max(near - 1, 1), near + 2) if n / self.cohort_size >= self.min_fraction)
 
 
 def initial_state(

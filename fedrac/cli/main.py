@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 import fedrac
 from fedrac.cli import commands
 from fedrac.experiment import compose
+from fedrac.monitoring.errors import told
 from fedrac.monitoring.progress import show_log
 
 
@@ -34,8 +35,8 @@ def main() -> None:
             fedrac.run(*sys.argv[1:])
     except KeyboardInterrupt:
         sys.exit("stopped; finished rounds are on disk, go on with resume=DIR")
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
+    except Exception as error:
+        sys.exit(f"error: {told(error)}")
 
 
 def _run(settings: DictConfig, output_dir: Path) -> None:
@@ -55,7 +56,7 @@ def _hydra() -> None:
     def application(settings: DictConfig) -> None:
         try:
             _run(compose.of_one_run(settings), Path(HydraConfig.get().runtime.output_dir))
-        except (ValueError, OSError, RuntimeError) as error:  # Hydra would show its own frames
-            sys.exit(f"error: {error}")
+        except Exception as error:  # Hydra would show its own frames
+            sys.exit(f"error: {told(error)}")
 
     application()

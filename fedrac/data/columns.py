@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrac.data.header import named
+
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
@@ -197,13 +199,21 @@ def _frame(file: Path) -> "DataFrame":
         raise ValueError(f"{file} cannot be read ({error}): check that its content is what its name says") from error
     if not len(frame):
         raise ValueError(f"{file} has no rows: give a table with at least one")
-    return frame
+    return named(frame, _names(file, frame), file)
 
 
-def _reader(file: Path) -> "Callable[[Path], DataFrame]":
+def _names(file: Path, frame: "DataFrame") -> list[str]:
+    """Of the columns as they are written: pandas makes up others for those that are double or missing."""
+    if not {".csv", ".tsv"} & set(file.suffixes[-2:]):
+        return [str(name) for name in frame.columns]
+    first = _reader(file)(file, header=None, nrows=1, dtype=str, keep_default_na=False)
+    return [str(name).strip() for name in first.iloc[0]]
+
+
+def _reader(file: Path) -> "Callable[..., DataFrame]":
     import pandas
 
-    readers: dict[str, Callable[[Path], DataFrame]] = {
+    readers: dict[str, Callable[..., DataFrame]] = {
         ".csv": partial(pandas.read_csv, low_memory=False),
         ".tsv": partial(pandas.read_csv, sep="\t", low_memory=False),
         ".parquet": pandas.read_parquet,

@@ -1,5 +1,7 @@
 """Tables of numbers: CSV, Parquet or JSON lines."""
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,8 @@ from fedrac.data.tasks import named
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+log = logging.getLogger(__name__)
 
 
 def table(
@@ -63,11 +67,14 @@ def table(
         )
     files = named_files(path, test_path, partial)
     targets = [target] if isinstance(target, str) else list(target)
+    _check_lists(features, targets, classes)
 
     def build() -> tuple[Examples, Examples, int | Sequence[str]]:
         columns = read_named(files)
         train, test = columns.parts if partial else _rows(columns, targets[0], task, test_fraction, split_seed)
         y, outputs = _targets(columns, targets, task, train, classes)
+        if task == "classification" and len(train) and len(np.unique(y[train])) < 2:
+            _one_class(targets[0], partial)
         inputs = features or [name for name in columns.frame.columns if name not in (*targets, group)]
         x = columns.numbers(list(inputs))
         if standardize:
@@ -81,6 +88,32 @@ def table(
     arguments |= {"test_fraction": test_fraction, "standardize": standardize, "split_seed": split_seed}
     arguments |= {"classes": classes, "parts": list(files) if partial else None}
     return stored("table.table", arguments, task, build, list(files.values()))
+
+
+def _check_lists(features: Sequence[str] | None, targets: Sequence[str], classes: Sequence[str | int] | None) -> None:
+    """
+    Raises:
+        ValueError: something is named twice, a target is a feature, too, or there are fewer than two classes.
+    """
+    for key, names in (("features", features or ()), ("target", targets), ("classes", classes or ())):
+        if twice := [name for name, count in Counter(map(str, names)).items() if count > 1]:
+            raise ValueError(f"data.{key} names {twice[0]!r} twice: once is enough")
+    if both := set(features or ()) & set(targets):
+        raise ValueError(f"data.features has the target {min(both)!r}: a model cannot learn from what it is to predict")
+    if classes is not None and len(classes) < 2:
+        raise ValueError(f"data.classes={list(classes)} must name at least two classes")
+
+
+def _one_class(target: str, partial: bool) -> None:
+    """A party of a federation may have examples of one class; alone there is nothing to learn.
+
+    Raises:
+        ValueError: it is no party.
+    """
+    said = f"column {target!r} has the same label in all training rows"
+    if not partial:
+        raise ValueError(f"{said}: is data.target right? A classification needs two classes")
+    log.warning("%s: others have to bring the rest", said)
 
 
 def parts(

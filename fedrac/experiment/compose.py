@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from fedrac.experiment.settings import ConfigError
 
@@ -111,12 +112,27 @@ def split_sweep(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str], di
         raise ConfigError(_explain(error, overrides)) from error
 
 
-def _load_saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
+def read_saved(folder: Path) -> DictConfig:
+    """The configuration that a run has left in its ``output_dir``.
+
+    Raises:
+        ConfigError: ``config.yaml`` there is no configuration.
+        OSError: it cannot be read.
+    """
     path = folder / "config.yaml"
-    if not path.is_file():
+    try:
+        saved = OmegaConf.load(path)
+    except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+    if not isinstance(saved, DictConfig) or not {"seed", "rounds", "partition"} <= {str(key) for key in saved}:
+        raise ConfigError(f"{path} is not a run's configuration: it has no seed, rounds and partition")
+    return saved
+
+
+def _load_saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
+    if not (path := folder / "config.yaml").is_file():
         raise ConfigError(f"resume={folder}: there is no {path}; give the output_dir of an earlier run")
-    saved = OmegaConf.load(path)
-    assert isinstance(saved, DictConfig)
+    saved = read_saved(folder)
     OmegaConf.set_struct(saved, True)
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key, value = str(override.key_or_group), override.value()

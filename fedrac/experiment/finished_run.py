@@ -4,11 +4,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from fedrac import models
 from fedrac.data import tasks
+from fedrac.experiment import compose
 from fedrac.experiment.settings import Experiment, parse
 from fedrac.results import checkpoint
 from fedrac.results.record import read_metrics
@@ -59,8 +60,7 @@ def read(folder: Path) -> FinishedRun:
     """
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(f"{folder} has no config.yaml: give the output_dir of a run")
-    settings = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(settings, DictConfig)
+    settings = compose.read_saved(folder)
     weights, round_ = checkpoint.merged(folder)
     experiment = parse(settings)
     return FinishedRun(settings, experiment, weights, round_, _metrics(folder), *_task(folder, experiment))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
@@ -24,7 +25,7 @@ from fedrac.flower.strategy import FedRacLora
 from fedrac.models import norms
 from fedrac.partition.partition import NODES
 from fedrac.protocol.messages import from_record, to_record
-from fedrac.results import checkpoint
+from fedrac.results import checkpoint, node_bindings
 from fedrac.training import evaluation
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,8 @@ def prepare(settings: DictConfig, grid: Grid) -> ReadyRun:
         log.info(said)
     strategy = build_strategy(experiment, model, test_on_clients=examples is None or not len(examples.test))
     state = _stopped_at(Path(settings.resume)) if settings.resume else None
+    if settings.resume:
+        strategy.connected.bindings.watch(node_bindings.read(Path(settings.resume)))
     strategy.connect(grid)
     test = _measuring(experiment, model, examples, strategy) if examples else None
     if test is None and experiment.evaluate.metrics:
@@ -83,6 +86,8 @@ def prepare(settings: DictConfig, grid: Grid) -> ReadyRun:
             f"evaluate.metrics={list(experiment.evaluate.metrics)} are of the server's test part, and it has none: "
             "give it data, or set evaluate.metrics=[]"
         )
+    if examples:
+        _warn_of_idle_outputs(model, examples, experiment)
     start = to_record(initial_weights(experiment))
     initial = now = _measured(test, start) if test else {}
     experiment.checkpoint.check(initial)
@@ -90,6 +95,22 @@ def prepare(settings: DictConfig, grid: Grid) -> ReadyRun:
         strategy.state = state
         now = _measured(test, to_record(strategy.effective_weights())) if test else {}
     return ReadyRun(experiment, strategy, examples, test, start, state, initial, now)
+
+
+@torch.no_grad()
+def _warn_of_idle_outputs(model: nn.Module, examples: data.Data, experiment: Experiment) -> None:
+    """Outputs that no class has are trained to be small, and else stand for nothing."""
+    if examples.task.name != "classification" or not len(examples.test):
+        return
+    device, dtype = pick_device(experiment.runtime.device), getattr(torch, experiment.runtime.dtype)
+    inputs, _ = next(iter(batches(examples.test.take(np.array([0])), 1, device, dtype)))
+    if (width := evaluation.call(model.to(device, dtype).eval(), inputs).shape[-1]) > examples.outputs:
+        log.warning(
+            "the model has %d outputs, the data have %d classes: is model.outputs=%d meant?",
+            width,
+            examples.outputs,
+            examples.outputs,
+        )
 
 
 def server_data(experiment: Experiment) -> data.Data | None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from fedrac.monitoring.status import Status
 from fedrac.monitoring.trackers import tracking
 from fedrac.protocol.node_config import own_nodes
 from fedrac.protocol.round_report import Divergence, RoundReport
+from fedrac.results import node_bindings
 from fedrac.results.checkpoint_schedule import Checkpoints
+from fedrac.results.lock import locked
 from fedrac.results.record import Record, metrics_line, summarise
 
 
@@ -39,10 +42,17 @@ def run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | N
     Raises:
         ValueError: a setting is wrong; nothing has been written then.
         CohortFailure: a round failed; all finished rounds are on disk. If it was a `Divergence`, so is the summary.
+        BlockingIOError: another process runs in ``output_dir``.
     """
+    with locked(output_dir, f"runs there; fedrac status {output_dir} says how far it is"):
+        return _run(settings, grid, output_dir, watcher)
+
+
+def _run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | None) -> dict[str, Any]:
     ready = prepare(settings, grid)
     experiment, strategy = ready.experiment, ready.strategy
     record = _record(ready, settings, output_dir)
+    strategy.connected.bindings.watch(node_bindings.read(output_dir), partial(node_bindings.write, output_dir))
     checkpoints = Checkpoints(output_dir, experiment.checkpoint, strategy)
     status = Status(output_dir, experiment.rounds, ready.finished, ready.initial)
     shown = watcher or (JsonLog() if experiment.runtime.log == "json" else Progress())

@@ -1,6 +1,7 @@
 """The typed settings of one run, every value checked before work starts."""
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -61,8 +62,8 @@ class PretrainSpec:
 
     def __post_init__(self) -> None:
         for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size), ("lr", self.lr)):
-            if not value > 0:
-                raise ValueError(f"pretrain.{name}={value} must be positive")
+            if not 0 < value < math.inf:
+                raise ValueError(f"pretrain.{name}={value} must be positive and finite")
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def parse(config: DictConfig) -> Experiment:
         ConfigError: a value is out of its range or of the wrong type.
     """
     raw: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    if unknown := sorted(set(raw) - _KEYS):
+    if unknown := sorted(set(raw) - _KEYS, key=str):
         raise ConfigError(f"there is no key {unknown[0]!r}; the keys are {', '.join(sorted(_KEYS))}")
     for name in _SECTIONS:
         if not isinstance(raw.get(name), dict):
@@ -263,7 +264,7 @@ def _folder(section: Mapping[str, Any], key: str) -> dict[str, str]:
 
 def _patterns(raw: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return peft_names.patterns(raw["adapt"], raw["rank"])
+        return peft_names.patterns(raw["adapt"], raw.get("rank"))
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

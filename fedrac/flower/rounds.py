@@ -200,4 +200,4 @@ class Rounds:
             node = answer.metadata.src_node_id
             if not answer.has_error() and "metrics" in answer.content.metric_records and node in round_.hosts:
                 self._downloads.landed(node, round_.hosts[node], keeps(answer))
-        return mean_metrics(round_.report.round, answers)
+        return mean_metrics(round_.report.round, round_.hosts, answers)

@@ -1,6 +1,5 @@
 """A log for programs: one line of JSON for the start of a run, for every round, and for the end."""
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from fedrac.flower.strategy import FedRacLora
 from fedrac.protocol.round_report import RoundReport
-from fedrac.results.record import metrics_line
+from fedrac.results.record import metrics_line, to_json
 
 
 class JsonLog:
@@ -31,4 +30,4 @@ class JsonLog:
 
 def _print(event: str, values: Mapping[str, Any]) -> None:
     time = datetime.now(UTC).isoformat(timespec="milliseconds")
-    print(json.dumps({"time": time, "event": event, **values}), flush=True)
+    print(to_json({"time": time, "event": event, **values}), flush=True)

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from fedrac.protocol.round_report import RoundReport
-from fedrac.results.record import without_nan, write_atomically
+from fedrac.results.record import to_json, write_atomically
 
 FILE = "status.json"
 _PAUSE = 0.5  # seconds between writes, so that short rounds do not wait for the disk
@@ -35,7 +35,7 @@ class Status:
             "state": "running",  # finished, stopped (Ctrl-C), failed
             "round": finished,
             "rounds": rounds,
-            "initial": without_nan(initial or {}),
+            "initial": dict(initial or {}),
             "started": now,
             "updated": now,  # when the last round ended, or the state changed
             "seconds_left": None,
@@ -74,7 +74,7 @@ class Status:
 
     def _write(self) -> None:
         self._written = time.monotonic()
-        write_atomically(self._path, json.dumps(self._values, indent=2) + "\n")
+        write_atomically(self._path, to_json(self._values, 2) + "\n")
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fedrac.flower.strategy import FedRacLora
 from fedrac.protocol.round_report import RoundReport
-from fedrac.results.record import metrics_line, write_atomically
+from fedrac.results.record import metrics_line, to_json, write_atomically
 
 _PARAMS_AT_ONCE = 100  # MLflow's limit
 
@@ -70,7 +70,7 @@ class MLflow:
         found = self._client.get_experiment_by_name(name)
         experiment = found.experiment_id if found else self._client.create_experiment(name)
         self._run = self._client.create_run(experiment, run_name=folder.name).info.run_id
-        write_atomically(about, json.dumps({"run_id": self._run}) + "\n")
+        write_atomically(about, to_json({"run_id": self._run}) + "\n")
         self._log_params(settings)
 
     def _log_params(self, settings: DictConfig) -> None:

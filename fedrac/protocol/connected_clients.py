@@ -11,10 +11,14 @@ import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from fedrac.algorithm.streams import Index
+from fedrac.partition.partition import NODES
 from fedrac.protocol.messages import from_record
+from fedrac.protocol.node_bindings import NodeBindings, identity_of
+from fedrac.protocol.node_values import MOST_CLIENTS, MOST_EXAMPLES, line, listed
 from fedrac.protocol.replies import content_of
 
 log = logging.getLogger(__name__)
@@ -62,7 +66,7 @@ def decode_hosted(message: Message) -> Hosted:
     """The inverse.
 
     Raises:
-        ValueError: the host could not answer, with its reason, or its answer makes no sense.
+        ValueError, TypeError: the host could not answer, with its reason, or its answer makes no sense.
         KeyError: a field is missing.
     """
     content = content_of(message)
@@ -70,13 +74,17 @@ def decode_hosted(message: Message) -> Hosted:
     clients, examples = arrays["clients"], arrays["examples"]
     if clients.ndim != 1 or clients.shape != examples.shape or {clients.dtype, examples.dtype} != {torch.int64}:
         raise ValueError("fields clients and examples are not two lists of integers of one length")
-    if (clients < 0).any() or (examples < 1).any():
-        raise ValueError("a client id is negative, or a client has no examples")
+    if (clients < 0).any() or (clients >= MOST_CLIENTS).any():
+        raise ValueError(f"a client id is negative, or not below {MOST_CLIENTS}")
+    if (examples < 1).any() or (examples > MOST_EXAMPLES).any():
+        raise ValueError(f"a client has no examples, or more than {MOST_EXAMPLES}")
     about = content.config_records["about"]
-    if not isinstance(offers := about["offers"], list):
-        raise ValueError(f"field offers is {offers!r}, not a list")
-    offered = tuple(map(str, offers[:_OFFERS]))
-    return Hosted(clients.numpy(), examples.numpy(), str(about["partition"]), str(about["initial"]), offered)
+    offers = tuple(_digest(offer) for offer in listed("offers", about["offers"])[:_OFFERS])
+    return Hosted(clients.numpy(), examples.numpy(), _digest(about["partition"]), _digest(about["initial"]), offers)
+
+
+def _digest(text: Any) -> str:
+    return line(text, 64)
 
 
 _OFFERS = 8  # digests that a host may offer
@@ -91,12 +99,18 @@ class ConnectedClients:
     At the start of a run every fault of a node stops it. A node that joins later must not end what runs well: if it
     cannot serve it is left out, with a warning that says why, until it comes back or ten minutes have passed.
 
+    Where every node has data of its own, a node is one client, and no other node ever is.
+
     Attributes:
         clients: ids of all clients that they serve, ascending, (M,) int64.
+        bindings: which node is which client, where each has data of its own.
     """
 
     def __init__(self, workload: Mapping[str, Any], timeout: float) -> None:
         self._workload, self._timeout = workload, timeout
+        self._separate = workload.get("partition", {}).get("scheme") == NODES
+        self.bindings = NodeBindings()
+        self._identities: dict[int, str] = {}  # of the nodes that are there now
         self.hosts: dict[int, Hosted] = {}
         self.clients: Index = np.empty(0, np.int64)
         self._began = False
@@ -114,7 +128,7 @@ class ConnectedClients:
         """
         deadline, told = time.monotonic() + self._timeout, False
         self._update(grid)
-        while len(self.clients) < wanted and self._separate() and time.monotonic() < deadline:
+        while len(self.clients) < wanted and self._separate and time.monotonic() < deadline:
             if not told:
                 log.warning("%d of %d clients are here: waiting for nodes", len(self.clients), wanted)
             told = True
@@ -125,11 +139,9 @@ class ConnectedClients:
         """Has hosts asked again before they are sampled: they failed, and may have been started anew since."""
         self._doubted |= set(nodes) & set(self.hosts)
 
-    def _separate(self) -> bool:
-        return all(hosted.partition == "" for hosted in self.hosts.values())
-
     def _update(self, grid: Grid) -> None:
-        present = set(self._wait(grid))
+        self._identities = {node.node_id: identity_of(node) for node in self._wait(grid)}
+        present = set(self._identities)
         again = time.monotonic() - _AGAIN_SECONDS
         self._left_out = {node: at for node, at in self._left_out.items() if node in present and at > again}
         hosts = {node: hosted for node, hosted in self.hosts.items() if node in present - self._doubted}
@@ -153,9 +165,9 @@ class ConnectedClients:
             log.warning("node %d is left out: %s", node, faults[node])
             self._left_out[node] = time.monotonic()
 
-    def _wait(self, grid: Grid) -> list[int]:
+    def _wait(self, grid: Grid) -> list[NodeInfo]:
         deadline = time.monotonic() + self._timeout
-        while not (present := list(grid.get_node_ids())):
+        while not (present := list(grid.get_nodes())):
             if time.monotonic() > deadline:
                 raise RuntimeError(f"no node connected within {self._timeout:.0f} s: start a SuperNode, or more time")
             time.sleep(0.2)
@@ -203,15 +215,33 @@ class ConnectedClients:
             silent.remove(node)
             del faults[node]
             if answer.has_error() and answer.error.code == ErrorCode.NODE_UNAVAILABLE:
-                log.warning("node %d has gone: %s", node, answer.error.reason)
+                log.warning("node %d has gone: %s", node, line(answer.error.reason))
                 continue
             try:
-                answers[node] = decode_hosted(answer)
+                hosted = decode_hosted(answer)
+                self._check(node, hosted)
+                answers[node] = hosted
             except KeyError as missing:
-                faults[node] = f"node {node} cannot serve: field {missing} is missing in its answer"
-            except ValueError as error:
-                faults[node] = f"node {node} cannot serve: {str(error).removeprefix('raised ')}"
+                faults[node] = line(f"node {node} cannot serve: field {missing} is missing in its answer")
+            except (ValueError, TypeError) as error:
+                faults[node] = line(f"node {node} cannot serve: {str(error).removeprefix('raised ')}")
         return silent, lost
+
+    def _check(self, node: int, hosted: Hosted) -> None:
+        """Whether the node is of the kind that the run has.
+
+        Raises:
+            ValueError: it is not, or it is not who it says.
+        """
+        if self._separate and hosted.partition:
+            raise ValueError(
+                "it shares common data, and the run has every node train on its own (partition=nodes): start the "
+                "SuperNode with --node-config 'partition-id=N data=\"/data\"'"
+            )
+        if not self._separate and not hosted.partition:
+            raise ValueError("it trains on data of its own only, and the run divides common ones: set partition=nodes")
+        if self._separate:
+            self.bindings.check(self._identities[node], hosted.clients)
 
     def _index(self, hosts: dict[int, Hosted]) -> None:
         """Takes the hosts if they go together; otherwise all stays as it was."""
@@ -227,6 +257,8 @@ class ConnectedClients:
             )
         if len({hosted.partition for hosted in hosts.values()}) > 1:
             raise RuntimeError("the nodes split the data differently: give all the same data and package versions")
+        if self._separate:
+            self.bindings.bind({int(h.clients[0]): self._identities[node] for node, h in hosts.items()})
         self.hosts, self.clients, self._nodes = hosts, ids, nodes
         self._examples = np.concatenate([np.empty(0, np.int64), *(h.examples for h in hosts.values())])[order]
 

@@ -15,8 +15,8 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedrac.protocol.messages import Shapes, from_record, pack, to_record, unpack
+from fedrac.protocol.node_values import LARGEST, MOST_CLIENTS, MOST_EXAMPLES, integers, line, listed, numbers, unusable
 
-NOT_FINITE = "is not finite"  # how the reason of such a refusal ends
 _CANNOT_REBUILD = {
     "missing": "it no longer has the state that they follow from",
     "differs": "those that it made have another digest",
@@ -42,15 +42,20 @@ class Reply:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Clients whose contribution does not count, and why.
+    """Clients whose contribution does not count, and why; the reason names the field.
 
     Attributes:
-        clients: their ids.
-        reason: names the field.
+        clients: ids.
+        reason: one printable line, whatever a node wrote into it.
+        diverged: they sent numbers that are not finite, as they do where steps are too large.
     """
 
     clients: Sequence[int]
     reason: str
+    diverged: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", line(self.reason))
 
     def __str__(self) -> str:
         ids = ", ".join(map(str, self.clients[:5])) + (", ..." if len(self.clients) > 5 else "")
@@ -106,8 +111,8 @@ def decode_reply(
         missing = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
         return empty_reply(shapes, dtype), [Refusal(list(asked), missing)]
     refusals = [Refusal([client], f"raised {reason}") for client, reason in failed.items()]
-    bad = {**_miscounted(reply, announced or {}), **_unusable(reply)}
-    refusals += [Refusal([reply.clients[i]], bad[i]) for i in sorted(bad)]
+    bad = _bad(reply, announced or {})
+    refusals += [Refusal([reply.clients[i]], reason, diverged) for i, (reason, diverged) in sorted(bad.items())]
     return _keep(reply, [i for i in range(len(reply.clients)) if i not in bad]), refusals
 
 
@@ -131,14 +136,14 @@ def lack_of(message: Message) -> str | None:
     """Why a host needs the whole state; None if it does not ask for it."""
     if message.has_error() or "cannot_rebuild" not in message.content.config_records:
         return None
-    return str(message.content.config_records["cannot_rebuild"].get("reason", ""))
+    return line(message.content.config_records["cannot_rebuild"].get("reason", ""))
 
 
 def is_late(message: Message, round_: int) -> bool:
-    """Whether it answers for another round than ``round_``."""
+    """Whether it answers for an earlier round than ``round_``."""
     records = {} if message.has_error() else message.content.config_records
     told = records["reply"].get("round") if "reply" in records else None
-    return type(told) is int and told != round_
+    return type(told) is int and 0 <= told < round_
 
 
 def keeps(message: Message) -> bool:
@@ -171,17 +176,15 @@ def _parse(content: RecordDict, round_: int, shapes: Shapes, dtype: torch.dtype)
     meta, metrics = content.config_records["reply"], content.metric_records["metrics"]
     if type(meta["round"]) is not int or meta["round"] != round_:
         raise ValueError(f"field round is {meta['round']!r}, expected {round_}")
-    clients = _integers("clients", meta["clients"])
-    ids, reasons = _integers("failed", meta.get("failed", [])), _list("reasons", meta.get("reasons", []))
+    clients = integers("clients", meta["clients"], most=MOST_CLIENTS)
+    ids, reasons = integers("failed", meta.get("failed", [])), listed("reasons", meta.get("reasons", []))
     if len(set(ids)) != len(reasons) or len(ids) != len(reasons):
         raise ValueError(f"field failed is {ids}, field reasons has {len(reasons)} entries; expected one a client")
-    failed = dict(zip(ids, map(str, reasons), strict=True))
-    examples = _integers("examples", metrics["examples"]) if clients else []
-    losses = [float(x) for x in _list("losses", metrics["losses"])] if clients else []
+    failed = dict(zip(ids, map(line, reasons), strict=True))
+    examples = integers("examples", metrics["examples"], 1, MOST_EXAMPLES) if clients else []
+    losses = numbers("losses", metrics["losses"]).tolist() if clients else []
     if any(len(column) != len(clients) for column in (examples, losses)):
         raise ValueError(f"{len(clients)} clients, but {len(examples)} examples and {len(losses)} losses")
-    if any(count < 1 for count in examples):
-        raise ValueError(f"field examples has the count {min(examples)}; a client has at least 1 example")
     if not clients:
         return empty_reply(shapes, dtype), failed
     record = content.array_records["factors"]
@@ -193,53 +196,27 @@ def _parse(content: RecordDict, round_: int, shapes: Shapes, dtype: torch.dtype)
     return Reply(clients, examples, losses, unpack(packed, shapes)), failed
 
 
-def _list(field: str, value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError(f"field {field} must be a list, got {value!r}")
-    return value
-
-
-def _integers(field: str, value: Any) -> list[int]:
-    if not all(type(x) is int for x in _list(field, value)):
-        raise TypeError(f"field {field} must be a list of integers")
-    return list(value)
-
-
 def _check_clients(reply: Reply, failed: Mapping[int, str], asked: Sequence[int]) -> None:
     answered = sorted([*reply.clients, *failed])
     if answered != sorted(asked):
         raise ValueError(f"field clients is {answered}, expected {sorted(asked)}")
 
 
-def _unusable(reply: Reply) -> dict[int, str]:
-    """Place of every client with a number that cannot count, and why.
+def _bad(reply: Reply, announced: Mapping[int, int]) -> dict[int, tuple[str, bool]]:
+    """Place of every client with a number that cannot count: why, and whether it is because it is not finite.
 
     A product of two factors, or a factor times a sketch, must be finite in the master dtype: so what is near the root
-    of its largest number is no factor of a model.
+    of its largest number is no factor of a model. The number of examples, a weight of the mean perhaps, is the one that
+    the host had announced.
     """
-    bad: dict[int, str] = {}
-    if not reply.clients:
-        return bad
-    columns = {"losses": torch.tensor(reply.losses, dtype=torch.float64), **reply.factors}
-    for field, value in columns.items():
-        largest = np.abs(value.numpy()).reshape(len(reply.clients), -1).max(1)  # NaN where there is one
-        limit = math.inf if field == "losses" else 1e-3 * math.sqrt(torch.finfo(value.dtype).max)
-        for place, size in enumerate(largest.tolist()):
-            if not math.isfinite(size):
-                bad.setdefault(place, f"field {field} {NOT_FINITE}")
-            elif size > limit:
-                bad.setdefault(place, f"field {field} is {size:.1e}: a product of such {NOT_FINITE}")
-    return bad
-
-
-def _miscounted(reply: Reply, announced: Mapping[int, int]) -> dict[int, str]:
-    """Place of every client whose number of examples, a weight of the mean perhaps, is not what its host had said."""
-    pairs = enumerate(zip(reply.clients, reply.examples, strict=True))
-    return {
-        place: f"field examples is {count}, but the host had announced {announced[client]}"
-        for place, (client, count) in pairs
-        if announced.get(client, count) != count
-    }
+    bad: dict[int, tuple[str, bool]] = {}
+    for place, (client, count) in enumerate(zip(reply.clients, reply.examples, strict=True)):
+        if announced.get(client, count) != count:
+            bad[place] = f"field examples is {count}, but the host had announced {announced[client]}", False
+    found = unusable("losses", np.array(reply.losses, np.float64), LARGEST, "sum")
+    for key, value in reply.factors.items():
+        found = unusable(key, value.numpy(), 1e-3 * math.sqrt(torch.finfo(value.dtype).max)) | found
+    return {place: (reason, True) for place, reason in found.items()} | bad
 
 
 def _keep(reply: Reply, places: Sequence[int]) -> Reply:

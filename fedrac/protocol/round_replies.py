@@ -11,10 +11,12 @@ from torch import Tensor
 
 from fedrac.algorithm.server import ServerSpec
 from fedrac.protocol.messages import Shapes, payload_bytes
-from fedrac.protocol.replies import NOT_FINITE, Refusal, Reply, decode_reply, is_late, join, keeps
+from fedrac.protocol.replies import Refusal, Reply, decode_reply, is_late, join, keeps
 from fedrac.protocol.round_report import CohortFailure, Divergence, RoundReport
 
 log = logging.getLogger(__name__)
+
+_MOST = 20  # refusals of a round that keep their reasons
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,23 @@ def collect(
             good[node], kept[node] = reply, keeps(message)
             refused += [(node, refusal) for refusal in bad]
     refused += [(node, Refusal(clients, silent[node])) for node, clients in awaited.items()]
-    for node, refusal in refused:
+    for node, refusal in refused[:_MOST]:
         log.warning("round %d: node %s: %s", report.round, node, refusal)
-    report.refused = [refusal for _, refusal in refused]
+    report.refused = _bounded([refusal for _, refusal in refused])
+    for refusal in report.refused[_MOST:]:
+        log.warning("round %d: %s", report.round, refusal)
     failed = [node for node in hosts if node not in good or not good[node].clients]
     return RoundReplies(join([reply for reply in good.values() if reply.clients]), kept, failed)
+
+
+def _bounded(refusals: Sequence[Refusal]) -> list[Refusal]:
+    """With the reasons of the first ones only: what a round leaves in the record does not grow with what nodes say."""
+    rest = refusals[_MOST:]
+    if not rest:
+        return list(refusals)
+    clients = sorted(client for refusal in rest for client in refusal.clients)
+    reason = f"{len(rest)} more refusals, whose reasons are left out"
+    return [*refusals[:_MOST], Refusal(clients, reason, all(refusal.diverged for refusal in rest))]
 
 
 def _upload(message: Message) -> int:
@@ -88,7 +102,7 @@ def enforce(report: RoundReport, good: int, server: ServerSpec) -> None:
     if good < server.least_clients:
         away = [f"{size - len(report.cohort)} clients were away"] if len(report.cohort) < size else []
         reasons = "; ".join([*map(str, report.refused[:5]), *away])
-        diverged = bool(report.refused) and all(refusal.reason.endswith(NOT_FINITE) for refusal in report.refused)
+        diverged = bool(report.refused) and all(refusal.diverged for refusal in report.refused)
         raise (Divergence if diverged else CohortFailure)(
             f"round {report.round}: {good} of {size} clients answered well, cohort.min_fraction="
             f"{server.min_fraction} needs more. {reasons}. Remove the cause, or lower cohort.min_fraction"

@@ -14,11 +14,13 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -43,9 +45,9 @@ def save(folder: Path, state: ServerState, merged: Mapping[str, Tensor], keep: i
         OSError: the disk cannot be written; the earlier checkpoint is still whole.
     """
     new, place = folder / "checkpoint.new", folder / "checkpoint"
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    _write(new, state, merged)
+    with _whole(new):
+        new.mkdir(parents=True)
+        _write(new, state, merged)
     if place.exists():
         old = _earlier(folder, _round_of(place))
         shutil.rmtree(old, ignore_errors=True)
@@ -54,11 +56,26 @@ def save(folder: Path, state: ServerState, merged: Mapping[str, Tensor], keep: i
     _prune(folder, state.round, keep)
 
 
+@contextmanager
+def _whole(folder: Path) -> Iterator[None]:
+    """A folder made anew; nothing of it is left on a disk that does not take it all.
+
+    Raises:
+        OSError: the disk does not.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise OSError(f"{folder.parent} does not take a checkpoint: {error}. Finished rounds are kept") from error
+
+
 def mark_best(folder: Path) -> None:
     """Makes ``folder/best`` the newest whole checkpoint. The two share their files on disk."""
     new, best = folder / "best.new", folder / "best"
-    shutil.rmtree(new, ignore_errors=True)
-    shutil.copytree(_newest(folder)[0], new, copy_function=_link)
+    with _whole(new):
+        shutil.copytree(_newest(folder)[0], new, copy_function=_link)
     shutil.rmtree(best, ignore_errors=True)
     new.rename(best)
 
@@ -168,7 +185,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def _write_text(path: Path, values: Mapping[str, Any], mode: int | None = None) -> None:
     if mode is not None:
         path.touch(mode)
-    path.write_text(json.dumps(values, indent=2) + "\n")
+    path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
     _to_disk(path)
 
 

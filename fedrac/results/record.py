@@ -6,24 +6,47 @@ one line of ``metrics.jsonl`` a round, ``summary.json``, and ``checkpoint/``.
 
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import platform
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedrac.protocol.round_report import RoundReport
 
+log = logging.getLogger(__name__)
+
+_FIELDS = {"round", "seconds", "upload_bytes", "download_bytes"}  # of every line
+
 
 def write_atomically(path: Path, text: str) -> None:
-    """The whole file or none of it, whenever the machine stops."""
+    """The whole file or none of it, whenever the machine stops or the disk is full."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def to_json(values: Any, indent: int | None = None) -> str:
+    """JSON that every program reads: it has neither NaN nor infinity, as a model that diverged does; they are null."""
+    return json.dumps(_finite(values), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def versions() -> dict[str, str]:
@@ -56,17 +79,20 @@ class Record:
     def __init__(self, folder: Path, config: str, finished: int | None = None) -> None:
         self.folder = folder
         self._metrics = folder / "metrics.jsonl"
-        found = read_metrics(self._metrics)
-        if finished is None and found:
+        found, damaged = _read(self._metrics)
+        if finished is None and (found or damaged):
             raise FileExistsError(
                 f"output_dir={folder} holds the results of another run: choose another, or go on with it by "
                 f"resume={folder}"
             )
         folder.mkdir(parents=True, exist_ok=True)
+        if damaged:
+            _keep(self._metrics, damaged)
         self.lines = [line for line in found if line["round"] <= (finished or 0)]
-        write_atomically(self._metrics, "".join(json.dumps(line) + "\n" for line in self.lines))
+        _name_missing(self._metrics, self.lines, finished or 0)
+        write_atomically(self._metrics, "".join(to_json(line) + "\n" for line in self.lines))
         write_atomically(folder / "config.yaml", config)
-        write_atomically(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
+        write_atomically(folder / "versions.json", to_json(versions(), 2) + "\n")
 
     def describe(self, task: str, labels: Sequence[str], inputs: str) -> None:
         """Writes ``task.json``: what the model's inputs and outputs mean, for those who use it without the data.
@@ -77,19 +103,19 @@ class Record:
             inputs: ``float32`` or ``int64``, which they were, or ``texts``.
         """
         about = {"task": task, "labels": list(labels), "inputs": inputs}
-        write_atomically(self.folder / "task.json", json.dumps(about) + "\n")
+        write_atomically(self.folder / "task.json", to_json(about) + "\n")
 
     def add(self, report: RoundReport) -> None:
         """One line of ``metrics.jsonl``."""
         line = metrics_line(report)
         self.lines.append(line)
         with self._metrics.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(to_json(line) + "\n")
 
     def summarise(self, method: str, initial: dict[str, float], diverged: bool = False) -> dict[str, Any]:
         """Writes ``summary.json``: last and best values, totals, and whether the run diverged; returns it."""
         summary = summarise(self.lines, method, initial, diverged)
-        write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_atomically(self.folder / "summary.json", to_json(summary, 2) + "\n")
         return summary
 
 
@@ -126,16 +152,12 @@ def metrics_line(report: RoundReport) -> dict[str, Any]:
         "train/loss": report.train_loss,
         "upload_bytes": report.upload_bytes,
         "download_bytes": report.download_bytes,
-        **without_nan({**report.guard, **report.metrics}),
+        **report.guard,
+        **report.metrics,
     }
     if report.refused:
         line["refused"] = [str(refusal) for refusal in report.refused]
-    return line
-
-
-def without_nan(values: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON has no NaN or infinity, and a model that diverged has both: they become null."""
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+    return {name: _finite(value) for name, value in line.items()}
 
 
 def is_lower_better(name: str) -> bool:
@@ -144,12 +166,42 @@ def is_lower_better(name: str) -> bool:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ``metrics.jsonl``; a last line that was cut off is left out."""
-    lines: list[dict[str, Any]] = []
-    if path.exists():
-        for text in path.read_text().splitlines():
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                break
+    """The lines of a ``metrics.jsonl``; a last line that was cut off is left out, damaged ones are named in the log."""
+    lines, damaged = _read(path)
+    if damaged:
+        log.warning("%s: line %s cannot be read", path, _places(damaged))
     return lines
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The lines, and the numbers of those that are damaged. The last one may be cut off: its round did not end."""
+    lines: list[dict[str, Any]] = []
+    damaged: list[int] = []
+    texts = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    for number, text in enumerate(texts, 1):
+        try:
+            line = json.loads(text)
+            if type(line["round"]) is not int or not line.keys() >= _FIELDS:
+                raise ValueError("it is not a round's line")
+            lines.append(line)
+        except (ValueError, KeyError, TypeError):
+            if number < len(texts):
+                damaged.append(number)
+    return lines, damaged
+
+
+def _keep(path: Path, damaged: Sequence[int]) -> None:
+    """Before a file with damaged lines is written anew, it is put beside it."""
+    copy = path.with_name("metrics.damaged.jsonl")
+    shutil.copy2(path, copy)
+    log.warning("%s: line %s cannot be read; the others stay, and %s has them all", path, _places(damaged), copy.name)
+
+
+def _name_missing(path: Path, lines: Sequence[Mapping[str, Any]], finished: int) -> None:
+    there = {line["round"] for line in lines}
+    if missing := [number for number in range(1, finished + 1) if number not in there]:
+        log.warning("%s has no line of round %s, which the checkpoint has", path, _places(missing))
+
+
+def _places(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:5])) + (f" and {len(numbers) - 5} more" if len(numbers) > 5 else "")

@@ -63,13 +63,15 @@ class LocalSpec:
         checks = (
             ("optimizer", self.optimizer in known, f"is unknown: choose {' or '.join(known)}"),
             ("sampling", self.sampling in get_args(Sampling), "is unknown: choose rr, replacement or full"),
-            ("lr", 0 < self.lr < math.inf, "must be positive"),
+            ("lr", 0 < self.lr < math.inf, "must be positive and finite"),
             ("epochs", self.epochs >= 1, "must be at least 1"),
             ("batch_size", self.batch_size >= 1, "must be at least 1"),
             ("momentum", 0 <= self.momentum < 1, "must lie in [0, 1)"),
-            ("weight_decay", self.weight_decay >= 0, "must not be negative"),
-            ("l2", self.l2 >= 0, "must not be negative"),
-            ("clip", self.clip is None or self.clip > 0, "must be positive, or null for none"),
+            ("betas", all(0 <= beta < 1 for beta in self.betas), "must lie in [0, 1)"),
+            ("eps", 0 < self.eps < math.inf, "must be positive and finite"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "must not be negative, nor infinite"),
+            ("l2", 0 <= self.l2 < math.inf, "must not be negative, nor infinite"),
+            ("clip", self.clip is None or 0 < self.clip < math.inf, "must be positive and finite, or null for none"),
             ("max_rows", self.max_rows >= 1, "must be at least 1"),
         )
         for name, holds, rule in checks:

@@ -1,7 +1,6 @@
 """``fedrac status DIR``: how far a run has come, from what it leaves in its ``output_dir``."""
 
 import argparse
-import json
 import math
 import sys
 import time
@@ -11,7 +10,7 @@ from typing import Any
 
 from fedrac.monitoring import status
 from fedrac.monitoring.progress import show_duration, show_metrics
-from fedrac.results.record import read_metrics
+from fedrac.results.record import read_metrics, to_json
 
 _ENDED = ("finished", "stopped", "failed", "dead")
 
@@ -61,7 +60,7 @@ def _show(found: Mapping[str, Any], folder: Path, as_json: bool) -> None:
     metrics = {k: v for line in read_metrics(folder / "metrics.jsonl") for k, v in line.items() if "/" in k}
     known = {name: value for name, value in metrics.items() if value is not None}
     if as_json:
-        print(json.dumps({**found, "metrics": metrics}), flush=True)
+        print(to_json({**found, "metrics": metrics}), flush=True)
         return
     line = f"{found['state']}: round {found['round']}/{found['rounds']}, {show_duration(found['seconds_ago'])} ago"
     if found["state"] == "running" and found["seconds_left"] is not None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from fedrac.cli.commands.report import show
 from fedrac.cli.sweep.cells import Status, prepare
-from fedrac.cli.sweep.lock import locked
 from fedrac.cli.sweep.pool import run_all
 from fedrac.cli.sweep.progress import SweepProgress
+from fedrac.results.lock import locked
 
 
 def main(overrides: Sequence[str]) -> int:
@@ -20,7 +20,7 @@ def main(overrides: Sequence[str]) -> int:
     spec, cells = prepare(overrides)
     assert spec.dir is not None
     folder = Path(spec.dir).absolute()
-    with locked(folder):
+    with locked(folder, "runs this sweep"):
         todo = [cell for cell in cells if cell.status is not Status.FINISHED]
         progress = SweepProgress(cells, folder, min(spec.jobs, len(todo)))
         try:

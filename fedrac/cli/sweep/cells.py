@@ -132,9 +132,7 @@ def _status(folder: Path, settings: DictConfig) -> Status:
         if metrics.exists() and metrics.stat().st_size:
             raise ConfigError(f"{folder} holds a run without config.yaml: move it away, or choose another sweep.dir")
         return Status.NEW
-    other = OmegaConf.load(saved)
-    assert isinstance(other, DictConfig)
-    if differences := _differences(_flat(other), _flat(settings)):
+    if differences := _differences(_flat(compose.read_saved(folder)), _flat(settings)):
         raise ConfigError(
             f"{folder} holds a run with other settings ({differences}): choose another sweep.dir, or move it away"
         )

@@ -1,5 +1,6 @@
 """A process that runs one cell after another, and says how they go."""
 
+import contextlib
 import json
 import logging
 import signal
@@ -12,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from fedrac.monitoring.errors import told
 from fedrac.protocol.round_report import Divergence, RoundReport
 
 Send = Callable[[tuple[str, Any]], None]
@@ -51,22 +53,18 @@ def outcome(text: str, send: Send) -> tuple[str, Any]:
         summary: dict[str, Any] = json.loads(Path(settings.output_dir, "summary.json").read_text())
         return "finished", summary
     except Exception as error:  # the other cells go on
-        error_file.parent.mkdir(parents=True, exist_ok=True)
-        error_file.write_text(traceback.format_exc())
-        known = isinstance(error, ValueError | OSError | RuntimeError)
-        return "failed", str(error) if known else f"{type(error).__name__}: {error} (where: error.txt in its folder)"
+        with contextlib.suppress(OSError):  # a full disk may be what failed
+            error_file.parent.mkdir(parents=True, exist_ok=True)
+            error_file.write_text(traceback.format_exc())
+        return "failed", told(error)
 
 
 def _run(settings: DictConfig, send: Send) -> dict[str, Any]:
     from fedrac.experiment.run import in_process, run
-    from fedrac.results import checkpoint
 
     folder = Path(settings.output_dir)
-    try:
-        checkpoint.load(folder)
+    if (folder / "metrics.jsonl").exists():
         settings.resume = str(folder)
-    except (FileNotFoundError, ValueError):  # stopped before the first checkpoint, or while the disk failed
-        (folder / "metrics.jsonl").unlink(missing_ok=True)
     return run(settings, in_process(settings), folder, _Sender(send))
 
 

@@ -17,8 +17,8 @@ Floats = NDArray[np.float64]
 Skipped = tuple[str, str]
 
 _FILES = {
-    *("config.yaml", "metrics.jsonl", "summary.json", "versions.json", "status.json"),
-    *("task.json", "clients.npz", "error.txt", "mlflow.json"),
+    *("config.yaml", "metrics.jsonl", "summary.json", "versions.json", "status.json", "nodes.json"),
+    *("task.json", "clients.npz", "error.txt", "mlflow.json", "metrics.damaged.jsonl"),
 }
 _RUN_FOLDERS = ("checkpoint", "best", "tensorboard")  # or what begins so
 _NUMBERS = ("round", "seconds", "upload_bytes", "download_bytes")

@@ -291,8 +291,10 @@ def test_only_the_owner_reads_the_secret(tmp_path: Path) -> None:
         ({"clip": math.inf}, r"guard.clip=inf must be positive"),
         ({"clip": 1.0, "clip_quantile": 1.0}, r"guard.clip_quantile=1.0 must lie between 0 and 1"),
         ({"clip_quantile": 0.5}, r"guard.clip_quantile=0.5 needs guard.clip"),
-        ({"clip": 1.0, "noise": -1.0}, r"guard.noise=-1.0 must be finite"),
-        ({"clip": 1.0, "noise": math.nan}, r"guard.noise=nan must be finite"),
+        ({"clip": 1.0, "noise": -1.0}, r"guard.noise=-1.0 must be 0, or lie in \[1e-06, 1e\+06\]"),
+        ({"clip": 1.0, "noise": math.nan}, r"guard.noise=nan must be 0, or lie in"),
+        ({"clip": 0.1, "noise": 1e300}, r"guard.noise=1e\+300 must be 0, or lie in"),
+        ({"clip": 0.1, "noise": 1e-300}, r"guard.noise=1e-300 must be 0, or lie in"),
         ({"noise": 1.0}, r"guard.noise=1.0 needs guard.clip"),
         ({"noise": 1.0, "clip": 1.0, "mean": "median"}, r"guard.noise=1.0 needs guard.mean=mean"),
         ({"noise": 1.0, "clip": 1.0, "delta": 0.0}, r"guard.delta=0.0 must lie between"),
@@ -321,6 +323,7 @@ def test_wrong_settings(values: dict[str, Any], message: str) -> None:
             r"weighting=examples with guard.mean",
         ),
         ({"clip": 1.0, "noise": 1.0}, {"server": ServerSpec(4, weighting="examples")}, r"weighting=examples with"),
+        ({"clip": 1.0}, {"server": ServerSpec(4, weighting="examples")}, r"guard.clip=1.0: a client could give itself"),
     ],
 )
 def test_what_does_not_go_together(values: dict[str, Any], changes: dict[str, Any], message: str) -> None:

@@ -198,7 +198,7 @@ def test_what_is_there_of_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_sweep_at_a_time_in_a_folder() -> None:
-    with sweep.locked(Path("out")), pytest.raises(BlockingIOError, match="another process runs this sweep"):
+    with sweep.locked(Path("out"), "runs it"), pytest.raises(BlockingIOError, match="another process runs this sweep"):
         sweep.main([*TINY, "seed=1,2", "sweep.dir=out"])
 
 

@@ -64,7 +64,8 @@ def test_a_metric_that_one_host_makes_up_is_left_out() -> None:
     found = strategy(evaluate_on_clients=True, server=ServerSpec(runs.CLIENTS))
 
     def spoil(replies: list[Message]) -> list[Message]:
-        replies[0].content.metric_records["metrics"]["invented"] = [1e9]
+        metrics = replies[0].content.metric_records["metrics"]
+        metrics["invented"] = [1e9] * len(metrics["examples"])  # type: ignore[arg-type]
         return replies
 
     assert evaluation(found, spoil) == evaluation(found, lambda replies: replies)

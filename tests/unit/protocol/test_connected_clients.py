@@ -49,8 +49,9 @@ class Answers(InProcessGrid):
         return replies[::-1]
 
 
-def population(timeout: float = 5.0) -> ConnectedClients:
-    return ConnectedClients(runs.workload(), timeout)
+def population(timeout: float = 5.0, separate: bool = False) -> ConnectedClients:
+    changes = {"partition": {"scheme": "nodes"}} if separate else {}
+    return ConnectedClients(runs.workload(**changes), timeout)
 
 
 def asked(answers: dict[int, Any]) -> ConnectedClients:
@@ -168,7 +169,7 @@ def test_a_run_outlives_the_absence_of_all_nodes(monkeypatch: pytest.MonkeyPatch
 
 def test_clients_of_separate_nodes_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only there: of common data, the nodes that are connected serve all clients."""
-    grid, found = Answers({1: hosted([0], "")}), population()
+    grid, found = Answers({1: hosted([0], "")}), population(separate=True)
     naps: list[float] = []
 
     def nap(seconds: float) -> None:
@@ -186,7 +187,7 @@ def test_clients_of_separate_nodes_are_waited_for(monkeypatch: pytest.MonkeyPatc
 
 
 def test_waiting_ends() -> None:
-    found = population(0.0)
+    found = population(0.0, separate=True)
     found.refresh(Answers({1: hosted([0], "")}), wanted=2)
     assert found.clients.tolist() == [0]
 
@@ -201,7 +202,7 @@ def test_a_node_that_cannot_serve() -> None:
 def test_a_node_that_died_just_now_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is listed until the SuperLink has missed it; it ends no run, and is asked again when it is back."""
     gone = Error(ErrorCode.NODE_UNAVAILABLE, "no heartbeat")
-    grid, found = Answers({1: hosted([0], ""), 2: gone}), population()
+    grid, found = Answers({1: hosted([0], ""), 2: gone}), population(separate=True)
     monkeypatch.setattr(SLEEP, lambda _: grid.answers.update({2: hosted([1], "")}))
     found.refresh(grid)
     assert found.clients.tolist() == [0]
