@@ -14,6 +14,7 @@ HEADS: dict[str, str] = {
 
 def dropouts(config: Any) -> dict[str, float]:
     """The probabilities of a configuration's dropouts, by name."""
-    names = [name for name in config.to_dict() if "dropout" in name or "pdrop" in name]
+    words = ("dropout", "pdrop", "drop_path")
+    names = [name for name in config.to_dict() if any(word in name for word in words)]
     found = {name: getattr(config, name) for name in names}
     return {name: p for name, p in found.items() if isinstance(p, float | int) and not isinstance(p, bool)}

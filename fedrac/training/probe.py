@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from fedrac.algorithm.blocks import Block
 from fedrac.algorithm.round_start import Start
 from fedrac.algorithm.streams import Stream, uniform
 from fedrac.training import alone, units
@@ -42,7 +43,7 @@ def find_way(problem: TrainingSetup, start: Start, shards: Sequence[Shard], seed
         Exception: what the model raises on the rows of one client alone.
     """
     probe = _Probe(problem, start, shards, seed)
-    with _unchanged(problem.model):
+    with _unchanged(problem.model, problem.blocks):
         way = probe.way()
     if probe.unused:
         names = dict.fromkeys(probe.names[key] for key in start.trained if key in probe.unused)
@@ -231,24 +232,24 @@ def _where(model: nn.Module, error: Exception) -> str:
 
 
 @contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
-    """What the model keeps of what it saw must not change: clients that are trained in one process would share it.
+def _unchanged(model: nn.Module, blocks: Sequence[Block]) -> Iterator[None]:
+    """What is trained, and what a model keeps of what it saw, must not be changed by computing.
+
+    Clients that are trained in one process would share it.
 
     Raises:
-        Refused: a buffer has changed, on the way out. It is as before then.
+        Refused: something has changed, on the way out. It is as before then.
     """
-    before = {
-        n: v.clone()
-        for n, v in model.state_dict().items()
-        if v.is_floating_point() and n in dict(model.named_buffers())
-    }
+    kept, trained = dict(model.named_buffers()), {b.name: model.get_parameter(b.name) for b in blocks}
+    buffers = {n: v for n, v in model.state_dict().items() if n in kept and v.is_floating_point()}
+    before = {name: value.detach().clone() for name, value in {**buffers, **trained}.items()}
     yield
     after = model.state_dict()
     for name, value in before.items():
-        if not torch.equal(after[name], value) and not torch.isnan(value).any():
-            after[name].copy_(value)
+        if not torch.equal(after[name].nan_to_num(), value.nan_to_num()):
+            with torch.no_grad():
+                after[name].copy_(value)
             raise Refused(
-                f"the model changes its buffer {name!r} in every training pass, and clients that are trained in one "
-                "process would share it: keep it as it is in training (eval() of its module in the model's train()) or "
-                "remove it"
+                f"the model changes {name!r} whenever it computes in training mode, and clients that are trained in "
+                "one process would share it: let its train() leave that module in evaluation mode, or remove it"
             )

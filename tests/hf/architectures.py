@@ -111,6 +111,29 @@ def vit() -> Workload:
     return Workload(transformers.ViTForImageClassification(config), {"pixel_values": images}, _labels())
 
 
+def swin() -> Workload:
+    """Its layers take windows: many rows of one image, one after another."""
+    sizes = {"image_size": 8, "patch_size": 2, "embed_dim": 8, "depths": [2, 1], "num_heads": [2, 2], "window_size": 2}
+    config = transformers.SwinConfig(**sizes, **_QUIET, drop_path_rate=0.0, num_labels=3)
+    images = torch.randn(_ROWS, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return Workload(transformers.SwinForImageClassification(config), {"pixel_values": images}, _labels())
+
+
+def deberta() -> Workload:
+    """All rows share an embedding of distances, which every layer projects with the weights of its keys."""
+    relative = {"relative_attention": True, "position_buckets": 4, "pos_att_type": ["p2c", "c2p"]}
+    options = {"norm_rel_ebd": "layer_norm", "share_att_key": True, "type_vocab_size": 0, "pad_token_id": 0}
+    config = transformers.DebertaV2Config(**_SMALL, **_WIDE, **_QUIET, **relative, **options, num_labels=3)
+    return Workload(transformers.DebertaV2ForSequenceClassification(config), _text(), _labels())
+
+
+def mixtral() -> Workload:
+    """A mixture: a router that is no linear layer, and experts that are one tensor."""
+    experts = {"num_local_experts": 3, "num_experts_per_tok": 2, "experts_implementation": "eager"}
+    config = transformers.MixtralConfig(**_SMALL, **_WIDE, **experts, num_key_value_heads=1)
+    return Workload(transformers.MixtralForCausalLM(config), _text(), _next(), "causal_lm")
+
+
 class T5Classifier(nn.Module):
     """The encoder of a T5, a mean over the tokens, and a linear layer."""
 
@@ -134,7 +157,9 @@ def t5_encoder() -> Workload:
     return Workload(T5Classifier(config), _text(), _labels())
 
 
-ARCHITECTURES: tuple[Callable[[], Workload], ...] = (bert, roberta, gpt2, gpt2_classifier, llama, vit, t5_encoder)
+ARCHITECTURES: tuple[Callable[[], Workload], ...] = (
+    *(bert, roberta, deberta, gpt2, gpt2_classifier, llama, mixtral, vit, swin, t5_encoder),
+)
 
 
 def make(factory: Callable[[], Workload]) -> Workload:

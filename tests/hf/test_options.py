@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from architectures import Workload, bert, gpt2, llama, make, t5_encoder, vit
+from architectures import Workload, bert, deberta, gpt2, llama, make, swin, t5_encoder, vit
 from test_engine import Run
 from torch import Tensor, nn
 
@@ -42,6 +42,26 @@ def test_dropout_is_the_clients_own(factory, attention):
         for key, factor in run.train([shard], LOCAL).factors.items():
             torch.testing.assert_close(together[key][shard.client], factor[0], rtol=1e-8, atol=1e-8)
     assert all((together[key] - without[key]).abs().max() > 1e-4 for key in together)
+
+
+@pytest.mark.parametrize("factory", [deberta, swin], ids=lambda f: f.__name__)
+def test_what_a_default_configuration_drops_is_the_clients_own(factory, caplog):
+    """DeBERTa drops of what all rows share, Swin whole layers."""
+
+    def run():
+        work = make(factory)
+        work.model.config.hidden_dropout_prob = work.model.config.attention_probs_dropout_prob = 0.1
+        work.model.config.drop_path_rate = 0.3
+        return Run(work, "left")
+
+    together = run().train(run().shards, LOCAL).factors
+    assert "one at a time" not in caplog.text
+    for shard in run().shards:
+        for key, factor in run().train([shard], LOCAL).factors.items():
+            torch.testing.assert_close(together[key][shard.client], factor[0], rtol=1e-8, atol=1e-8)
+    quiet = Run(make(factory), "left")
+    without = quiet.train(quiet.shards, LOCAL).factors
+    assert all((together[key] - without[key]).abs().max() > 1e-6 for key in together)
 
 
 @pytest.mark.parametrize("factory", [bert, llama, vit], ids=lambda f: f.__name__)
