@@ -21,6 +21,11 @@ def check_targets(ids: NDArray[Any], what: str) -> None:
 
 
 def check_outputs(outputs: Tensor, ids: NDArray[Any]) -> None:
+    """Outputs (rows, T, V) of a few texts must have a column for each of all token ids.
+
+    Raises:
+        ValueError: they do not.
+    """
     check_tokens(outputs, "causal_lm", "vocabulary", "choose a model with a language-model head, or another data.task")
     if (high := int(ids.max())) >= outputs.shape[2]:
         raise ValueError(

@@ -39,6 +39,11 @@ def answer(logits: Tensor, labels: Sequence[str]) -> dict[str, Any]:
 
 
 def check_outputs(outputs: Tensor, targets: NDArray[Any]) -> None:
+    """Outputs (rows, classes) of a few examples must have a column for each of all labels (N,).
+
+    Raises:
+        ValueError: they do not.
+    """
     if outputs.ndim != 2:
         raise ValueError(
             f"the model's outputs have shape {tuple(outputs.shape)}: make them (rows, outputs), e.g. one logit a class"

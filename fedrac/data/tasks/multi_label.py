@@ -41,6 +41,11 @@ def answer(logits: Tensor, labels: Sequence[str]) -> dict[str, Any]:
 
 
 def check_targets(targets: NDArray[Any], what: str) -> None:
+    """Targets (N, k) must be 0 or 1.
+
+    Raises:
+        ValueError: some are not; it names the first such row, and ``what`` they are.
+    """
     if (bad := ~np.isin(targets, (0, 1)).all(axis=1)).any():
         raise ValueError(
             f"{what} hold {targets[bad.argmax()].tolist()} in row {int(bad.argmax())}: a multi_label has 1 for a label "
@@ -49,6 +54,11 @@ def check_targets(targets: NDArray[Any], what: str) -> None:
 
 
 def check_outputs(outputs: Tensor, targets: NDArray[Any]) -> None:
+    """Outputs (rows, k) of a few examples must have a column for each label of the targets (N, k).
+
+    Raises:
+        ValueError: they do not.
+    """
     check_width(outputs, targets, "labels")
 
 

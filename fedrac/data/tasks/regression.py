@@ -35,6 +35,11 @@ def check_targets(targets: NDArray[Any], what: str) -> None:
 
 
 def check_outputs(outputs: Tensor, targets: NDArray[Any]) -> None:
+    """Outputs (rows, k) of a few examples must have a column for each value of the targets (N, k).
+
+    Raises:
+        ValueError: they do not.
+    """
     check_width(outputs, targets, "values")
 
 

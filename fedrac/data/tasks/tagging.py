@@ -38,10 +38,20 @@ def answer(logits: Tensor, labels: Sequence[str]) -> dict[str, Any]:
 
 
 def check_targets(targets: NDArray[Any], what: str) -> None:
+    """Labels (N, T) of tokens must be 0, 1, ..., or `IGNORED`.
+
+    Raises:
+        ValueError: some are not; it says ``what`` they are.
+    """
     check_labels(targets[targets != IGNORED], what)
 
 
 def check_outputs(outputs: Tensor, targets: NDArray[Any]) -> None:
+    """Outputs (rows, T, classes) of a few texts must have a column for each of all labels (N, T).
+
+    Raises:
+        ValueError: they do not.
+    """
     check_tokens(outputs, "tagging", "classes", "choose a model with a label for each token, or another data.task")
     check_classes(targets, outputs.shape[2])
 
