@@ -39,6 +39,11 @@ fi
 openssl x509 -checkend 2592000 -noout -in superlink/server.crt >/dev/null ||
   echo "the SuperLink's certificate has expired, or will within 30 days: move superlink/server.crt away, then call me again"
 cp ca/ca.crt superlink/ca.crt
+if [ ! -e superlink/control.htpasswd ]; then
+  [ -e flower/control.token ] || openssl rand -hex 24 >flower/control.token
+  openssl passwd -apr1 -stdin <flower/control.token | sed 's/^/operator:/' >superlink/control.htpasswd
+  echo "made a token for those who start runs: $PWD/flower"
+fi
 [ -e superlink/superexec.secret ] || openssl rand -hex 32 >superlink/superexec.secret
 
 for ((node = 0; node < nodes; node++)); do
@@ -57,9 +62,11 @@ mkdir -p state/superlink state/serverapp data/server
 default = "docker"
 
 [superlink.docker]
-address = "127.0.0.1:${PORT:-9092}"
+address = "operator:$(cat flower/control.token)@127.0.0.1:${PORT:-9092}"
 root-certificates = "$PWD/ca/ca.crt"
 END
+grep -q operator: flower/config.toml ||
+  echo "flower/config.toml has no token: its address is operator:TOKEN@HOST:PORT, with the TOKEN of flower/control.token"
 # Containers run as whoever owns the folder, never as root.
 user=$(id -u):$(id -g)
 if [ "$(id -u)" = 0 ]; then

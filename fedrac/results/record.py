@@ -19,7 +19,7 @@ from fedrac.protocol.round_report import RoundReport
 
 log = logging.getLogger(__name__)
 
-_FIELDS = {"round", "seconds", "upload_bytes", "download_bytes"}  # of every line
+_NUMBERS = ("seconds", "upload_bytes", "download_bytes")  # of every line
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -181,7 +181,7 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     for number, text in enumerate(texts, 1):
         try:
             line = json.loads(text)
-            if type(line["round"]) is not int or not line.keys() >= _FIELDS:
+            if type(line["round"]) is not int or not all(isinstance(line[name], int | float) for name in _NUMBERS):
                 raise ValueError("it is not a round's line")
             lines.append(line)
         except (ValueError, KeyError, TypeError):

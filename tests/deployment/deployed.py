@@ -96,7 +96,7 @@ class Federation:
             f"--ssl-certfile {tls / 'server.crt'} --ssl-keyfile {tls / 'server.key'} --enable-supernode-auth "
             f"--database {state / 'superlink' / 'superlink.db'} --isolation process {secret}",
         )
-        wait_for(self._answers)
+        wait_for(self.answers)
 
     def start_serverapp(self) -> None:
         tls = self.folder / "superlink"
@@ -106,7 +106,8 @@ class Federation:
             f"--superexec-auth-secret-file {tls / 'superexec.secret'}",
         )
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether something listens; the SuperLink must not have ended."""
         assert self.processes["superlink"].poll() is None, self.log("superlink").read_text()
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0

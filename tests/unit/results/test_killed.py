@@ -1,8 +1,12 @@
-"""A run that is killed (SIGKILL) again and again, at random moments, ends as if it had never been."""
+"""A run that is killed or runs out of disk again and again, at random moments, ends as if it had never been."""
 
 import json
 import multiprocessing
+import os
 import random
+import resource
+import sys
+import threading
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -10,12 +14,14 @@ from typing import Any
 
 import pytest
 from runs import equal
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from fedrac.experiment.compose import load
-from fedrac.experiment.run import in_process, run
+from fedrac.cli import main
+from fedrac.results import checkpoint
 
-KILLS, ROUNDS = 20, 260
+PARTS, POINTS, ROUNDS = 4, 25, 280
+FULL = ("anything", "file", "tensors")  # what the disk does not take
 SETTINGS = [
     *("data=linear_regression", "data.examples=40", "data.test_examples=10", "data.features=4", "data.outputs=3"),
     *("data.clients=2", "model=mlp", "model.inputs=4", "model.hidden=[5]", "model.outputs=3", "pretrain=none"),
@@ -24,17 +30,50 @@ SETTINGS = [
 ]
 
 
-def go_on(folder: str) -> None:
-    """The run, or the rest of it."""
+def go_on(folder: str, full: str | None = None, after: int = 0, seed: int = 0) -> None:
+    """The run, or the rest of it, as the command does it; with ``full`` on a disk that fills up after some rounds."""
+    with open(f"{folder}.log", "w") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+    if full is not None:
+        threading.Thread(target=fill, args=(Path(folder), full, after, random.Random(seed)), daemon=True).start()
     started = Path(folder, "config.yaml").exists()
-    settings = load([f"resume={folder}"] if started else [*SETTINGS, f"output_dir={folder}"])
-    run(settings, in_process(settings), Path(folder))
+    sys.argv = ["fedrac", *([f"resume={folder}"] if started else [*SETTINGS, f"output_dir={folder}"])]
+    main.main()
 
 
-def start(folder: Path) -> BaseProcess:
+def fill(folder: Path, what: str, after: int, moments: random.Random) -> None:
+    """From now on the disk takes no more: of files that grow, of files that are written anew, or of tensors."""
+    while written(folder) < after:
+        time.sleep(0.001)
+    if what == "anything":  # the line of a round is cut off somewhere
+        size = (folder / "metrics.jsonl").stat().st_size if after else 0
+        limit = size + moments.randrange(400)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    elif what == "file":
+        left = [moments.randrange(12)]
+        keep = os.fsync
+
+        def fsync(number: int) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(28, "No space left on device")
+            keep(number)
+
+        os.fsync = fsync
+    else:
+
+        def save_file(_: Any, path: Path) -> None:
+            path.write_bytes(b"a part")
+            raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+        checkpoint.save_file = save_file  # type: ignore[assignment]
+
+
+def start(folder: Path, *full: Any) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fedrac.experiment.run", "flwr.clientapp"])
-    process = context.Process(target=go_on, args=(str(folder),))
+    context.set_forkserver_preload(["fedrac.experiment.run", "flwr.clientapp", "test_killed"])
+    process = context.Process(target=go_on, args=(str(folder), *full))
     process.start()
     return process
 
@@ -50,29 +89,59 @@ def facts(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in json.loads(line).items() if k not in passing} for line in lines]
 
 
+def kill(folder: Path, moments: random.Random, starting: bool) -> None:
+    """In the middle of a round, or while it starts."""
+    process, before = start(folder), written(folder)
+    wanted = before + (0 if starting else moments.randrange(9))
+    while written(folder) < wanted and process.is_alive():
+        time.sleep(0.001)
+    time.sleep(moments.uniform(0, 0.5 if starting else 0.02))
+    assert process.is_alive(), "it ended before it could be killed"
+    process.kill()
+    process.join()
+
+
+def run_out_of_disk(folder: Path, moments: random.Random, what: str) -> None:
+    """It says so in one line."""
+    process = start(folder, what, written(folder) + moments.randrange(9), moments.randrange(10**6))
+    process.join()
+    said = Path(f"{folder}.log").read_text()
+    assert process.exitcode == 1 and "Traceback" not in said
+    last = said.splitlines()[-1]
+    assert last.startswith("error: ") and ("No space left" in last or "too large" in last), said
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The undisturbed run."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "whole"
+    process = start(folder)
+    process.join()
+    assert process.exitcode == 0
+    return folder
+
+
 @pytest.mark.slow
-def test_killed_twenty_times(tmp_path: Path) -> None:
-    """Weights bit for bit, record and best checkpoint; each kill hits another moment of a round or of the start."""
-    whole, cut, moments = tmp_path / "whole", tmp_path / "cut", random.Random(1)
-    undisturbed = start(whole)
-    rounds = []
-    for kill in range(KILLS):
-        process, before = start(cut), written(cut)
-        wanted = before + (moments.randrange(9) if kill % 5 else 0)  # every fifth one while it starts
-        while written(cut) < wanted and process.is_alive():
-            time.sleep(0.001)
-        time.sleep(moments.uniform(0, 0.02 if kill % 5 else 0.5))
-        assert process.is_alive(), "it ended before it could be killed"
-        process.kill()
-        process.join()
+@pytest.mark.parametrize("part", range(PARTS))
+def test_stopped_a_hundred_times(whole: Path, tmp_path: Path, part: int) -> None:
+    """Weights bit for bit, record and best checkpoint; each stop hits another moment of a round or of the start."""
+    cut, moments, rounds = tmp_path / "cut", random.Random(part), []
+    for point in range(POINTS):
+        before = written(cut)
+        if point % 3 == 2:
+            run_out_of_disk(cut, moments, FULL[(part + point // 3) % 3])
+        else:
+            kill(cut, moments, starting=point % 5 == 0)
         rounds.append(written(cut))
+        assert rounds[-1] >= before - 1, "a finished round was lost"  # but the one whose checkpoint was under way
     last = start(cut)
-    for process in (last, undisturbed):
-        process.join()
-        assert process.exitcode == 0
+    last.join()
+    assert last.exitcode == 0
     assert len(set(rounds)) > 5 and rounds[-1] < ROUNDS
     assert facts(cut) == facts(whole)
     for name in ("checkpoint", "best"):
         expected = load_file(whole / name / "weights.safetensors")
         equal(load_file(cut / name / "weights.safetensors"), expected)
         assert (cut / name / "state.json").read_text() == (whole / name / "state.json").read_text()
+    left = {path.name for path in cut.iterdir()}
+    assert left == {path.name for path in whole.iterdir()}

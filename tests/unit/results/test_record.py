@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fedrac.monitoring.status import Status
 from fedrac.protocol.replies import Refusal
 from fedrac.protocol.round_report import RoundReport
 from fedrac.results.record import Record, read_metrics, versions, write_atomically
@@ -125,3 +126,77 @@ def test_others_may_read_what_the_user_lets_them(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.write_text("")
     assert {stat.S_IMODE(p.stat().st_mode) for p in tmp_path.iterdir()} == {stat.S_IMODE(plain.stat().st_mode)}
+
+
+def damage(folder: Path, number: int, text: str) -> str:
+    """Puts ``text`` in the place of a line; returns what the file has then."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    lines[number - 1] = text
+    path.write_text("\n".join(lines) + "\n")
+    return path.read_text()
+
+
+@pytest.mark.parametrize("text", ['{"round": 2, "sec', "", "[]", "null", '{"round": "2"}', '{"round": 2}', "\x00" * 9])
+def test_a_damaged_line_costs_no_other_line(tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str) -> None:
+    """The run goes on, says which line it is, and leaves the whole file beside the new one."""
+    finished(tmp_path, 5)
+    before = damage(tmp_path, 2, text)
+    assert rounds(tmp_path) == [1, 3, 4, 5] and "line 2 cannot be read" in caplog.text
+    record = Record(tmp_path, "", finished=5)
+    record.add(report(6))
+    assert rounds(tmp_path) == [1, 3, 4, 5, 6]
+    assert (tmp_path / "metrics.damaged.jsonl").read_text() == before
+    assert "metrics.damaged.jsonl has them all" in caplog.text and "has no line of round 2" in caplog.text
+    assert record.summarise("m", {})["upload_bytes"] == 50
+
+
+def test_rounds_that_only_the_checkpoint_has_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A machine that lost its power has what was written last in one file and not in the other."""
+    finished(tmp_path, 3)
+    Record(tmp_path, "", finished=5)
+    assert "has no line of round 4, 5, which the checkpoint has" in caplog.text
+
+
+def test_a_file_of_damaged_lines_alone_is_another_run_s(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("not ours\n")
+    with pytest.raises(FileExistsError):
+        Record(tmp_path, "")
+    assert (tmp_path / "metrics.jsonl").read_text() == "not ours\n"
+
+
+def strict(path: Path) -> Any:
+    """JSON as other programs read it: Python's own reader takes NaN and Infinity, which are none."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_what_is_written_is_json_whatever_the_numbers_are(tmp_path: Path, value: float) -> None:
+    record = Record(tmp_path, "")
+    record.add(report(1, train_loss=value, metrics={"clients/loss": value}, guard={"guard/length": value}))
+    assert strict(tmp_path / "metrics.jsonl")["clients/loss"] is None
+    assert strict(tmp_path / "metrics.jsonl")["train/loss"] is None
+    record.summarise("m", {"test/loss": value})
+    assert strict(tmp_path / "summary.json")["initial"] == {"test/loss": None}
+    with Status(tmp_path, 1, 0) as status:
+        status.round(report(1, metrics={"clients/loss": value}))
+    strict(tmp_path / "status.json")
+
+
+@pytest.mark.parametrize("name", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_old_file_and_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write_atomically(tmp_path / "file", "old")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(*((os, "fsync") if name == "fsync" else (Path, "replace")), full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(tmp_path / "file", "new and longer")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "old"
