@@ -157,10 +157,15 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         key = override.split("=")[0].lstrip("+~")
         if key in str(error) and key not in keys and "=" in override and not override.startswith("+"):
             near = difflib.get_close_matches(key, keys, 3, 0.5)
-            return f"there is no key {key!r}" + (
-                f"; did you mean {' or '.join(near)}?" if near else "; see fedrac --help"
-            )
+            hint = f"; did you mean {' or '.join(near)}?" if near else "; see fedrac --help"
+            own = f" An option of a function of your own begins with a plus: +{override}" if _may_be_own(key) else ""
+            return f"there is no key {key!r}{hint}{own}"
     return str(error).split("\nConfig search path")[0].strip()
+
+
+def _may_be_own(key: str) -> bool:
+    """Whether it could be an argument of what a section's ``_target_`` or ``scheme`` names."""
+    return key.partition(".")[0] in ("data", "model", "partition") and key.count(".") == 1
 
 
 def all_keys(node: Any, prefix: str = "") -> list[str]:

@@ -132,7 +132,8 @@ class FedRacLora(Strategy):
         self.connected.refresh(grid, needed)
         if needed > (clients := len(self.connected.clients)):
             raise ValueError(
-                f"cohort.size={size} is larger than the population of {clients} clients: lower it or connect more nodes"
+                f"cohort.size={size} is larger than the population of {clients} clients: set cohort.size={clients} or "
+                "less, or connect more nodes"
             )
 
     def configure_train(

@@ -68,7 +68,9 @@ def test_a_misspelt_key_among_others() -> None:
     """Keys of the options that were chosen are known."""
     chosen = ("data=linear_regression", "data.examples=40", "partition=size", "partition.law=square")
     assert "there is no key 'cohort.sise'; did you mean cohort.size" in wrong(*chosen, "cohort.sise=3")
-    assert "there is no key 'data.exampels'; did you mean data.examples" in wrong(*chosen, "data.exampels=3")
+    misspelt = wrong(*chosen, "data.exampels=3")
+    assert "there is no key 'data.exampels'; did you mean data.examples" in misspelt
+    assert misspelt.endswith("begins with a plus: +data.exampels=3")
     assert "there is no key 'data.examples'" in wrong("data.examples=40")
 
 
