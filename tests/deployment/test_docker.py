@@ -18,7 +18,7 @@ from fedrac.results.record import read_metrics
 pytestmark = pytest.mark.skipif(
     not os.environ.get("FEDRAC_DOCKER"), reason="builds an image: run it with make docker-test"
 )
-SERVICES = ("superlink", "serverapp", "node-0", "node-1", "node-2")
+SERVICES = ("superlink", "proxy", "serverapp", "node-0", "node-1", "node-2")
 
 
 def _missing() -> str | None:
@@ -118,7 +118,7 @@ def test_containers_can_do_little(containers: Containers, service: str) -> None:
     sources = {Path(mount["Source"]) for mount in mounts}
     assert not {containers.folder, containers.folder / "ca", containers.folder / "nodes"} & sources
     writable = {mount["Destination"] for mount in mounts if mount["RW"]}
-    assert writable == ({"/state", "/outputs"} if service == "serverapp" else {"/state"})
+    assert writable == {"serverapp": {"/state", "/outputs"}, "proxy": set()}.get(service, {"/state"})
 
 
 def test_a_node_sees_its_own_key_and_data_only(containers: Containers) -> None:
@@ -128,3 +128,46 @@ def test_a_node_sees_its_own_key_and_data_only(containers: Containers) -> None:
         here = _out(["docker", "exec", name, "sha256sum", "/data/train-labels-idx1-ubyte.gz"]).split()[0]
         there = _out(["sha256sum", str(containers.folder / f"data/node-{node}/train-labels-idx1-ubyte.gz")]).split()[0]
         assert here == there
+
+
+ASK = """
+import base64, ssl, sys, urllib.error, urllib.request
+address, path, token = sys.argv[1:]
+request = urllib.request.Request(f"https://{address}{path}", b"", method="POST")
+if token:
+    request.add_header("Authorization", "Basic " + base64.b64encode(f"operator:{token}".encode()).decode())
+try:
+    urllib.request.urlopen(request, context=ssl.create_default_context(cafile="/node/ca.crt"), timeout=20)
+    print(200)
+except urllib.error.HTTPError as error:
+    print(error.code)
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
+def test_a_node_reaches_the_fleet_and_nothing_else(containers: Containers) -> None:
+    """By the name that it knows, the SuperLink is the proxy; the SuperLink itself is in a network without nodes."""
+    node = containers.id("node-0")
+
+    def answer(address: str, path: str, token: str = "") -> str:
+        return _out(["docker", "exec", node, "python", "-c", ASK, address, path, token])
+
+    token = (containers.folder / "flower" / "control.token").read_text().strip()
+    assert answer("superlink:9092", "/v1/control/list-runs") == "401"
+    assert answer("superlink:9092", "/v1/control/list-runs", "guessed") == "401"
+    assert answer("superlink:9092", "/v1/control/list-runs", token) not in ("401", "404", "502")
+    assert answer("superlink:9092", "/v1/runtime/acquire-task", token) == "404"
+    assert answer("superlink:9092", "/v1/fleet/pull-messages") not in ("404", "502")
+    assert answer("superlink-inside:9092", "/v1/control/list-runs") == "URLError"
+    networks = containers.inspect("superlink")["NetworkSettings"]
+    assert isinstance(networks, dict)
+    for about in networks["Networks"].values():
+        assert answer(f"{about['IPAddress']}:9092", "/v1/control/list-runs") in ("URLError", "TimeoutError")
+
+
+def test_only_the_proxy_listens_to_the_outside(containers: Containers) -> None:
+    for service in SERVICES:
+        host = containers.inspect(service)["HostConfig"]
+        assert isinstance(host, dict)
+        assert list(host["PortBindings"] or {}) == (["9092/tcp"] if service == "proxy" else [])
