@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from architectures import ARCHITECTURES, SIZES, Workload, gpt2, make, roberta
+from checkpoints import ARCHITECTURES, SIZES, Workload, gpt2, make, roberta
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 

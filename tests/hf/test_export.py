@@ -2,11 +2,11 @@
 
 import json
 
-import architectures
+import checkpoints
 import pytest
 import torch
 import transformers
-from architectures import bert, gpt2, gpt2_classifier, llama, make, roberta, vit
+from checkpoints import bert, gpt2, gpt2_classifier, llama, make, roberta, vit
 from peft import PeftModel
 from safetensors.torch import load_file
 
@@ -32,8 +32,8 @@ LABELS = ("bad", "fair", "good")
 
 def data(factory: str) -> Data:
     """The data of one of the architectures as a loader returns them; also named in a configuration."""
-    work = make(getattr(architectures, factory))
-    inputs, targets = work.whole(torch.arange(sum(architectures.SIZES)))
+    work = make(getattr(checkpoints, factory))
+    inputs, targets = work.whole(torch.arange(sum(checkpoints.SIZES)))
     if "pixel_values" in work.inputs:
         part = Examples(inputs.float().numpy(), targets.numpy())
     else:
@@ -87,7 +87,7 @@ def logits(model, factory):
 def learnt(factory, folder):
     """Logits of the run's model, as fedrac computes them."""
     work = make(factory)
-    inputs, _ = work.whole(torch.arange(sum(architectures.SIZES)))
+    inputs, _ = work.whole(torch.arange(sum(checkpoints.SIZES)))
     with torch.no_grad():
         out = finished_run.read(folder).model()(inputs.float() if inputs.is_floating_point() else inputs)
     return out[work.targets != -100] if work.task == "causal_lm" else out

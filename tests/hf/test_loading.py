@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from architectures import bert, gpt2, llama, make, roberta, vit
+from checkpoints import bert, gpt2, llama, make, roberta, vit
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from architectures import Workload, bert, deberta, gpt2, llama, make, swin, t5_encoder, vit
+from checkpoints import Workload, bert, deberta, gpt2, llama, make, swin, t5_encoder, vit
 from test_engine import Run
 from torch import Tensor, nn
 
