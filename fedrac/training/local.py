@@ -120,7 +120,7 @@ class _Lockstep:
         self.adapter = CohortAdapter(problem.model, problem.blocks, way, self.dropout)
 
     def run(self) -> None:
-        with self.adapter.attached(), no_global_draws(self.device):
+        with self.adapter.attached() if self.way.alone is None else nullcontext(), no_global_draws(self.device):
             for batch in self.orders.batches():
                 losses = self._steps(batch) if self.way.alone is None else self._steps_alone(batch)
                 self.loss_sums[: batch.clients] += (losses * batch.real).sum((0, 2))

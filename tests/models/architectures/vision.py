@@ -111,6 +111,18 @@ class Vit(nn.Module):
         return self.head(self.encoder(self.patches(x))[:, 0])
 
 
+class RootToken(Vit):
+    """Its class token is a parameter of the whole model, beside a module with parameters of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.token = Patches(8, False), nn.Parameter(torch.randn(1, 1, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = self.patches(x)
+        return self.head(self.encoder(torch.cat([self.token.expand(len(x), -1, -1), patches], 1))[:, 0])
+
+
 class UNet(nn.Module):
     """A class for each pixel, the pixels one after another."""
 
@@ -158,5 +170,6 @@ IMAGES = (
     of("ConvNeXt", _convnext),
     of("MLP-Mixer", lambda: nn.Sequential(Patches(6, False), Mixer(4, 6), nn.Flatten(), nn.Linear(24, CLASSES))),
     of("ViT", Vit),
+    of("ViT, the class token a parameter of the whole model", RootToken),
     of("U-Net, a class for each pixel", UNet, task="tagging"),
 )  # fmt: skip
