@@ -179,3 +179,16 @@ def test_zero_factors_change_nothing():
         stacked = {k: v.repeat(3, *[1] * v.ndim) for k, v in start.trained.items()}
         after = step(state, blocks, method.at(1), sketches, stacked, shares([1] * 3, "uniform"), 1.0)
         assert all(torch.equal(v, state.weights[k]) for k, v in after.weights.items())
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 10, 97, 100])
+@pytest.mark.parametrize("fraction", [1e-9, 0.1, 0.29, 0.3, 0.5, 0.7, 0.999, 1.0])
+def test_least_clients_is_the_least(size, fraction):
+    least = ServerSpec(size, min_fraction=fraction).least_clients
+    assert least / size >= fraction and (least == 1 or (least - 1) / size < fraction)
+
+
+def test_a_cohort_as_large_as_may_be_is_counted_at_once():
+    assert ServerSpec(2**31, min_fraction=0.5).least_clients == 2**30
+    with pytest.raises(ValueError, match=r"cohort.size=10000000000 must be at least 1, and at most 2147483648"):
+        ServerSpec(10**10)

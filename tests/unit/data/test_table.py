@@ -121,3 +121,45 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         (tmp_path / name).write_text(content)
         with pytest.raises(ValueError, match=message):
             table(str(tmp_path / name), "y")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.bz2", ".tsv"])
+def test_two_columns_of_one_name_are_refused(frame, tmp_path, suffix):
+    """Also where pandas would give the second one another name."""
+    double = frame.rename(columns={"old": "age"})
+    WRITERS[suffix](double, path := tmp_path / f"t{suffix}")
+    with pytest.raises(ValueError, match="has more than one column 'age': rename or remove the others"):
+        table(str(path), "kind", features=["value"])
+
+
+def test_a_column_without_a_name_is_no_feature(frame, tmp_path, caplog):
+    """As pandas writes its index, and a spreadsheet what is behind the last comma."""
+    frame.drop(columns="hospital").to_csv(path := tmp_path / "t.csv")
+    assert table(str(path), "kind").train.inputs.shape[1] == 3
+    assert "column 1 has no name and is left out" in caplog.text
+    path.write_text("a,kind,\n1,x,\n2,y,\n3,x,\n4,y,\n5,x,\n6,y,\n7,x,\n8,y,\n9,x,\n10,y,\n")
+    assert table(str(path), "kind").train.inputs.shape[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"features": ["age", "age"]}, "data.features names 'age' twice"),
+        ({"features": ["age", "kind"]}, "data.features has the target 'kind'"),
+        ({"classes": ["ham", "ham"]}, "data.classes names 'ham' twice"),
+        ({"classes": ["ham"]}, "must name at least two classes"),
+    ],
+)
+def test_lists_that_contradict_themselves(frame, tmp_path, settings, message):
+    frame.to_csv(path := tmp_path / "t.csv", index=False)
+    with pytest.raises(ValueError, match=message):
+        table(str(path), "kind", **{"features": ["age"], **settings})
+
+
+def test_one_class_alone_is_refused_and_named_at_a_party(frame, tmp_path, caplog):
+    frame.assign(kind="ham").to_csv(path := tmp_path / "train.csv", index=False)
+    with pytest.raises(ValueError, match="column 'kind' has the same label in all training rows"):
+        table(str(path), "kind", features=["age"])
+    party = {"features": ["age"], "standardize": False, "classes": ["ham", "spam"], "partial": True}
+    assert len(table(str(path), "kind", **party).train) == 40
+    assert "others have to bring the rest" in caplog.text

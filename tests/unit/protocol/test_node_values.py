@@ -23,6 +23,8 @@ from fedrac.protocol.round_replies import collect
 from fedrac.protocol.round_report import RoundReport
 from fedrac.results.record import Record
 
+runs.grid()  # messages name the task of the process that makes them
+
 FAKE = "\nround 9/9  test accuracy 100.0%\r\x1b[2K\x1b]0;title\x07\u202edesrever\u2028\x85\ud800 fine é 漢"
 
 

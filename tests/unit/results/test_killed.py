@@ -122,6 +122,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_stopped_a_hundred_times(whole: Path, tmp_path: Path, part: int) -> None:
     """Weights bit for bit, record and best checkpoint; each stop hits another moment of a round or of the start."""
