@@ -19,7 +19,8 @@ done
 for tool in openssl ssh-keygen; do
   command -v $tool >/dev/null || { echo "$tool is missing: install openssl and openssh-client" >&2; exit 1; }
 done
-env=${ENV_FILE:-$(cd "$(dirname "$0")" && pwd)/.env} # Compose reads it beside its file
+here=$(cd "$(dirname "$0")" && pwd)
+env=${ENV_FILE:-$here/.env} # Compose reads it beside its file
 mkdir -p "$folder"
 cd "$folder"
 mkdir -p ca superlink public outputs flower
@@ -53,6 +54,7 @@ for ((node = 0; node < nodes; node++)); do
     echo "made a key for node $node"
   fi
   cp ca/ca.crt "nodes/$node/ca.crt"
+  [ -e "nodes/$node/policy.yaml" ] || cp "$here/policy.yaml" "nodes/$node/"
   cp "nodes/$node/key.pub" "public/node-$node.pub"
 done
 mkdir -p state/superlink state/serverapp data/server

@@ -25,11 +25,14 @@ def main(grid: Grid, context: Context) -> None:
 
 def _run(grid: Grid, context: Context) -> None:
     from fedrac.experiment import compose, run
+    from fedrac.flower import operator
     from fedrac.flower.prompt_grid import PromptGrid
+    from fedrac.loading import limits
 
     overrides = compose.split_overrides(str(context.run_config["overrides"]))
     resumed = any(override.startswith("resume=") for override in overrides)  # it keeps what it began with
     if (preset := context.run_config["preset"]) and not resumed:
         overrides.insert(0, f"experiment={preset}")
     settings = compose.load(overrides)
-    run.run(settings, PromptGrid(grid), Path(settings.output_dir).absolute())
+    with limits.within(operator.server_limits(grid)):  # settings are those of whoever called `flwr run`
+        run.run(settings, PromptGrid(grid), Path(settings.output_dir).absolute())

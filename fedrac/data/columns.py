@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrac.data.header import named
+from fedrac.loading.told import told
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -39,7 +40,7 @@ class Columns:
             ValueError: no columns, one that is not there, or a cell that is no finite number.
         """
         if not columns:
-            raise ValueError("the table has no feature columns: set data.features to the columns to learn from")
+            raise told(ValueError("the table has no feature columns: set data.features to the columns to learn from"))
         return np.stack([self._number(column) for column in columns], axis=1)
 
     def classes(self, column: str, classes: Sequence[Any]) -> NDArray[np.int64]:
@@ -51,7 +52,8 @@ class Columns:
         values, names = self.plain(column).astype(str), np.array([str(name) for name in classes])
         order = np.argsort(names)
         places: NDArray[np.int64] = order[np.searchsorted(names, values, sorter=order).clip(max=len(names) - 1)]
-        self._check(names[places] != values, column, f"which is not one of data.classes={list(classes)}")
+        what = f"which is not one of data.classes={list(classes)}"
+        self._check(names[places] != values, column, what, tell_row=False)  # else who asks often reads the column
         return places
 
     def labels(self, column: str, train: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[str]]:
@@ -103,7 +105,7 @@ class Columns:
 
         series = self._column(column)
         if series.dtype.kind in "mM":  # dates would become nanoseconds
-            raise ValueError(f"column {column!r} holds dates: make it a number, or leave it out of data.features")
+            raise told(ValueError(f"column {column!r} holds dates: make it a number, or leave it out of data.features"))
         parsed = pandas.to_numeric(series, errors="coerce")
         values: NDArray[np.float64] = parsed.to_numpy(dtype=np.float64, na_value=np.nan)
         mend = "no number: clean the cell, or leave the column out of data.features"
@@ -115,16 +117,19 @@ class Columns:
             columns = [str(column) for column in self.frame.columns]
             near = difflib.get_close_matches(name, columns, 1)
             hint = f"did you mean {near[0]!r}? Its" if near else "its"
-            raise ValueError(f"no column {name!r} in {self.files[0]}: {hint} columns are {', '.join(columns)}")
+            wrong = f"no column {name!r} in {self.files[0]}: {hint} columns are {', '.join(columns)}"
+            raise told(ValueError(wrong), f"no column {name!r}")  # a file without a header begins with a record
         return self.frame[name]
 
-    def _check(self, bad: NDArray[np.bool_], column: str, what: str) -> None:
+    def _check(self, bad: NDArray[np.bool_], column: str, what: str, tell_row: bool = True) -> None:
         if bad.any():
             place = int(bad.argmax())
             row = int(self.frame.index[place])  # in the files, of which some rows may have been left out
             file, number = (self.files[0], row + 1) if row < self.first else (self.files[-1], row - self.first + 1)
             cell = self.frame[column].iloc[[place]].tolist()[0]
-            raise ValueError(f"column {column!r} of {file}, data row {number}, holds {cell!r}, {what}")
+            text = f"column {column!r} of {file}, data row {number}, holds {cell!r}, {what}"
+            where = f", data row {number} of the {'first' if row < self.first else 'last'} file" if tell_row else ""
+            raise told(ValueError(text), f"column {column!r}{where}: {what.removeprefix('which is ')}")
 
 
 def _existing(key: str, value: str) -> Path:
@@ -135,7 +140,7 @@ def _existing(key: str, value: str) -> Path:
     """
     file = Path(value).expanduser()
     if not file.is_file():
-        raise FileNotFoundError(f"there is no file {file}: set data.{key} to a table's path")
+        raise told(FileNotFoundError(f"there is no file {file}: set data.{key} to a table's path"))
     return file
 
 
@@ -173,9 +178,10 @@ def _share(value: str) -> dict[str, str | None]:
     found = {name: sorted(path.glob(f"{part}.*")) for name, part in (("path", "train"), ("test_path", "test"))}
     for part in found.values():
         if len(part) > 1:
-            raise ValueError(f"{path} has {part[0].name} and {part[1].name}: leave one of them")
+            text = f"{path} has {part[0].name} and {part[1].name}: leave one of them"
+            raise told(ValueError(text), f"{path} has two files for one part of the data: leave one of them")
     if not any(found.values()):
-        raise FileNotFoundError(f"{path} has neither train.csv nor test.csv (or .tsv, .jsonl, .parquet)")
+        raise told(FileNotFoundError(f"{path} has neither train.csv nor test.csv (or .tsv, .jsonl, .parquet)"))
     return {name: str(part[0]) if part else None for name, part in found.items()}
 
 
@@ -196,9 +202,10 @@ def _frame(file: Path) -> "DataFrame":
     try:
         frame = reader(file)
     except (ValueError, OSError, EOFError) as error:  # pandas' and pyarrow's own errors are ValueErrors
-        raise ValueError(f"{file} cannot be read ({error}): check that its content is what its name says") from error
+        mend = "check that its content is what its name says"
+        raise told(ValueError(f"{file} cannot be read ({error}): {mend}"), f"{file} cannot be read: {mend}") from error
     if not len(frame):
-        raise ValueError(f"{file} has no rows: give a table with at least one")
+        raise told(ValueError(f"{file} has no rows: give a table with at least one"))
     return named(frame, _names(file, frame), file)
 
 
@@ -221,7 +228,9 @@ def _reader(file: Path) -> "Callable[..., DataFrame]":
     }
     name = file.with_suffix("") if file.suffix in _COMPRESSED else file
     if name.suffix not in readers:
-        raise ValueError(
-            f"{file} is of no known format: use {', '.join(readers)}; text also with {', '.join(_COMPRESSED)}"
+        raise told(
+            ValueError(
+                f"{file} is of no known format: use {', '.join(readers)}; text also with {', '.join(_COMPRESSED)}"
+            )
         )
     return readers[name.suffix]

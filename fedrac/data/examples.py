@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fedrac.data import tasks
 from fedrac.data.tasks import Task
 from fedrac.data.tokens import Tokens
+from fedrac.loading.told import told
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -136,4 +137,4 @@ class Data:
         """Raises ValueError if one of these parts has no examples."""
         for name in parts:
             if len(getattr(self, name)) == 0:
-                raise ValueError(f"the {name} part has no examples: check the classes and data.test_fraction")
+                raise told(ValueError(f"the {name} part has no examples: check the classes and data.test_fraction"))

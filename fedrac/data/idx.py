@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrac.loading.told import told
+
 PARTS = ("train", "t10k")
 _STEMS = tuple(f"{part}-{what}" for part in PARTS for what in ("images", "labels"))
 
@@ -25,9 +27,8 @@ def find(folder: Path, partial: bool = False) -> dict[str, tuple[Path, Path]]:
         FileNotFoundError: the folder or one of the files is not there.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"there is no folder {folder}: set data.path to the folder with {', '.join(map(_name, _STEMS))} (or .gz)"
-        )
+        wanted = f"set data.path to the folder with {', '.join(map(_name, _STEMS))} (or .gz)"
+        raise told(FileNotFoundError(f"there is no folder {folder}: {wanted}"))
     there = [part for part in PARTS if not partial or any(folder.glob(f"{part}-*"))] or PARTS
     return {part: (_find(folder, f"{part}-images"), _find(folder, f"{part}-labels")) for part in there}
 
@@ -42,8 +43,10 @@ def _find(folder: Path, stem: str) -> Path:
     for path in (folder / name for name in names):
         if path.is_file():
             return path
-    raise FileNotFoundError(
-        f"{folder} has no {stem}: looked for {', '.join(names)}. Set data.path to the folder that has it"
+    raise told(
+        FileNotFoundError(
+            f"{folder} has no {stem}: looked for {', '.join(names)}. Set data.path to the folder that has it"
+        )
     )
 
 
@@ -56,13 +59,15 @@ def read(path: Path) -> NDArray[Any]:
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
+        raise told(ValueError(f"{path} is damaged ({error}): fetch it again"), f"{path} is damaged") from error
     if data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
-        raise ValueError(f"{path} is not an IDX file of bytes: it begins with {data[:4].hex(' ') or 'nothing'}")
+        wrong = f"{path} is not an IDX file of bytes"
+        raise told(ValueError(f"{wrong}: it begins with {data[:4].hex(' ') or 'nothing'}"), wrong)
     shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
     values = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])
     if values.size != np.prod(shape, dtype=np.int64):
-        raise ValueError(f"{path} has {values.size} values, its header says {shape.tolist()}: fetch it again")
+        wrong = f"{path} has {values.size} values, its header says {shape.tolist()}: fetch it again"
+        raise told(ValueError(wrong), f"{path} has more or fewer values than its header says")
     return values.reshape(shape)
 
 

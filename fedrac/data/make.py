@@ -10,14 +10,14 @@ from fedrac.data.examples import Data
 from fedrac.loading.target import construct, parameters
 
 
-def make(spec: Mapping[str, Any], group: str = "data") -> Data:
+def make(spec: Mapping[str, Any], group: str = "data", mine: bool = False) -> Data:
     """Call the loader that ``spec`` names.
 
     Args:
         spec: its import path under ``_target_`` and its arguments. Two entries are not arguments: ``task``, unless the
             loader takes an argument of this name, is what the targets mean; ``loss`` is the import path of a loss that
             takes the place of the task's own. Where they are None, both follow from the data.
-        group: see `fedrac.loading.target.construct`.
+        group, mine: see `fedrac.loading.target.construct`.
 
     Raises:
         ValueError: an unknown target, task or loss, or data of the wrong form.
@@ -25,14 +25,14 @@ def make(spec: Mapping[str, Any], group: str = "data") -> Data:
     arguments = dict(spec)
     loss = arguments.pop("loss", None)
     task = None
-    if "task" in arguments and (arguments["task"] is None or not _takes_task(spec.get("_target_"))):
+    if "task" in arguments and (arguments["task"] is None or not _takes_task(spec, group, mine)):
         task = arguments.pop("task")
-    data = coerce(construct(arguments, group), task)
+    data = coerce(construct(arguments, group, mine), task)
     return data if loss is None else replace(data, task=tasks.with_loss(data.task, loss))
 
 
-def _takes_task(target: Any) -> bool:
+def _takes_task(spec: Mapping[str, Any], group: str, mine: bool) -> bool:
     try:
-        return "task" in parameters(target)
+        return "task" in parameters(spec, group, mine)
     except Exception:  # `construct` says what is wrong with it
         return False

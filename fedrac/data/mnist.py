@@ -17,6 +17,7 @@ from fedrac.data.pixels import Classes, Part, prepare
 from fedrac.data.split import split
 from fedrac.data.store import stored
 from fedrac.loading import cache
+from fedrac.loading.told import told
 
 MEAN, STD = 0.1307, 0.3081  # of the 60,000 training images of MNIST
 
@@ -77,7 +78,8 @@ def idx(
         ValueError: no path, a file that is not IDX, or classes that do not exist or repeat.
     """
     if path is None:
-        raise ValueError("data.path is not set: set it to the folder with the IDX files, e.g. data.path=/data/mnist")
+        wrong = "data.path is not set: set it to the folder with the IDX files, e.g. data.path=/data/mnist"
+        raise told(ValueError(wrong))
     files = find(Path(path).expanduser(), partial)
 
     def build() -> tuple[Examples, Examples, int]:

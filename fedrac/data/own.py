@@ -9,6 +9,9 @@ from typing import Any
 from fedrac.data.examples import Data
 from fedrac.data.make import make
 from fedrac.loading.target import parameters
+from fedrac.loading.told import told
+
+_OF_COMMON_DATA = ("validation", "test_path")  # a party has its own
 
 
 def load(spec: Mapping[str, Any], place: str) -> Data:
@@ -28,17 +31,17 @@ def load(spec: Mapping[str, Any], place: str) -> Data:
 
 @lru_cache(maxsize=64)  # an in-process run has many parties
 def _loaded(spec: str, place: str) -> Data:
-    shared = {key: value for key, value in json.loads(spec).items() if key != "validation"}  # of common data
+    shared = {key: value for key, value in json.loads(spec).items() if key not in _OF_COMMON_DATA}
     if not place.startswith(("/", "~")):
         if "/" in place:
-            raise ValueError(f'node-config data={place!r}: give an absolute path, e.g. data="/data"')
+            raise told(ValueError(f'node-config data={place!r}: give an absolute path, e.g. data="/data"'))
         meaning = {key: shared[key] for key in ("task", "loss") if key in shared}
-        return make({"_target_": place, **meaning}, "node-config data")
+        return make({"_target_": place, **meaning}, "node-config data", mine=True)
     if "path" not in shared:
-        raise ValueError(f"data._target_={shared['_target_']} takes no path: choose data=idx or data=table, say")
+        raise told(ValueError(f"data._target_={shared['_target_']} takes no path: choose data=idx or data=table, say"))
     path = Path(place).expanduser()
     if not path.exists():
-        raise FileNotFoundError(f"there is no {path}")
-    taken = parameters(shared["_target_"])
-    partial = {"partial": True} if "partial" in taken else {}
-    return make({**shared, **partial, "path": str(path)})
+        raise told(FileNotFoundError(f"there is no {path}"))
+    shared["path"] = str(path)
+    partial = {"partial": True} if "partial" in parameters(shared, "data") else {}
+    return make({**shared, **partial})

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrac.data.examples import Examples
+from fedrac.loading.told import told
 
 Classes = Sequence[int] | None
 Part = tuple[NDArray[Any], NDArray[Any]]  # images (N, height, width) of 0 .. 255, labels (N,)
@@ -29,18 +30,22 @@ def prepare(
     """
     for images, labels in (train, test):
         if images.ndim != 3 or labels.shape != images.shape[:1]:
-            raise ValueError(
-                f"images of shape {images.shape} with labels of shape {labels.shape}: they must be "
-                "(N, height, width) and (N,); for other images write a function of your own (data=custom)"
+            raise told(
+                ValueError(
+                    f"images of shape {images.shape} with labels of shape {labels.shape}: they must be "
+                    "(N, height, width) and (N,); for other images write a function of your own (data=custom)"
+                )
             )
     there = np.unique(train[1]).tolist()
     wanted = there if classes is None else list(classes)
     if partial and classes is None:
-        raise ValueError(f"data.classes is not set: give the list of all classes, e.g. data.classes={there}")
+        wrong = "data.classes is not set: give the list of all classes"
+        raise told(ValueError(f"{wrong}, e.g. data.classes={there}"), wrong)
     if not wanted or len(set(wanted)) < len(wanted) or not (partial or set(wanted) <= set(there)):
-        raise ValueError(f"data.classes={wanted}: choose different ones of {there}, or null for all")
+        wrong = f"data.classes={wanted}: choose different ones"
+        raise told(ValueError(f"{wrong} of {there}, or null for all"), f"{wrong} that are there")
     if std <= 0:
-        raise ValueError(f"data.std={std} is not positive: use the standard deviation of the pixels, e.g. 0.3081")
+        raise told(ValueError(f"data.std={std} is not positive: use the standard deviation of the pixels, e.g. 0.3081"))
     return _select(*train, wanted, mean, std), _select(*test, wanted, mean, std), len(wanted)
 
 

@@ -13,6 +13,7 @@ from fedrac.data.examples import Data, Examples
 from fedrac.data.split import Index, split
 from fedrac.data.store import stored
 from fedrac.data.tasks import named
+from fedrac.loading.told import told
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -56,15 +57,18 @@ def table(
         ValueError: a column that is not there, a cell that is no number, a missing or unknown label.
     """
     if path is None or target is None:
-        raise ValueError(
-            f"data.path={path} data.target={target}: set both, e.g. data.path=/data/table.csv data.target=label"
+        raise told(
+            ValueError(
+                f"data.path={path} data.target={target}: set both, e.g. data.path=/data/table.csv data.target=label"
+            )
         )
     labelled = _has_labels(task)
     if partial and (standardize or not features or (labelled and classes is None)):
-        raise ValueError(
+        wrong = (
             "all parties of a federation must read their columns alike: set data.standardize=false, data.features to "
             "the list of columns and, for a classification, data.classes to the list of all labels, e.g. [no,yes]"
         )
+        raise told(ValueError(wrong))
     files = named_files(path, test_path, partial)
     targets = [target] if isinstance(target, str) else list(target)
     _check_lists(features, targets, classes)
@@ -97,11 +101,13 @@ def _check_lists(features: Sequence[str] | None, targets: Sequence[str], classes
     """
     for key, names in (("features", features or ()), ("target", targets), ("classes", classes or ())):
         if twice := [name for name, count in Counter(map(str, names)).items() if count > 1]:
-            raise ValueError(f"data.{key} names {twice[0]!r} twice: once is enough")
+            raise told(ValueError(f"data.{key} names {twice[0]!r} twice: once is enough"))
     if both := set(features or ()) & set(targets):
-        raise ValueError(f"data.features has the target {min(both)!r}: a model cannot learn from what it is to predict")
+        raise told(
+            ValueError(f"data.features has the target {min(both)!r}: a model cannot learn from what it is to predict")
+        )
     if classes is not None and len(classes) < 2:
-        raise ValueError(f"data.classes={list(classes)} must name at least two classes")
+        raise told(ValueError(f"data.classes={list(classes)} must name at least two classes"))
 
 
 def _one_class(target: str, partial: bool) -> None:
@@ -136,7 +142,7 @@ def _has_labels(task: str) -> bool:
     """Whether every row has one label; otherwise it has values."""
     form = named(task)
     if (form.dimensions, form.dtype) not in ((1, "int64"), (2, "float32")):
-        raise ValueError(f"data.task={task}: a row of a table has one label, or values")
+        raise told(ValueError(f"data.task={task}: a row of a table has one label, or values"))
     return form.dimensions == 1
 
 
@@ -153,7 +159,7 @@ def _targets(
     if not _has_labels(task):
         return values_of(columns, targets, task)
     if len(targets) > 1:
-        raise ValueError(f"data.target={targets}: a classification has one target column")
+        raise told(ValueError(f"data.target={targets}: a classification has one target column"))
     if classes is not None:
         return columns.classes(targets[0], classes), [str(name) for name in classes]
     return columns.labels(targets[0], train)

@@ -17,6 +17,7 @@ from fedrac.data.store import stored
 from fedrac.data.table import values_of
 from fedrac.data.tasks import named
 from fedrac.data.tokenizer import Tokenizer, TooLong
+from fedrac.loading.told import told
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,15 @@ class Meaning:
     def __post_init__(self) -> None:
         task = named(self.task)
         if task.dimensions > 1 and task.dtype == "int64":
-            raise ValueError(f"data.task={self.task}: a table has a target for each text, not one for each token")
+            wrong = f"data.task={self.task}: a table has a target for each text, not one for each token"
+            raise told(ValueError(wrong))
         if len(self.text) not in (1, 2):
-            raise ValueError(f"data.text={list(self.text)}: name one column, or two for pairs of texts")
+            raise told(ValueError(f"data.text={list(self.text)}: name one column, or two for pairs of texts"))
         if self.target is None and task.dimensions:
-            raise ValueError(f"data.target=null: a {self.task} needs the column to predict, e.g. data.target=label")
+            wrong = f"data.target=null: a {self.task} needs the column to predict, e.g. data.target=label"
+            raise told(ValueError(wrong))
         if task.dimensions == 1 and not isinstance(self.target, str):
-            raise ValueError(f"data.target={self.target}: a {self.task} has one target column")
+            raise told(ValueError(f"data.target={self.target}: a {self.task} has one target column"))
 
     @property
     def label(self) -> str | None:
@@ -114,14 +117,11 @@ def text(
     """
     meaning = Meaning([text] if isinstance(text, str) else list(text), target, task, classes, group)
     if (path is None) == (hub_name is None):
-        raise ValueError(
-            f"data.path={path} data.hub_name={hub_name}: set one of them, e.g. data.path=/data/reviews.csv"
-        )
+        wrong = f"data.path={path} data.hub_name={hub_name}: set one of them, e.g. data.path=/data/reviews.csv"
+        raise told(ValueError(wrong))
     if partial and meaning.label and classes is None:
-        raise ValueError(
-            "all parties of a federation must number their labels alike: set data.classes to the list of all labels, "
-            "e.g. [no,yes]"
-        )
+        wrong = "all parties of a federation must number their labels alike"
+        raise told(ValueError(f"{wrong}: set data.classes to the list of all labels, e.g. [no,yes]"))
     files = named_files(path, test_path, partial)
 
     def source() -> Columns:
@@ -142,7 +142,7 @@ def text(
         return split(labels, test_fraction, split_seed)
 
     if split_groups and group is None:
-        raise ValueError("data.split_groups=true needs groups: set data.group to the column that names them")
+        raise told(ValueError("data.split_groups=true needs groups: set data.group to the column that names them"))
     arguments = {"hub": [hub_name, subset, revision, test_split], "split_groups": split_groups}
     arguments |= {"test_fraction": test_fraction, "split_seed": split_seed, "parts": list(files) if partial else None}
     reading = Tokenizer(tokenizer, max_length, too_long)
@@ -182,7 +182,8 @@ def tokenized(
         follows = named(meaning.task).dimensions == 0  # the targets are the next tokens
         tokens = tokenizer.encode(first, second[0] if second else None, end=follows)
         if follows and (short := tokens.lengths < 2).any():
-            raise ValueError(f"text {int(short.argmax()) + 1} is a single token, after which nothing follows: drop it")
+            where = f"text {int(short.argmax()) + 1}"
+            raise told(ValueError(f"{where} is a single token, after which nothing follows: drop it"))
         examples = Examples(tokens, targets, groups)
         return examples.take(train), examples.take(test), outputs
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from fedrac.data.tokens import Tokens, join
+from fedrac.loading.told import told
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +37,12 @@ class Tokenizer:
 
     def __post_init__(self) -> None:
         if not self.name:
-            raise ValueError(f"data.tokenizer={self.name}: set it to a checkpoint's name or folder, or to bytes")
+            raise told(ValueError(f"data.tokenizer={self.name}: set it to a checkpoint's name or folder, or to bytes"))
         if self.max_length is not None and self.max_length < 2:
-            raise ValueError(f"data.max_length={self.max_length}: a text needs at least 2 tokens; 128 is usual")
+            raise told(ValueError(f"data.max_length={self.max_length}: a text needs at least 2 tokens; 128 is usual"))
         if self.too_long not in get_args(TooLong):
-            raise ValueError(f"data.too_long={self.too_long!r} is unknown: choose {' or '.join(get_args(TooLong))}")
+            known = " or ".join(get_args(TooLong))
+            raise told(ValueError(f"data.too_long={self.too_long!r} is unknown: choose {known}"))
 
     @property
     def files(self) -> list[Path]:
@@ -58,7 +60,7 @@ class Tokenizer:
         try:
             from transformers import AutoTokenizer, ByT5Tokenizer
         except ImportError as error:
-            raise ValueError("texts need the package transformers: pip install 'fedrac[hf]'") from error
+            raise told(ValueError("texts need the package transformers: pip install 'fedrac[hf]'")) from error
         if self.name == "bytes":
             return ByT5Tokenizer(extra_ids=0)
         folder = Path(str(self.name)).expanduser()
@@ -67,10 +69,9 @@ class Tokenizer:
                 return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
             return AutoTokenizer.from_pretrained(self.name)
         except (OSError, ValueError) as error:
-            raise ValueError(
-                f"data.tokenizer={self.name}: no tokenizer could be loaded ({_first_line(error)}): give a folder "
-                "that save_pretrained wrote, or the name of a checkpoint where the hub can be reached"
-            ) from error
+            wrong = f"data.tokenizer={self.name}: no tokenizer could be loaded"
+            mend = "give a folder that save_pretrained wrote, or the name of a checkpoint where the hub can be reached"
+            raise told(ValueError(f"{wrong} ({_first_line(error)}): {mend}"), f"{wrong}: {mend}") from error
 
     @property
     def size(self) -> int:
@@ -93,9 +94,11 @@ class Tokenizer:
         most: int | None = self._tokenizer.model_max_length
         most = most if most is not None and most < _NO_LIMIT else None
         if self.max_length is None and most is None:
-            raise ValueError(f"data.max_length=null, but the tokenizer {self.name} knows no limit: set it, e.g. to 128")
+            wrong = f"data.max_length=null, but the tokenizer {self.name} knows no limit: set it, e.g. to 128"
+            raise told(ValueError(wrong))
         if self.max_length is not None and most is not None and self.max_length > most:
-            raise ValueError(f"data.max_length={self.max_length}, but the model of {self.name} reads {most}: lower it")
+            wrong = f"data.max_length={self.max_length}, but the model of {self.name} reads {most}: lower it"
+            raise told(ValueError(wrong))
         return self.max_length or most or 0
 
     def encode(self, texts: Sequence[str], second: Sequence[str] | None = None, end: bool = False) -> Tokens:
@@ -155,7 +158,8 @@ class Tokenizer:
             f"{longest + 1}, has {len(rows[longest])})"
         )
         if self.too_long == "refuse":
-            raise ValueError(f"{what}: raise data.max_length, shorten them, or set data.too_long=truncate")
+            mend = "raise data.max_length, shorten them, or set data.too_long=truncate"
+            raise told(ValueError(f"{what}: {mend}"), f"texts are longer than data.max_length={limit} tokens: {mend}")
         log.warning("%s and are cut; data.too_long=refuse would stop here", what)
 
 

@@ -16,15 +16,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from fedrac.experiment.settings import ConfigError
+from fedrac.loading.limits import config_dir as config_dir
 
 # What a run's checkpoint follows from.
 _FIXED = ("seed", "rank", "partition", "model", "method", "adapt", "sketch.law", "pretrain", "guard.noise")
-
-
-def config_dir() -> Path:
-    """Where the YAML files are: beside this package in a checkout, inside it in an installed wheel."""
-    package = Path(__file__).resolve().parents[1]
-    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 
 
 def split_overrides(text: str) -> list[str]:

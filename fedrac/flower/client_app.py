@@ -1,16 +1,27 @@
 """The ClientApp: a host of clients. It answers which clients it serves, trains them, and tests them."""
 
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedrac.flower.node import answering, host_of
+from fedrac.aggregation.update_vectors import UpdateVectors
+from fedrac.algorithm.blocks import Block
+from fedrac.algorithm.round_start import draw_sketches
+from fedrac.algorithm.state import ServerState
+from fedrac.flower.node import answering, host_of, ledger_of, rules_of
 from fedrac.protocol.catch_up import follow, merged, replica_of
 from fedrac.protocol.client_evaluation import encode_metrics
 from fedrac.protocol.connected_clients import decode_question, encode_hosted
-from fedrac.protocol.messages import decode_plan
-from fedrac.protocol.replies import encode_reply
+from fedrac.protocol.ledger import Ledger
+from fedrac.protocol.messages import RoundPlan, decode_plan
+from fedrac.protocol.own_noise import protected
+from fedrac.protocol.policy import Policy
+from fedrac.protocol.replies import Reply, encode_reply
+
+log = logging.getLogger(__name__)
 
 app = ClientApp()
 
@@ -32,8 +43,17 @@ def train(message: Message, context: Context) -> RecordDict:
     """Trains the clients that the server's plan names."""
     plan = decode_plan(message.content)
     host = host_of(plan.spec.workload, context)
-    state, kept = follow(plan, host.blocks(plan), replica_of(host.initial, context))
-    return encode_reply(plan.spec.round, *host.train(plan, state), kept)
+    host.check_served(plan.clients)
+    blocks, rules = host.blocks(plan), rules_of(context)
+    if rules is not None:
+        rules.policy.check_round(plan.spec, tuple(blocks), host.model)
+    state, kept = follow(plan, blocks, replica_of(host.initial, context))
+    if rules is not None:
+        ledger_of(context).count("rounds", rules.policy.most_rounds)
+    reply, failed = host.train(plan, state)
+    if rules is not None and rules.policy.clip is not None:
+        reply = _protected(plan, blocks, state, reply, ledger_of(context), rules.policy)
+    return encode_reply(plan.spec.round, reply, failed, kept)
 
 
 @app.evaluate()
@@ -42,5 +62,17 @@ def evaluate(message: Message, context: Context) -> RecordDict:
     """Tests the global model on the data of the clients that the server names."""
     plan = decode_plan(message.content)
     host = host_of(plan.spec.workload, context)
+    host.check_served(plan.clients)
     state, kept = follow(plan, host.blocks(plan), replica_of(host.initial, context))
     return encode_metrics(host.evaluate(merged(plan, host.blocks(plan), state), plan.clients), kept)
+
+
+def _protected(
+    plan: RoundPlan, blocks: Sequence[Block], state: ServerState, reply: Reply, ledger: Ledger, policy: Policy
+) -> Reply:
+    """The reply with the node's own clipping and noise; what the noise costs is in the node's log."""
+    if policy.noise:
+        log.warning("this node has spent epsilon %.3g at delta %.1g", ledger.spend(policy), policy.delta)
+    method = plan.spec.method.at(plan.spec.round)
+    sketches = plan.sketches or draw_sketches(blocks, plan.spec.method, plan.spec.sketch, plan.spec.round).values
+    return protected(reply, UpdateVectors(blocks, method, sketches, state.factors), policy)

@@ -3,7 +3,8 @@
 import copy
 import logging
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
@@ -19,6 +20,8 @@ from fedrac.algorithm.state import ServerState
 from fedrac.algorithm.streams import Index
 from fedrac.data.batch import Batch, Rows, batches
 from fedrac.data.own import load as load_own
+from fedrac.loading import limits
+from fedrac.loading.told import text_of, told
 from fedrac.partition import partition
 from fedrac.protocol import code_digest
 from fedrac.protocol.connected_clients import Hosted
@@ -48,10 +51,11 @@ class Host:
         num_partitions: how many hosts there are.
         own: a node's own data, a place as `fedrac.data.own.load` takes it.
         tell_examples: the server is told of at most so many examples of a client.
+        least: clients with fewer examples are not served.
 
     Raises:
         ValueError: another fedrac than the server's, data that do not fit the model, or ``own`` data in a workload that
-            divides common ones, or none where it needs them.
+            divides common ones, or none where it needs them; or no client has enough examples.
     """
 
     def __init__(
@@ -61,14 +65,18 @@ class Host:
         num_partitions: int,
         own: str | None = None,
         tell_examples: int | None = None,
+        least: int = 1,
     ) -> None:
         code_digest.check(workload.get("code", code_digest.digest()))
-        self.seed, self._own, self._told = int(workload["seed"]), own, tell_examples
+        self.seed, self._own, self._told, self._least = int(workload["seed"]), own, tell_examples, least
         self.data, self.partition = _holding(workload, partition_id, own)
         self.device = pick_device(workload["device"])
         self.dtype: torch.dtype = getattr(torch, workload["dtype"])
-        self.model = models.build(workload["model"], self.seed).to(self.device, self.dtype).requires_grad_(False)
-        check_model(self.model, self.data.train, self.data.task, self.device, self.dtype)
+        with _telling():  # it has not seen the data
+            model = models.build(workload["model"], self.seed)
+        self.model = model.to(self.device, self.dtype).requires_grad_(False)
+        with _telling("the model does not fit the data: check model.inputs, model.outputs and data.classes"):
+            check_model(self.model, self.data.train, self.data.task, self.device, self.dtype)
         self._rows, self._ways = Rows(self.data.train, self.device, self.dtype), KnownWays()
         # Shared with the hosts `beside` this one; asked for the same blocks in every round of a run.
         self._find = lru_cache(maxsize=1)(partial(_blocks_of, self.model))
@@ -81,7 +89,9 @@ class Host:
 
     def _place(self, partition_id: int, num_partitions: int) -> None:
         served = np.arange(partition_id, self.partition.clients, num_partitions, dtype=np.int64)
-        self.clients = served[self.partition.sizes[served] > 0]
+        self.clients = served[self.partition.sizes[served] >= self._least]
+        if self._least > 1 and not len(self.clients):
+            raise limits.Refused("no client here has enough examples", "least_examples")
 
     def beside(self, partition_id: int, num_partitions: int) -> "Host":
         """Another host of the same workload in this process; it shares data and model, as one works at a time."""
@@ -95,7 +105,13 @@ class Host:
         Raises:
             ValueError: the model here is not the server's.
         """
-        return self._find(tuple(tuple(block.items()) for block in plan.spec.blocks))
+        with _telling():
+            return self._find(tuple(tuple(block.items()) for block in plan.spec.blocks))
+
+    def check_served(self, clients: Sequence[int]) -> None:
+        """Raises ValueError if a client is named twice, or not served here."""
+        if not set(clients) <= set(self.clients.tolist()) or len(set(clients)) < len(clients):
+            raise told(ValueError(f"clients {list(clients)[:5]} are not those that are served here, each once"))
 
     def hosted(self) -> Hosted:
         """The clients and how many examples each has."""
@@ -117,10 +133,9 @@ class Host:
         blocks = self.blocks(plan)
         sketches = draw_sketches(blocks, plan.spec.method, plan.spec.sketch, plan.spec.round)
         if sketches.digest != plan.spec.digest and not plan.sketches:
-            raise ValueError(
-                "the sketches rebuilt here differ from the server's (another math library?): "
-                "set sketch.send=matrix, or a law that is exact everywhere: sketch.law=popcount"
-            )
+            wrong = "the sketches rebuilt here differ from the server's (another math library?)"
+            mend = "set sketch.send=matrix, or a law that is exact everywhere: sketch.law=popcount"
+            raise told(ValueError(f"{wrong}: {mend}"))
         values = plan.sketches or sketches.values
         # Factors stay in float32 where the rest computes in bfloat16: their updates are too small for it.
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
@@ -143,11 +158,13 @@ class Host:
         """
         self._load(weights)
         columns: dict[str, list[float]] = {}
-        for client, told in zip(clients, self._tell(clients), strict=True):
+        for client, count in zip(clients, self._tell(clients), strict=True):
             held = self._held_out(client)
+            if len(held) < self._least:
+                raise limits.Refused(f"client {client} has too few examples to be tested on", "least_examples")
             parts = batches(held, _ROWS, self.device, self.dtype)
             for name, total in evaluation.sums(self.model, self.data.task, parts).items():
-                columns.setdefault(name, []).append(total * min(1.0, told / len(held)))
+                columns.setdefault(name, []).append(total * min(1.0, count / len(held)))
         return columns
 
     def _held_out(self, client: int) -> data.Examples:
@@ -200,24 +217,38 @@ def _reply(clients: Sequence[int], result: CohortResult) -> Reply:
 
 def reason_of(error: Exception) -> str:
     """What a server is told of an error, in one line; the log has where it was raised."""
-    log.debug("a client raised", exc_info=True)
+    if limits.current() is not None:  # the server is somebody else's
+        if not isinstance(error, limits.Refused):
+            log.error("a client raised", exc_info=error)
+        return text_of(error)
+    log.debug("a client raised", exc_info=error)
     where = f" (on {platform.node()})" if isinstance(error, OSError) else ""  # files are there on some machines only
     return f"{type(error).__name__}: {error}{where}"
+
+
+@contextmanager
+def _telling(text: str | None = None) -> Iterator[None]:
+    """The server may be told of a ValueError in the block: its own words where ``text`` is None."""
+    try:
+        yield
+    except ValueError as error:
+        if not hasattr(error, "told"):
+            told(error, text)
+        raise
 
 
 def _holding(workload: Mapping[str, Any], client: int, own: str | None) -> tuple[data.Data, partition.Partition]:
     """What a host reads its clients' examples from."""
     separate = workload["partition"].get("scheme") == partition.NODES
     if own is None and separate:
-        raise ValueError(
-            "node-config names no data, and partition=nodes has every node train on its own: start the SuperNode with "
-            "--node-config 'partition-id=0 data=\"/data\"'"
-        )
+        wrong = "node-config names no data, and partition=nodes has every node train on its own"
+        raise told(ValueError(f"{wrong}: start the SuperNode with --node-config 'partition-id=0 data=\"/data\"'"))
     if own is None:
         common = data.load(workload["data"])
         return common, partition.make(workload["partition"], common, int(workload["seed"]))
     if not separate:
-        raise ValueError(f"this node trains on its own data only ({own}), the run divides common ones: partition=nodes")
+        wrong = f"this node trains on its own data only ({own}), the run divides common ones: partition=nodes"
+        raise told(ValueError(wrong))
     found = load_own(workload["data"], own)
     found.check_filled("train")
     return found, partition.Partition.of_one(client, len(found.train))

@@ -14,9 +14,11 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedrac.protocol.node_config import MEMORY
+from fedrac.protocol.policy import OPEN
 
-# Of every node's configuration: what this process remembers of the weights need not be sent to it.
-_KEEPING = {"state": MEMORY}
+# Of every node's configuration: what this process remembers of the weights need not be sent to it, and whoever started
+# this process may name what he likes.
+_OURS = {"state": MEMORY, "policy": OPEN}
 
 
 class InProcessGrid(Grid):
@@ -37,8 +39,7 @@ class InProcessGrid(Grid):
             nodes = [{"partition-id": place, "num-partitions": nodes} for place in range(nodes)]
         self._app = client_app
         self._contexts = {
-            node: Context(1, node, {**_KEEPING, **config}, RecordDict(), {})
-            for node, config in enumerate(nodes, start=1)
+            node: Context(1, node, {**_OURS, **config}, RecordDict(), {}) for node, config in enumerate(nodes, start=1)
         }
         self._run = Run.create_empty(1)
         self._replies: dict[str, Message] = {}

@@ -123,7 +123,8 @@ class Rounds:
         of, report, found = self._settings, round_.report, []
         local = replace(of.local, lr=of.local.lr * of.factor(of.local_schedule, report.round))
         blocks = [block.description() for block in of.blocks]
-        spec = RoundSpec(report.round, of.workload, blocks, of.method, of.sketch, round_.sketches.digest, local)
+        digest, size = round_.sketches.digest, len(report.cohort)
+        spec = RoundSpec(report.round, of.workload, blocks, of.method, of.sketch, digest, local, size)
         matrices = to_record(round_.sketches.values if of.send_sketch == "matrix" else {})
         for node, clients in round_.hosts.items():
             if node in round_.failed:

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrac.loading.told import told
+
 Arrays = dict[str, NDArray[Any]]
 
 FORMAT = 2  # raise it when what a loader or a partition scheme computes changes: older entries are then ignored
@@ -72,13 +74,13 @@ def _store(entry: Path, built: Mapping[str, NDArray[Any]]) -> Arrays:
         _publish(folder, entry)
     except OSError as error:
         why = error.strerror or "No space left on device"  # NumPy says only how many bytes were written
-        raise OSError(
-            f"the cache folder {entry.parent} cannot be written ({why}): set FEDRAC_CACHE to a folder that can"
-        ) from error
+        wrong = f"the cache folder {entry.parent} cannot be written ({why}): set FEDRAC_CACHE to a folder that can"
+        raise told(OSError(wrong)) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if opened is None:
-        raise OSError(f"what was written to {entry.parent} did not read back: check the disk, or set FEDRAC_CACHE")
+        wrong = f"what was written to {entry.parent} did not read back: check the disk, or set FEDRAC_CACHE"
+        raise told(OSError(wrong))
     return opened
 
 

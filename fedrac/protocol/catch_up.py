@@ -1,7 +1,6 @@
 """The server's step, made again on a host: from the round's means and the sketch that follows from the seed."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from flwr.app import Context
 from torch import Tensor
@@ -10,7 +9,6 @@ from fedrac.algorithm.blocks import Block
 from fedrac.algorithm.round_start import draw_sketches
 from fedrac.algorithm.server import advance, effective_weights, mean_shapes
 from fedrac.algorithm.state import ServerState
-from fedrac.loading import cache
 from fedrac.protocol.messages import RoundPlan, unpack
 from fedrac.protocol.node_config import MEMORY, NodeConfig
 from fedrac.protocol.node_state import Initial, NodeState
@@ -55,7 +53,5 @@ def replica_of(initial: Initial, context: Context) -> NodeState:
     node, run = NodeConfig.read(context.node_config), f"{context.run_id:x}"
     if node.state == MEMORY:
         return NodeState(initial, None, True, run)
-    if node.state:
-        return NodeState(initial, Path(node.state).expanduser(), False, run)
-    own = cache.root() / "state" / f"node-{node.place}" if node.data and node.state is None else None
-    return NodeState(initial, own, False, run)
+    keeps = node.state or (node.data and node.state is None)
+    return NodeState(initial, node.folder if keeps else None, False, run)

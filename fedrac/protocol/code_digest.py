@@ -5,6 +5,8 @@ import platform
 from functools import lru_cache
 from pathlib import Path
 
+from fedrac.loading.told import told
+
 
 @lru_cache
 def digest() -> str:
@@ -23,4 +25,4 @@ def check(server: str) -> None:
         ValueError: ``server``, its digest, is not the one of this process.
     """
     if server != digest():
-        raise ValueError(f"fedrac on {platform.node()} is not the server's: install the same on all machines")
+        raise told(ValueError(f"fedrac on {platform.node()} is not the server's: install the same on all machines"))

@@ -39,6 +39,7 @@ class RoundSpec:
         sketch: law and seed of the random factors.
         digest: of this round's sketches; a host that rebuilds others must not train.
         local: how clients train; its ``lr`` is this round's.
+        cohort: how many clients take part in the round, as the server says.
     """
 
     round: int
@@ -48,6 +49,7 @@ class RoundSpec:
     sketch: SketchSpec
     digest: str
     local: LocalSpec
+    cohort: int
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedrac.loading import cache
 from fedrac.partition.partition import NODES
 
-_KEYS = ("partition-id", "num-partitions", "data", "tell-examples", "state")
+_KEYS = ("partition-id", "num-partitions", "data", "tell-examples", "state", "policy")
 _MOST = 2**20
 MEMORY = "memory"  # for `state`: one process answers all messages of the node, so that its memory is enough
 
@@ -24,6 +25,7 @@ class NodeConfig:
         tell_examples: the server is told of at most so many examples; 1 hides the number altogether.
         state: a folder for the node's copy of the weights; `MEMORY`; None: where it is usual, see
             `fedrac.protocol.catch_up`.
+        policy: a file, or `fedrac.protocol.policy.OPEN`; see there.
     """
 
     place: int
@@ -31,6 +33,13 @@ class NodeConfig:
     data: str | None = None
     tell_examples: int | None = None
     state: str | None = None
+    policy: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        """For what is to outlive the process: ``state``, or one in the cache."""
+        named = self.state and self.state != MEMORY
+        return Path(str(self.state)).expanduser() if named else cache.root() / "state" / f"node-{self.place}"
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> "NodeConfig":
@@ -59,10 +68,10 @@ class NodeConfig:
             raise ValueError(f"node-config partition-id and num-partitions must be whole numbers: {error}") from None
         if not 0 <= place < count:
             raise ValueError(f"node-config partition-id={place} must lie in 0 .. {count - 1}")
-        state = config.get("state")
-        if state is not None and not isinstance(state, str):
-            raise ValueError(f"node-config state={state!r} must be a folder, in quotes")
-        return cls(place, count, data, told, state)
+        for key, what in (("state", "folder"), ("policy", "file")):
+            if not isinstance(value := config.get(key, ""), str):
+                raise ValueError(f"node-config {key}={value!r} must be a {what}, in quotes")
+        return cls(place, count, data, told, config.get("state"), config.get("policy"))
 
 
 def own_nodes(partition: Mapping[str, Any]) -> list[dict[str, int | str]]:

@@ -24,17 +24,17 @@ from fedrac.protocol.state_log import Step, Update, apply
 log = logging.getLogger(__name__)
 
 RUNS = 3  # of so many runs a folder keeps the state: the newest ones
-_latest: DigestedState | None = None
+_latest: tuple[str | None, DigestedState] | None = None  # the run it belongs to, None: to the server beside
 
 
 class CannotRebuild(Exception):
     """The state that the server wants cannot be made here: its base is ``missing``, or the result ``differs``."""
 
 
-def remember(state: DigestedState) -> None:
-    """Keeps a state for whoever needs it next in this process: a server's, for the hosts beside it."""
+def remember(state: DigestedState, run: str | None = None) -> None:
+    """Keeps a state of a run for whoever needs it next in this process; None: a server's, for the hosts beside it."""
     global _latest
-    _latest = state
+    _latest = run, state
 
 
 def forget() -> None:
@@ -71,7 +71,8 @@ class NodeState:
         initial: what it can build.
         folder: on a disk that outlives the process; None: it keeps no files.
         in_memory: the next message will come to this very process, so that what it remembers counts as kept.
-        run: names the file of this run.
+        run: as Flower names it, never as a message does. A node shows a run nothing that another run has left here:
+            whoever starts one could otherwise take the weights of all.
     """
 
     initial: Initial
@@ -81,8 +82,10 @@ class NodeState:
 
     def offers(self) -> list[str]:
         """Digests of the states that are here, for the server to choose from."""
-        remembered = [_latest.digest] if self.in_memory and _latest else []
-        return [*remembered, *filter(None, map(_digest_in, self._files())), self.initial.digest]
+        found = self._remembered() if self.in_memory else None
+        kept = _digest_in(self._file) if self._file else ""
+        there = ([found.digest] if found else []) + ([kept] if kept else [])
+        return [*there, self.initial.digest]
 
     def follow(self, update: Update, advance: Callable[[ServerState, Step], ServerState]) -> tuple[ServerState, bool]:
         """The server's state, and whether the next message may build on it.
@@ -102,19 +105,26 @@ class NodeState:
             found = state_digest.take(apply(update, held.state if held else None, advance), held)
             if found.digest != update.digest:
                 raise CannotRebuild("differs")
-        remember(found)
+        remember(found, self.run)
         return found.state, self._keep(found) or self.in_memory
 
     def _held(self, digest: str) -> DigestedState | None:
-        if _latest is not None and _latest.digest == digest:
-            return _latest
-        for path in self._files():
-            if _digest_in(path) == digest:
-                with contextlib.suppress(OSError, SafetensorError):  # damaged, or removed by another process
-                    found = state_digest.take(state_digest.state_of(0, load_file(path)))
-                    if found.digest == digest:
-                        return found
+        found = self._remembered()
+        if found is not None and found.digest == digest:
+            return found
+        if self._file and _digest_in(self._file) == digest:
+            with contextlib.suppress(OSError, SafetensorError):  # damaged, or removed by another process
+                found = state_digest.take(state_digest.state_of(0, load_file(self._file)))
+                return found if found.digest == digest else None
         return None
+
+    def _remembered(self) -> DigestedState | None:
+        run, state = _latest or ("", None)
+        return state if run == self.run or (run is None and self.in_memory) else None
+
+    @property
+    def _file(self) -> Path | None:
+        return self.folder / f"{self.run}.safetensors" if self.folder else None
 
     def _built(self, digest: str) -> DigestedState | None:
         """Comes last: building a large model takes longer than all the rest."""
@@ -122,7 +132,7 @@ class NodeState:
         return found if found.digest == digest else None
 
     def _files(self) -> list[Path]:
-        """Newest first."""
+        """Those of all runs, newest first."""
         found = []
         for path in self.folder.glob("*.safetensors") if self.folder else ():
             with contextlib.suppress(OSError):  # removed by another process
@@ -134,9 +144,8 @@ class NodeState:
 
         Nothing waits for the disk: a file that a power cut spoils has another digest than it says.
         """
-        if self.folder is None:
+        if self.folder is None or (place := self._file) is None:
             return False
-        place = self.folder / f"{self.run}.safetensors"
         part = place.with_suffix(".part")
         try:
             if _digest_in(place) != state.digest:

@@ -120,7 +120,7 @@ class Federation:
                 when it has missed the one that was killed.
         """
         own = self.folder / "nodes" / str(node)
-        compose = f'partition-id={node} data="{data}"'
+        compose = f'partition-id={node} data="{data}" policy="{own / "policy.yaml"}"'
         command = (
             f"flower-supernode --superlink 127.0.0.1:{self.port} --root-certificates {own / 'ca.crt'} "
             f"--auth-supernode-private-key {own / 'key'} --port {free_port()} --node-config '{compose}'"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 # Name of a module here, and what the command does, as `fedrac --help` shows it.
 COMMANDS = {
+    "check": "what a run would learn of a node's own data, and whether they fit it",
     "predict": "what the model of a run says of texts, rows or images",
     "report": "figures and tables of all runs in a folder",
     "split": "divide a data set into a folder for every node",

@@ -297,8 +297,31 @@ def test_a_folder_keeps_the_newest_state_of_the_newest_runs(monkeypatch: pytest.
             whole = StateLog(state(value)).update_from("")
             assert kept(tmp_path, str(run)).follow(whole, add)[1]
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{run}.safetensors" for run in (3, 4, 5)]
-    newest_first = [state_digest.take(state(2.0 + run)).digest for run in (5, 4, 3)]
-    assert kept(tmp_path).offers() == [*newest_first, state_digest.take(state(0.0)).digest]
+    monkeypatch.setattr(node_state, "_latest", None)
+    initial = state_digest.take(state(0.0)).digest
+    for run in (3, 4, 5):
+        assert kept(tmp_path, str(run)).offers() == [state_digest.take(state(2.0 + run)).digest, initial]
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+@pytest.mark.parametrize("stays", [False, True], ids=["new process", "same process"])
+def test_a_run_gets_nothing_of_another_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, in_memory: bool, stays: bool
+) -> None:
+    """Neither by asking what is there nor by naming a digest that it has learnt elsewhere."""
+    secret = state(7.0)
+    digest = state_digest.take(secret).digest
+    monkeypatch.setattr(node_state, "_latest", None)
+    node = NodeState(Initial(lambda: state(0.0).weights), tmp_path, in_memory, "a")
+    node.follow(StateLog(secret).update_from(""), add)
+    if not stays:
+        monkeypatch.setattr(node_state, "_latest", None)
+    other = NodeState(Initial(lambda: state(0.0).weights), tmp_path, in_memory, "b")
+    assert digest in node.offers() and digest not in other.offers()
+    for update in (Update(1, digest, "", (), {}, {}), Update(1, "any", digest, (), {}, {})):
+        with pytest.raises(CannotRebuild):
+            other.follow(update, add)
+    assert torch.equal(node.follow(Update(1, digest, "", (), {}, {}), add)[0].weights["w"], secret.weights["w"])
 
 
 def test_a_base_that_is_not_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
