@@ -30,8 +30,9 @@ class Adapted:
 
     def __init__(self, workload: Workload, device: str = "cpu") -> None:
         self.workload = workload
-        self.model = workload.build().requires_grad_(False)
+        self.model = workload.build()
         self.blocks = plan_blocks(self.model, workload.adapt, Method())
+        self.model.requires_grad_(False)
         self.layers: dict[str, LoRALinear] = {}
         for block in self.blocks:
             path = block.name.removesuffix(".weight")

@@ -57,9 +57,10 @@ def side(options: argparse.Namespace, clients: int) -> dict[str, float]:
     from fedrac.training.setup import Shard, TrainingSetup
 
     device, rows = torch.device(options.device), options.rows
-    model = build(SHAPES[options.model]).to(device).requires_grad_(False)
+    model = build(SHAPES[options.model]).to(device)
     method = Method()
     blocks = plan_blocks(model, AdaptSpec({"all-linear": options.rank}, ["head"]), method)
+    model.requires_grad_(False)
     sketches = draw_sketches(blocks, method, SketchSpec(), 1)
     start = start_of_round(blocks, method.at(1), sketches.values, {}, torch.float32).to(device)
     texts = torch.randint(5, 1000, (rows, 2, options.tokens), device=device)

@@ -14,11 +14,13 @@ from fedrac.protocol.round_report import RoundReport
 def show_log() -> None:
     """Shows what the package has to say (a rank that was lowered, say) beside the progress."""
     logger = logging.getLogger("fedrac")  # not the root logger: Flower's own messages would come twice
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+    for handler in logger.handlers[:]:
+        if type(handler) is logging.StreamHandler:  # from an earlier call, when stderr may have been another one
+            logger.removeHandler(handler)
+    shown = logging.StreamHandler()
+    shown.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logger.addHandler(shown)
+    logger.setLevel(logging.INFO)
 
 
 class Watcher(Protocol):

@@ -29,10 +29,10 @@ def convex_problem(experiment: Experiment) -> Convex:
         ValueError: it is not convex in this sense, clients have different numbers of examples, or it is too large.
     """
     examples = data.load(experiment.data)
-    model = models.build(experiment.model, experiment.seed).double().eval().requires_grad_(False)
+    model = models.build(experiment.model, experiment.seed).double().eval()
     model.load_state_dict({name: value.double() for name, value in initial_weights(experiment).items()})
     blocks = plan_blocks(model, experiment.adapt, experiment.method)
-    outputs, start = _outputs(model, blocks)
+    outputs, start = _outputs(model.requires_grad_(False), blocks)
     _check_affine(outputs, start, _inputs(examples.train.take(np.arange(min(len(examples.train), 8)))))
     parts = partition.make(experiment.partition, examples, experiment.seed)
     if len(set(parts.sizes.tolist())) > 1:

@@ -58,7 +58,7 @@ def test_a_vector_is_as_long_as_the_step_that_it_makes(name: str) -> None:
     found = after_a_round(name)
     space, sketches, stacked = updates(found, 1)
     assert found.state is not None
-    after = step(found.state, found.blocks, found.method.at(1), sketches, stacked, shares([1], "uniform"), 1.0)
+    after = step(found.state, found.blocks, found.method.at(2), sketches, stacked, shares([1], "uniform"), 1.0)
     length = space.rows(stacked).norm()
     if found.method.train == "both":
         start = {k: space.factors(torch.zeros(space.rows(stacked).shape[1], dtype=torch.float64))[k] for k in stacked}

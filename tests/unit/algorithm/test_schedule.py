@@ -58,7 +58,7 @@ def test_a_shape_that_follows_from_the_end_wants_to_know_it(shape):
         ({"shape": "step"}, "schedule.shape='step' is unknown: choose one of constant, linear, cosine, inverse"),
         ({"warmup": -1}, "schedule.warmup=-1 must not be negative"),
         ({"final": 1.5}, r"schedule.final=1.5 must lie in \[0, 1\]"),
-        ({"decay": -0.1}, "schedule.decay=-0.1 must not be negative"),
+        ({"decay": -0.1}, "schedule.decay=-0.1 must be finite, and not negative"),
     ],
 )
 def test_values_out_of_range(settings, message):

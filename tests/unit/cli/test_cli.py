@@ -120,7 +120,7 @@ def test_nothing_is_written_where_a_setting_is_wrong(fedrac: Command) -> None:
     for wrong, said in (
         ("rounds=0", "error: rounds=0 must be"),
         ("cohort.sise=3", "error: there is no key 'cohort.sise'; did you mean cohort.size"),
-        ("cohort.size=5", "error: cohort.size=5 is larger than the population of 4 clients: lower it"),
+        ("cohort.size=5", "error: cohort.size=5 is larger than the population of 4 clients: set cohort.size=4"),
         ("model.inputs=7", "error: node 1 cannot serve: ValueError: an example has 4 entries"),
         ("adapt.layers={layer.0: 1}", "error: adapt.layers: 'layer.0' matches nothing in the model; near: layers.0"),
         ("data._target_=nowhere.to_be_found", "error: data._target_=nowhere.to_be_found cannot be used"),

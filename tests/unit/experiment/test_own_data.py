@@ -1,10 +1,11 @@
 """Nodes with data of their own: each is one client; together they are what an undivided run would be."""
 
-from pathlib import Path
+from pathlib import itertools
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import Path
 import pytest
 import torch
 from flwr.app import Context, RecordDict
@@ -23,6 +24,7 @@ from fedrac.protocol.connected_clients import ConnectedClients
 from fedrac.protocol.node_config import NodeConfig
 
 NODES = 3
+RUNS = itertools.count(1)  # a node lets a run describe itself in one way only
 SMALL = ["rounds=2", "cohort.size=3", "evaluate.every=1", "runtime.dtype=float64"]
 
 
@@ -60,7 +62,7 @@ def _workload(folders: Path, **changes: Any) -> dict[str, Any]:
 
 
 def _context(**node: Any) -> Context:
-    return Context(1, 1, {key.replace("_", "-"): value for key, value in node.items()}, RecordDict(), {})
+    return Context(next(RUNS), 1, {key.replace("_", "-"): value for key, value in node.items()}, RecordDict(), {})
 
 
 def test_divided_among_nodes_is_the_same_run(folders: Path, tmp_path: Path) -> None:

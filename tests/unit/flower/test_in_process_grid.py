@@ -37,7 +37,8 @@ def test_every_node_has_a_place_of_its_own() -> None:
     assert list(grid.get_node_ids()) == [1, 2, 3]
     replies = list(grid.send_and_receive([message(node) for node in (3, 1, 2)]))
     for reply, node in zip(replies, (3, 1, 2), strict=True):
-        assert dict(reply.content["place"]) == {"partition-id": node - 1, "num-partitions": 3, "state": "memory"}
+        own = {"partition-id": node - 1, "num-partitions": 3, "state": "memory", "policy": "open"}
+        assert dict(reply.content["place"]) == own
         assert (reply.metadata.src_node_id, reply.metadata.message_type, reply.metadata.group_id) == (
             node,
             "train",

@@ -213,7 +213,7 @@ def test_an_update_that_overflows_changes_nothing() -> None:
 
 def test_a_cohort_larger_than_the_population() -> None:
     found = strategy(server=ServerSpec(7))
-    with pytest.raises(ValueError, match=r"cohort.size=7 is larger than the population of 6 clients: lower it"):
+    with pytest.raises(ValueError, match=r"cohort.size=7 is larger than the population of 6 clients: set"):
         runs.train(found)
 
 
