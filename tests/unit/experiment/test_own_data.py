@@ -1,11 +1,11 @@
 """Nodes with data of their own: each is one client; together they are what an undivided run would be."""
 
-from pathlib import itertools
+import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import Path
 import pytest
 import torch
 from flwr.app import Context, RecordDict
