@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from deployed import ROOT, Federation, free_port, make, wait_for
 
+from fedrac.results import node_bindings
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed"),
@@ -39,16 +41,20 @@ def configured(folder: Path, port: int, inside: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory, app: Path) -> Iterator[Federation]:
+def federation(tmp_path_factory: pytest.TempPathFactory, app: Path, data: Path) -> Iterator[Federation]:
+    """With one node, which was registered, and connects, through the proxy."""
     port, inside = free_port(), free_port()
     folder = tmp_path_factory.mktemp("proxy") / "federation"
     make(folder, nodes=2, PORT=str(port))
     found = Federation(folder, app, inside)
     try:
         found.start_superlink()
+        found.start_serverapp()
         found.start("proxy", f"nginx -e /dev/stderr -c {configured(folder, port, inside)} -g 'daemon off;'")
         found.port = port
         wait_for(found.answers, 60)
+        found.register(0)
+        found.start_node(0, data / "node-0")
         yield found
     finally:
         found.stop()
@@ -99,10 +105,8 @@ def test_the_fleet_is_let_through_to_the_superlink(federation: Federation) -> No
     assert status(federation, "/v1/fleet/pull-messages") not in (404, 502, 503)
 
 
-def test_with_the_token_of_its_folder_flwr_works(federation: Federation, data: Path) -> None:
-    """Keys are registered, nodes come online, both through the proxy; without the token ``flwr`` is turned away."""
-    federation.register(0)
-    federation.start_node(0, data / "node-0")
+def test_with_the_token_of_its_folder_flwr_works(federation: Federation) -> None:
+    """The node that it registered comes online; without the token ``flwr`` is turned away."""
     wait_for(lambda: "online" in federation.flwr("supernode", "list", "docker").lower(), 120, pause=2)
     config = federation.folder / "flower" / "config.toml"
     with_token = config.read_text()
@@ -114,3 +118,15 @@ def test_with_the_token_of_its_folder_flwr_works(federation: Federation, data: P
         config.write_text(with_token)
     listed = json.loads(federation.flwr("supernode", "list", "docker", "--format", "json"))
     assert len(listed["nodes"]) == 1
+
+
+def test_a_run_through_the_proxy(federation: Federation, data: Path) -> None:
+    """The app, the weights and the factors of two nodes cross it; the record names their keys."""
+    output = federation.folder / "outputs" / "run"
+    federation.register(1)
+    federation.start_node(1, data / "node-1")
+    overrides = f"data.path={data / 'server'} pretrain=none rounds=2 cohort.size=2 output_dir={output}"
+    federation.run(overrides)
+    wait_for(lambda: (output / "summary.json").exists() or "finished" in federation.latest()["status"], pause=5)
+    assert (output / "summary.json").exists(), federation.latest()
+    assert len(set(node_bindings.read(output).values())) == 2
