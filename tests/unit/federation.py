@@ -27,7 +27,7 @@ from fedrac.algorithm.state import ServerState
 from fedrac.training.adapter import CohortAdapter
 from fedrac.training.local import CohortResult, train_cohort
 from fedrac.training.optimizer import LocalSpec
-from fedrac.training.setup import Shard, TrainingSetup
+from fedrac.training.setup import KnownWays, Shard, TrainingSetup
 from fedrac.training.units import plan
 from fedrac.training.watch import watch
 
@@ -60,6 +60,7 @@ class Federation:
             model, AdaptSpec(self.layers, self.workload.full, self.alpha), self.method
         )
         self.sketch = SketchSpec(self.law, self.seed)
+        self.ways = KnownWays()  # as a host keeps them: the model is looked at once
         start = {name: value.clone() for name, value in model.state_dict().items()}
         self.state: ServerState = initial_state(start, self.blocks, self.method, self.sketch)
 
@@ -74,7 +75,8 @@ class Federation:
         """The clients' part of the next round."""
         work, round_ = self.workload, self.state.round + 1
         work.model.load_state_dict(self.state.weights)
-        problem = TrainingSetup(work.model, self.blocks, work.loss, lambda i: (work.inputs[i], work.targets[i]))
+        take = lambda i: (work.inputs[i], work.targets[i])  # noqa: E731
+        problem = TrainingSetup(work.model, self.blocks, work.loss, take, self.ways)
         chosen = [Shard(c, self.shards[c]) for c in clients]
         return train_cohort(problem, start or self.start(round_), chosen, self.local, self.seed, round_)
 
