@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from fedrac.flower import superlink
+from fedrac.flower import superlink as own_superlink
 
 
 def test_a_superlink_leaves_nothing_behind() -> None:
-    with superlink.superlink_environment() as environment:
+    with own_superlink.superlink_environment() as environment:
         home = Path(environment["FLWR_HOME"])
         port = int((home / "config.toml").read_text().split('"')[-2].split(":")[1])
         socket.create_connection(("127.0.0.1", port)).close()
@@ -25,13 +25,13 @@ def test_a_superlink_leaves_nothing_behind() -> None:
 
 
 def test_a_superlink_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(superlink, "START_SECONDS", 0)
-    with pytest.raises(RuntimeError, match="did not start"), superlink.superlink_environment():
+    monkeypatch.setattr(own_superlink, "START_SECONDS", 0)
+    with pytest.raises(RuntimeError, match="did not start"), own_superlink.superlink_environment():
         pass
 
 
 def test_a_failed_run_is_told_by_the_exit_code(superlink: dict[str, str], app_dir: Path) -> None:
-    assert superlink.run_app(superlink, app_dir, "no_such_key=1", supernodes=1) != 0
+    assert own_superlink.run_app(superlink, app_dir, "no_such_key=1", supernodes=1) != 0
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
