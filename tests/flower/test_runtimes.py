@@ -83,5 +83,8 @@ def test_a_run_that_cannot_start_says_why(
     overrides = f"{OVERRIDES} cohort.size={CLIENTS + 1} output_dir={tmp_path / 'out'}"
     assert run_app(superlink, app_dir, overrides, supernodes=1) != 0
     said = "".join(capfd.readouterr())
-    assert f"cohort.size={CLIENTS + 1} is larger than the population of {CLIENTS} clients: lower it" in said
+    assert (
+        f"cohort.size={CLIENTS + 1} is larger than the population of {CLIENTS} clients: set cohort.size={CLIENTS}"
+        in said
+    )
     assert not (tmp_path / "out").exists()
