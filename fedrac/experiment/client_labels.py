@@ -1,6 +1,6 @@
 """How many examples of each label each client has, recorded at a run's start: the data may be gone later."""
 
-import os
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from fedrac import data
 from fedrac.experiment.settings import Experiment
 from fedrac.partition import partition
 from fedrac.protocol.connected_clients import ConnectedClients
+from fedrac.results.record import write_atomically
 
 _MOST_NUMBERS = 50_000_000
 
@@ -40,7 +41,6 @@ def write(folder: Path, experiment: Experiment, examples: data.Data, population:
     hosts = {hosted.partition for hosted in population.hosts.values()}
     if hosts != {division.digest} or division.clients * examples.outputs > _MOST_NUMBERS:
         return
-    part = folder / f".clients.npz.{os.getpid()}"
-    with part.open("wb") as file:
-        np.savez_compressed(file, labels=label_counts(labels, division, examples.outputs))
-    part.replace(folder / "clients.npz")
+    counts = io.BytesIO()
+    np.savez_compressed(counts, labels=label_counts(labels, division, examples.outputs))
+    write_atomically(folder / "clients.npz", counts.getvalue())

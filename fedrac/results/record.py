@@ -22,12 +22,12 @@ log = logging.getLogger(__name__)
 _NUMBERS = ("seconds", "upload_bytes", "download_bytes")  # of every line
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """The whole file or none of it, whenever the machine stops or the disk is full."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("w") as file:
-            file.write(text)
+        with part.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -86,6 +86,8 @@ class Record:
                 f"resume={folder}"
             )
         folder.mkdir(parents=True, exist_ok=True)
+        for unfinished in folder.glob(".*.part"):  # its writer was killed: one process at a time writes here
+            unfinished.unlink()
         if damaged:
             _keep(self._metrics, damaged)
         self.lines = [line for line in found if line["round"] <= (finished or 0)]

@@ -200,3 +200,15 @@ def test_a_full_disk_leaves_the_old_file_and_no_part(
     with pytest.raises(OSError, match="No space left"):
         write_atomically(tmp_path / "file", "new and longer")
     assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "old"
+
+
+def test_what_a_killed_process_left_unfinished_is_gone_after_the_next_start(tmp_path: Path) -> None:
+    def die(_: int) -> None:
+        raise Crash
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(os, "fsync", die)
+        write_atomically(tmp_path / "status.json", "{}")
+    assert len(list(tmp_path.iterdir())) == 1
+    Record(tmp_path, "seed: 1")
+    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "metrics.jsonl", "versions.json"}
