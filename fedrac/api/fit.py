@@ -52,9 +52,9 @@ def fit(
 
     Args:
         net: takes inputs (rows, ...) and returns (rows, outputs): a logit for each class, or the values of a
-            regression. It is not changed. The training starts from its weights; which layers are trained does not
-            depend on ``requires_grad`` but on ``adapt.layers`` (by default all linear and convolutional ones and
-            embeddings).
+            regression. It is not changed. The training starts from its weights; which layers are trained is up to
+            ``adapt.layers`` (by default all linear and convolutional ones and embeddings) and ``adapt.full``. What
+            has ``requires_grad=False`` stays as it is.
         clients: the examples of each; client i of the results is ``clients[i]``. A pair (x, y) of tensors or arrays,
             a map-style data set of such pairs, or a DataFrame. Targets (N,) of integers are labels 0, 1, ... of a
             classification (cross-entropy), floating-point ones (N,) or (N, k) those of a regression (half the squared
