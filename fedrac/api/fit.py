@@ -122,7 +122,7 @@ def _run(settings: DictConfig, net: nn.Module, bar: Bar) -> Run:
         return load(folder, net)
     found = run_unwritten(settings, in_process(settings), bar)
     config: dict[str, Any] = OmegaConf.to_container(settings, resolve=True)  # type: ignore[assignment]
-    return Run(config, found.summary, found.lines, None, lambda: merged(net, found.weights))
+    return Run(config, found.summary, found.lines, None, lambda: merged(net, found.weights), lambda: found.tested)
 
 
 def _settings(

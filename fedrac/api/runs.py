@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from fedrac.monitoring import status
-from fedrac.results import checkpoint
+from fedrac.results import checkpoint, client_record
 from fedrac.results.record import read_metrics, summarise
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Run:
         lines: the content of ``metrics.jsonl``: what was recorded of each round, from 1.
         folder: its ``output_dir``; None: it has written nothing.
         build: makes `model`.
+        tested: reads what `clients` shows.
     """
 
     config: Mapping[str, Any]
@@ -38,6 +39,7 @@ class Run:
     lines: Sequence[Mapping[str, Any]]
     folder: Path | None
     build: Callable[[], nn.Module]
+    tested: Callable[[], client_record.Columns]
 
     @cached_property
     def history(self) -> "DataFrame":
@@ -52,6 +54,17 @@ class Run:
         metrics = [name for name in frame.columns if "/" in name]
         order = dict.fromkeys([*(name for line in self.lines for name in line), *frame.columns])
         return frame.astype(dict.fromkeys(metrics, float))[list(order)]
+
+    @cached_property
+    def clients(self) -> "DataFrame":
+        """A row for each client and tested round: ``round``, ``client``, ``examples`` and the metrics.
+
+        It is empty without ``evaluate.on_clients``.
+        """
+        import pandas
+
+        found = self.tested()
+        return pandas.DataFrame(dict(found), columns=None if found else list(client_record.KEYS))
 
     @cached_property
     def model(self) -> nn.Module:
@@ -113,7 +126,14 @@ def load(folder: str | Path, model: nn.Module | None = None) -> Run:
     assert isinstance(settings, DictConfig)
     config: dict[str, Any] = OmegaConf.to_container(settings, resolve=True)  # type: ignore[assignment]
     lines = read_metrics(place / "metrics.jsonl")
-    return Run(config, _summary(place, config, lines), lines, place, lambda: _model(place, model))
+    return Run(
+        config,
+        _summary(place, config, lines),
+        lines,
+        place,
+        lambda: _model(place, model),
+        lambda: client_record.read(place) or {},
+    )
 
 
 def _summary(folder: Path, config: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -122,7 +142,8 @@ def _summary(folder: Path, config: Mapping[str, Any], lines: Sequence[Mapping[st
     if written.get("rounds") == (lines[-1]["round"] if lines else 0):
         return written
     initial = written.get("initial") or _json(folder / status.FILE).get("initial", {})
-    return summarise(lines, config["method"]["name"], initial)
+    tested = client_record.read(folder, last=True)
+    return summarise(lines, config["method"]["name"], initial, tested=tested)
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -18,6 +18,11 @@ Values = NDArray[Any]
 Metric = Callable[[Values, Values], float]
 
 
+def is_lower_better(name: str) -> bool:
+    """Whether a smaller value of the metric is a better one; so it is of how far clients lie apart."""
+    return name.endswith(("loss", "mse", "objective")) or name.startswith("clients/sd_")
+
+
 def check(names: Sequence[str], task: str, key: str = "data.metrics") -> None:
     """Make sure, before training, that the metrics exist and suit the task.
 

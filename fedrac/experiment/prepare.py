@@ -126,6 +126,7 @@ def server_data(experiment: Experiment) -> data.Data | None:
 
 def build_strategy(experiment: Experiment, model: nn.Module, test_on_clients: bool = False) -> FedRacLora:
     """The strategy that the configuration describes."""
+    asked = experiment.evaluate.on_clients
     return FedRacLora(
         model,
         experiment.workload(),
@@ -138,7 +139,7 @@ def build_strategy(experiment: Experiment, model: nn.Module, test_on_clients: bo
         guard=experiment.guard,
         send_sketch=experiment.send_sketch,
         evaluate_every=experiment.evaluate.every,
-        evaluate_on_clients=experiment.evaluate.on_clients or test_on_clients,
+        evaluate_on_clients=test_on_clients if asked is False else asked,
     )
 
 

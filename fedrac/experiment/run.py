@@ -21,7 +21,7 @@ from fedrac.monitoring.status import Status
 from fedrac.monitoring.trackers import tracking
 from fedrac.protocol.node_config import own_nodes
 from fedrac.protocol.round_report import Divergence, RoundReport
-from fedrac.results import node_bindings
+from fedrac.results import client_record, node_bindings
 from fedrac.results.checkpoint_schedule import Checkpoints
 from fedrac.results.lock import locked
 from fedrac.results.record import Record, metrics_line, summarise
@@ -84,11 +84,13 @@ class Unwritten:
         lines: what ``metrics.jsonl`` would have.
         summary: what ``summary.json`` would have.
         weights: the merged model's state dict.
+        tested: what ``clients.parquet`` would have.
     """
 
     lines: Sequence[Mapping[str, Any]]
     summary: dict[str, Any]
     weights: Mapping[str, Tensor]
+    tested: client_record.Columns
 
 
 def run_unwritten(settings: DictConfig, grid: Grid, watcher: Watcher) -> Unwritten:
@@ -100,6 +102,7 @@ def run_unwritten(settings: DictConfig, grid: Grid, watcher: Watcher) -> Unwritt
     """
     ready = prepare(settings, grid)
     lines: list[dict[str, Any]] = []
+    tested: list[client_record.Columns] = []
     with tracking(settings.get("track"), settings) as trackers:
         watchers: list[Watcher] = [*trackers, watcher]
         for each in watchers:
@@ -107,14 +110,16 @@ def run_unwritten(settings: DictConfig, grid: Grid, watcher: Watcher) -> Unwritt
 
         def on_round(report: RoundReport) -> None:
             lines.append(metrics_line(report))
+            if report.tested is not None:
+                tested.append(client_record.columns_of(report.tested))
             for each in watchers:
                 each.round(report)
 
         _train(ready, grid, on_round)
-        summary = summarise(lines, ready.experiment.method.name, ready.initial)
+        summary = summarise(lines, ready.experiment.method.name, ready.initial, tested=tested[-1] if tested else None)
         for each in watchers:
             each.end(summary)
-    return Unwritten(lines, summary, ready.strategy.effective_weights())
+    return Unwritten(lines, summary, ready.strategy.effective_weights(), client_record.joined(tested))
 
 
 def _record(ready: ReadyRun, settings: DictConfig, output_dir: Path) -> Record:

@@ -17,7 +17,7 @@ from fedrac.algorithm.method import Method
 from fedrac.algorithm.schedule import ScheduleSpec
 from fedrac.algorithm.server import ServerSpec
 from fedrac.algorithm.sketch import Law
-from fedrac.flower.rounds import Send
+from fedrac.flower.rounds import Send, TestClients
 from fedrac.monitoring import trackers
 from fedrac.results.checkpoint_schedule import CheckpointSpec
 from fedrac.training.optimizer import LocalSpec
@@ -107,7 +107,7 @@ class EvaluateSpec:
 
     Attributes:
         every: rounds between tests.
-        on_clients: whether the clients of the round test, too.
+        on_clients: whether clients test, too: those of the round (True), so many, or ``all``.
         batch_size: rows that are tested at a time.
         validation: the fraction of the training examples that is tested on instead of the test part; None: none.
         objective: the training objective is recorded, too, as ``train/objective``.
@@ -115,7 +115,7 @@ class EvaluateSpec:
     """
 
     every: int
-    on_clients: bool
+    on_clients: TestClients
     validation: float | None
     objective: bool
     batch_size: int

@@ -102,7 +102,8 @@ class Loop:
             return None
         if self.before_clients is not None:
             self.before_clients()
-        return self.rounds.tested(round_, self._replies(round_, MessageType.EVALUATE))
+        testing = self.rounds.testing(round_)
+        return self.rounds.tested(testing, self._replies(testing, MessageType.EVALUATE))
 
     def _by_server(self, number: int) -> MetricRecord | None:
         if self.evaluate is None or not self.strategy.is_evaluated(number):

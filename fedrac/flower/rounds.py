@@ -21,7 +21,8 @@ from fedrac.algorithm.schedule import ScheduleSpec
 from fedrac.algorithm.server import ServerSpec, advance, draw_cohort, mean_letters, round_means, shares
 from fedrac.algorithm.sketch import SketchSpec
 from fedrac.algorithm.state import GuardState, ServerState
-from fedrac.protocol.client_evaluation import mean_metrics
+from fedrac.algorithm.streams import Stream
+from fedrac.protocol.client_evaluation import collect_metrics
 from fedrac.protocol.connected_clients import ConnectedClients
 from fedrac.protocol.downloads import Downloads
 from fedrac.protocol.messages import RoundSpec, encode_plan, pack, payload_bytes, to_record
@@ -34,6 +35,7 @@ from fedrac.training.optimizer import LocalSpec
 log = logging.getLogger(__name__)
 
 Send = Literal["seed", "matrix"]
+TestClients = bool | int | Literal["all"]  # none, the round's cohort, so many, or every client
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class RoundSettings:
 
     Attributes:
         workload, blocks, method, sketch, local, local_schedule, server, guard, send_sketch: as the strategy has them.
+        test_clients: who tests, `FedRacLora`'s ``evaluate_on_clients``.
         rounds: the last round's number; None: not known, as Flower's own ``Strategy.start`` does not tell it.
     """
 
@@ -54,6 +57,7 @@ class RoundSettings:
     server: ServerSpec
     guard: GuardSpec
     send_sketch: Send
+    test_clients: TestClients
     rounds: int | None
 
     def factor(self, schedule: ScheduleSpec, number: int) -> float:
@@ -72,6 +76,7 @@ class RoundUnderWay:
         hosts: by node id, the clients of the cohort that the node trains.
         report: what is known of it so far; it is filled as the round goes on.
         failed: nodes of which nothing good has come.
+        counted: whether clients that a host simulates are taken to keep, and counted as downloads, what is sent.
     """
 
     state: ServerState
@@ -80,6 +85,7 @@ class RoundUnderWay:
     hosts: Mapping[int, Sequence[int]]
     report: RoundReport
     failed: set[int] = field(default_factory=set)
+    counted: bool = True
 
 
 class Rounds:
@@ -118,7 +124,7 @@ class Rounds:
 
         Args:
             round_: from `begin`.
-            kind: ``MessageType.TRAIN``, or ``EVALUATE`` once it is finished.
+            kind: ``MessageType.TRAIN``; or ``EVALUATE``, of what `testing` gives.
         """
         of, report, found = self._settings, round_.report, []
         local = replace(of.local, lr=of.local.lr * of.factor(of.local_schedule, report.round))
@@ -132,8 +138,9 @@ class Rounds:
             hosted = self._connected.hosts[node]
             content = encode_plan(spec, clients, self._downloads.content(node, hosted), matrices)
             found.append(Message(content, node, kind, group_id=str(report.round)))
-            report.download_bytes += self._downloads.count(node, hosted, clients)
-            report.download_bytes += payload_bytes(matrices) * len(clients)
+            if round_.counted or not hosted.partition:
+                report.download_bytes += self._downloads.count(node, hosted, clients)
+                report.download_bytes += payload_bytes(matrices) * len(clients)
         return found
 
     def more(self, round_: RoundUnderWay, answer: Message) -> RecordDict | None:
@@ -194,11 +201,36 @@ class Rounds:
         dtypes = {b.key(x): state.weights[b.name].dtype for b in of.blocks for x in mean_letters(b, round_.method)}
         return {key: mean.to(dtypes[key]) for key, mean in found.means.items()}, found.state
 
+    def testing(self, round_: RoundUnderWay) -> RoundUnderWay:
+        """A finished round, with the hosts of the clients that test its result.
+
+        The cohort's downloads count, as they always do. Other clients are tested to measure, once for all rounds drawn
+        from the stream ``tested``: where a host only simulates them, this changes nothing that is counted.
+        """
+        wanted = self._settings.test_clients
+        if isinstance(wanted, bool):
+            return round_
+        clients = self._connected.clients
+        if wanted != "all":
+            seed = self._settings.sketch.seed
+            clients = clients[Stream(seed, "tested").subset(len(clients), min(wanted, len(clients)))]
+        return replace(round_, hosts=self._connected.by_host(clients.tolist()), counted=False)
+
     def tested(self, round_: RoundUnderWay, replies: Iterable[Message]) -> MetricRecord | None:
-        """Mean of every metric over all examples of the clients that answered, named ``clients/...``."""
+        """Mean of every metric over all examples of the clients that answered, named ``clients/...``.
+
+        Args:
+            round_: from `testing`; its report gets what each client found, and how far they lie apart.
+        """
         answers = list(replies)
         for answer in answers:
             node = answer.metadata.src_node_id
             if not answer.has_error() and "metrics" in answer.content.metric_records and node in round_.hosts:
-                self._downloads.landed(node, round_.hosts[node], keeps(answer))
-        return mean_metrics(round_.report.round, round_.hosts, answers)
+                counts = round_.counted or not self._connected.hosts[node].partition
+                self._downloads.landed(node, round_.hosts[node] if counts else [], keeps(answer))
+        found = collect_metrics(round_.report.round, round_.hosts, answers)
+        if found is None:
+            return None
+        round_.report.tested = found
+        round_.report.metrics |= found.spread()
+        return found.record()

@@ -28,7 +28,7 @@ from fedrac.algorithm.server import ServerSpec, effective_weights, initial_state
 from fedrac.algorithm.sketch import Law, SketchSpec
 from fedrac.algorithm.state import ServerState
 from fedrac.flower.round_loop import Evaluate, Loop, train_metrics
-from fedrac.flower.rounds import Rounds, RoundSettings, RoundUnderWay, Send
+from fedrac.flower.rounds import Rounds, RoundSettings, RoundUnderWay, Send, TestClients
 from fedrac.protocol import code_digest
 from fedrac.protocol.connected_clients import ConnectedClients
 from fedrac.protocol.messages import from_record, to_record
@@ -53,7 +53,8 @@ class FedRacLora(Strategy):
         guard: clipping, robust means, noise for privacy.
         send_sketch: ``seed`` (hosts rebuild the random factors) or ``matrix`` (they are sent).
         evaluate_every: rounds between evaluations; the last round is always evaluated.
-        evaluate_on_clients: also test on the data of the round's cohort.
+        evaluate_on_clients: also test on clients' data: True, of the round's cohort; a number, of so many clients, the
+            same ones in all rounds; ``all``.
         timeout: seconds to wait for nodes to connect and to say which clients they serve.
 
     Attributes:
@@ -80,7 +81,7 @@ class FedRacLora(Strategy):
         guard: GuardSpec | None = None,
         send_sketch: Send = "seed",
         evaluate_every: int = 1,
-        evaluate_on_clients: bool = False,
+        evaluate_on_clients: TestClients = False,
         timeout: float = 600.0,
     ) -> None:
         self.workload = {"code": code_digest.digest(), **workload}
@@ -109,6 +110,9 @@ class FedRacLora(Strategy):
             )
         if self.send_sketch not in get_args(Send):
             raise ValueError(f"sketch.send={self.send_sketch!r} is unknown: choose seed or matrix")
+        tested = self.evaluate_on_clients
+        if tested is not True and tested is not False and tested != "all" and tested < 1:
+            raise ValueError(f"evaluate.on_clients={tested} must be true, false, all, or a number of at least 1")
         if self.evaluate_every < 1:
             raise ValueError(f"evaluate.every={self.evaluate_every} must be at least 1")
         self.guard.check(self.method, self.server.weighting, self.server.least_clients)
@@ -171,9 +175,10 @@ class FedRacLora(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """With ``evaluate_on_clients``: one message for every host of the round's cohort."""
+        """With ``evaluate_on_clients``: one message for every host of a client that tests."""
         if self._rounds is None or self._under_way is None or not self.asks_clients(server_round):
             return []
+        self._under_way = self._rounds.testing(self._under_way)
         return self._rounds.messages(self._under_way, MessageType.EVALUATE)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -188,7 +193,7 @@ class FedRacLora(Strategy):
 
     def asks_clients(self, server_round: int) -> bool:
         """Whether clients test the result of a round."""
-        return self.evaluate_on_clients and self.is_evaluated(server_round)
+        return self.evaluate_on_clients is not False and self.is_evaluated(server_round)
 
     # --- the run ----------------------------------------------------------------------------------------------------
 
@@ -246,6 +251,7 @@ class FedRacLora(Strategy):
                 server=self.server,
                 guard=self.guard,
                 send_sketch=self.send_sketch,
+                test_clients=self.evaluate_on_clients,
                 rounds=self.rounds,
             )
             self._rounds = Rounds(settings, self.connected, from_record(initial), self.state)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from fedrac.protocol.client_evaluation import ClientMetrics
 from fedrac.protocol.replies import Refusal
 
 
@@ -30,6 +31,7 @@ class RoundReport:
         guard: ``guard/...`` and ``privacy/...`` numbers, where updates are clipped or noise is added.
         metrics: ``test/...`` (server) and ``clients/...`` metrics, on rounds with an evaluation.
         clients: how many answered well.
+        tested: what each client found that tested the round's result; None: nobody did.
     """
 
     round: int
@@ -43,3 +45,4 @@ class RoundReport:
     guard: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     clients: int = 0
+    tested: ClientMetrics | None = None

@@ -9,10 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from fedrac.algorithm.state import ServerState
+from fedrac.data.metrics import is_lower_better
 from fedrac.flower.strategy import FedRacLora
 from fedrac.protocol.round_report import RoundReport
 from fedrac.results import checkpoint
-from fedrac.results.record import is_lower_better, read_metrics
+from fedrac.results.record import read_metrics
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """What a run leaves in its ``output_dir``, for people and for other programs.
 
 ``config.yaml``, ``task.json``, ``versions.json``, ``clients.npz`` (`fedrac.experiment.client_labels`),
-one line of ``metrics.jsonl`` a round, ``summary.json``, and ``checkpoint/``.
+one line of ``metrics.jsonl`` a round, ``clients.parquet`` (`fedrac.results.client_record`), ``summary.json``, and
+``checkpoint/``.
 """
 
 import importlib.metadata
@@ -15,7 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedrac.data.metrics import is_lower_better
 from fedrac.protocol.round_report import RoundReport
+from fedrac.results import client_record
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +94,8 @@ class Record:
         if damaged:
             _keep(self._metrics, damaged)
         self.lines = [line for line in found if line["round"] <= (finished or 0)]
+        client_record.keep_until(folder, finished or 0)
+        self._tested = client_record.read(folder, last=True)
         _name_missing(self._metrics, self.lines, finished or 0)
         write_atomically(self._metrics, "".join(to_json(line) + "\n" for line in self.lines))
         write_atomically(folder / "config.yaml", config)
@@ -108,7 +113,12 @@ class Record:
         write_atomically(self.folder / "task.json", to_json(about) + "\n")
 
     def add(self, report: RoundReport) -> None:
-        """One line of ``metrics.jsonl``."""
+        """One line of ``metrics.jsonl``, after what clients found, if they tested."""
+        if report.tested is not None:
+            name, content = client_record.part(report.tested)
+            (self.folder / client_record.NAME).mkdir(exist_ok=True)
+            write_atomically(self.folder / name, content)
+            self._tested = client_record.columns_of(report.tested)
         line = metrics_line(report)
         self.lines.append(line)
         with self._metrics.open("a") as file:
@@ -116,15 +126,23 @@ class Record:
 
     def summarise(self, method: str, initial: dict[str, float], diverged: bool = False) -> dict[str, Any]:
         """Writes ``summary.json``: last and best values, totals, and whether the run diverged; returns it."""
-        summary = summarise(self.lines, method, initial, diverged)
+        summary = summarise(self.lines, method, initial, diverged, self._tested)
         write_atomically(self.folder / "summary.json", to_json(summary, 2) + "\n")
         return summary
 
 
 def summarise(
-    lines: Sequence[Mapping[str, Any]], method: str, initial: Mapping[str, float], diverged: bool = False
+    lines: Sequence[Mapping[str, Any]],
+    method: str,
+    initial: Mapping[str, float],
+    diverged: bool = False,
+    tested: client_record.Columns | None = None,
 ) -> dict[str, Any]:
-    """What ``summary.json`` says of a run with these lines of ``metrics.jsonl``."""
+    """What ``summary.json`` says of a run with these lines of ``metrics.jsonl``.
+
+    Args:
+        tested: what clients found in the last round that they tested.
+    """
     names = sorted({name for line in lines for name in line if "/" in name})
     columns = {name: [v for line in lines if (v := line.get(name)) is not None] for name in names}
     return {
@@ -141,6 +159,7 @@ def summarise(
         "upload_bytes": sum(line["upload_bytes"] for line in lines),
         "download_bytes": sum(line["download_bytes"] for line in lines),
         "seconds": sum(line["seconds"] for line in lines),
+        **({"clients": client_record.distribution(tested)} if tested else {}),
     }
 
 
@@ -160,11 +179,6 @@ def metrics_line(report: RoundReport) -> dict[str, Any]:
     if report.refused:
         line["refused"] = [str(refusal) for refusal in report.refused]
     return {name: _finite(value) for name, value in line.items()}
-
-
-def is_lower_better(name: str) -> bool:
-    """Whether a smaller value of this metric is a better one."""
-    return name.endswith(("loss", "mse", "objective"))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

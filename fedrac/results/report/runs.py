@@ -20,7 +20,7 @@ _FILES = {
     *("config.yaml", "metrics.jsonl", "summary.json", "versions.json", "status.json", "nodes.json"),
     *("task.json", "clients.npz", "error.txt", "mlflow.json", "metrics.damaged.jsonl"),
 }
-_RUN_FOLDERS = ("checkpoint", "best", "tensorboard")  # or what begins so
+_RUN_FOLDERS = ("checkpoint", "best", "tensorboard", "clients.parquet")  # or what begins so
 _NUMBERS = ("round", "seconds", "upload_bytes", "download_bytes")
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fedrac.algorithm.server import ServerSpec
 from fedrac.monitoring.progress import Progress
 from fedrac.monitoring.status import Status, read
-from fedrac.protocol.client_evaluation import mean_metrics
+from fedrac.protocol.client_evaluation import collect_metrics
 from fedrac.protocol.node_values import LONGEST, line, unusable
 from fedrac.protocol.replies import Refusal, is_late
 from fedrac.protocol.round_replies import collect
@@ -56,7 +56,8 @@ def evaluated(*columns: dict[str, Any]) -> MetricRecord | None:
         reply = Message(RecordDict({"metrics": MetricRecord(values), "reply": ConfigRecord()}), reply_to=asked)
         reply.metadata.__dict__["_src_node_id"] = node
         replies.append(reply)
-    return mean_metrics(1, {node: [node] for node in range(1, len(columns) + 1)}, replies)
+    found = collect_metrics(1, {node: [node] for node in range(1, len(columns) + 1)}, replies)
+    return found and found.record()
 
 
 GOOD = {"examples": [2.0], "loss": [3.0]}
