@@ -26,6 +26,7 @@ from fedrac.protocol.client_evaluation import collect_metrics
 from fedrac.protocol.connected_clients import ConnectedClients
 from fedrac.protocol.downloads import Downloads
 from fedrac.protocol.messages import RoundSpec, encode_plan, pack, payload_bytes, to_record
+from fedrac.protocol.replay import FinishedRound
 from fedrac.protocol.replies import Reply, keeps, lack_of
 from fedrac.protocol.round_replies import collect, enforce, enforce_finite
 from fedrac.protocol.round_report import RoundReport
@@ -96,6 +97,9 @@ class Rounds:
         connected: the clients that there are.
         initial: the weights before round 1, which hosts may have.
         state: where the run stands.
+
+    Attributes:
+        last: the round that was finished last; None: none yet.
     """
 
     def __init__(
@@ -103,6 +107,7 @@ class Rounds:
     ) -> None:
         self._settings, self._connected = settings, connected
         self._downloads = Downloads(initial, state, settings.send_sketch == "seed")
+        self.last: FinishedRound | None = None
 
     def is_at(self, state: ServerState) -> bool:
         """Whether ``state`` is the one that the next round's messages bring the hosts to."""
@@ -171,7 +176,9 @@ class Rounds:
         state = advance(round_.state, blocks, round_.method, round_.sketches.values, means, report.eta)
         enforce_finite(report.round, [*(state.weights[b.name] for b in blocks), *state.factors.values()])
         state = replace(state, guard=guarded)
-        self._downloads.move(state, Step(report.round, report.eta, pack(means)))
+        step = Step(report.round, report.eta, pack(means))
+        self._downloads.move(state, step)
+        self.last = FinishedRound(step, self._downloads.digest, guarded)
         report.train_loss, report.clients = sum(reply.losses) / len(reply.losses), len(reply.clients)
         return state
 

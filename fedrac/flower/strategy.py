@@ -22,9 +22,8 @@ from fedrac.aggregation.guard import GuardSpec
 from fedrac.algorithm.adapt import AdaptSpec
 from fedrac.algorithm.blocks import described, plan_blocks, trained_shapes
 from fedrac.algorithm.method import Method
-from fedrac.algorithm.round_start import draw_sketches
 from fedrac.algorithm.schedule import ScheduleSpec
-from fedrac.algorithm.server import ServerSpec, effective_weights, initial_state
+from fedrac.algorithm.server import ServerSpec, initial_state
 from fedrac.algorithm.sketch import Law, SketchSpec
 from fedrac.algorithm.state import ServerState
 from fedrac.flower.round_loop import Evaluate, Loop, train_metrics
@@ -32,6 +31,7 @@ from fedrac.flower.rounds import Rounds, RoundSettings, RoundUnderWay, Send, Tes
 from fedrac.protocol import code_digest
 from fedrac.protocol.connected_clients import ConnectedClients
 from fedrac.protocol.messages import from_record, to_record
+from fedrac.protocol.replay import FinishedRound, Replay
 from fedrac.protocol.round_report import RoundReport
 from fedrac.training.optimizer import LocalSpec
 
@@ -60,6 +60,7 @@ class FedRacLora(Strategy):
     Attributes:
         blocks: what is trained.
         connected: the clients that there are.
+        replay: makes the steps of its rounds again.
         rounds: the last round's number; None: not known yet.
         state: where the run stands; None: before it begins.
 
@@ -96,6 +97,7 @@ class FedRacLora(Strategy):
         self._check()
         self.blocks = plan_blocks(model, adapt or AdaptSpec(), self.method)
         self.described = described(model, adapt or AdaptSpec(), self.blocks)
+        self.replay = Replay(self.blocks, self.method, self.sketch)
         self.connected = ConnectedClients(self.workload, timeout)
         self.rounds: int | None = None
         self.state: ServerState | None = None
@@ -269,10 +271,12 @@ class FedRacLora(Strategy):
         """
         if self.state is None:
             raise RuntimeError("the run has not begun: there are no weights yet")
-        if not self.state.factors:  # everything is merged already; no sketch is needed
-            return effective_weights(self.state, self.blocks, {})
-        sketches = draw_sketches(self.blocks, self.method, self.sketch, max(self.state.round, 1))
-        return effective_weights(self.state, self.blocks, sketches.values)
+        return self.replay.merged(self.state)
+
+    @property
+    def last_round(self) -> FinishedRound | None:
+        """The round that led to `state`; None: it was not made here."""
+        return self._rounds.last if self._rounds is not None else None
 
     @property
     def finished_rounds(self) -> int:

@@ -1,4 +1,4 @@
-"""The server's step, made again on a host: from the round's means and the sketch that follows from the seed."""
+"""How a host comes to the server's state, and where it keeps it."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,11 @@ from flwr.app import Context
 from torch import Tensor
 
 from fedrac.algorithm.blocks import Block
-from fedrac.algorithm.round_start import draw_sketches
-from fedrac.algorithm.server import advance, effective_weights, mean_shapes
 from fedrac.algorithm.state import ServerState
-from fedrac.protocol.messages import RoundPlan, unpack
+from fedrac.protocol.messages import RoundPlan
 from fedrac.protocol.node_config import MEMORY, NodeConfig
 from fedrac.protocol.node_state import Initial, NodeState
-from fedrac.protocol.state_log import Step
+from fedrac.protocol.replay import Replay
 
 
 def follow(plan: RoundPlan, blocks: Sequence[Block], replica: NodeState) -> tuple[ServerState, bool]:
@@ -26,22 +24,16 @@ def follow(plan: RoundPlan, blocks: Sequence[Block], replica: NodeState) -> tupl
     Raises:
         CannotRebuild: the node needs more than was sent.
     """
-    method = plan.spec.method
-
-    def make(state: ServerState, step: Step) -> ServerState:
-        at = method.at(step.round)
-        sketches = draw_sketches(blocks, method, plan.spec.sketch, step.round).values
-        return advance(state, blocks, at, sketches, unpack(step.means, mean_shapes(blocks, at)), step.eta)
-
-    return replica.follow(plan.update, make)
+    return replica.follow(plan.update, _replay(plan, blocks).advance)
 
 
 def merged(plan: RoundPlan, blocks: Sequence[Block], state: ServerState) -> dict[str, Tensor]:
     """The model as it predicts in ``state``, by name in its state dict (the shapes of that), in the master dtype."""
-    sketches = plan.sketches
-    if state.factors and not sketches:
-        sketches = draw_sketches(blocks, plan.spec.method, plan.spec.sketch, max(state.round, 1)).values
-    return effective_weights(state, blocks, sketches)
+    return _replay(plan, blocks).merged(state, plan.sketches)
+
+
+def _replay(plan: RoundPlan, blocks: Sequence[Block]) -> Replay:
+    return Replay(blocks, plan.spec.method, plan.spec.sketch)
 
 
 def replica_of(initial: Initial, context: Context) -> NodeState:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from fedrac.algorithm.state import ServerState
 from fedrac.data.metrics import is_lower_better
 from fedrac.flower.strategy import FedRacLora
+from fedrac.protocol.replay import FinishedRound
 from fedrac.protocol.round_report import RoundReport
 from fedrac.results import checkpoint
 from fedrac.results.record import read_metrics
@@ -49,7 +48,7 @@ class CheckpointSpec:
 
 
 class Checkpoints:
-    """Writes the checkpoints of one run.
+    """Writes the checkpoints of one run: a whole one first, then the rounds since, until they are as long as it is.
 
     Args:
         folder: the run's ``output_dir``, with the record of the rounds before this run began.
@@ -59,12 +58,15 @@ class Checkpoints:
 
     def __init__(self, folder: Path, spec: CheckpointSpec, strategy: FedRacLora) -> None:
         self._folder, self._spec, self._strategy = folder, spec, strategy
-        self._waiting: tuple[ServerState, Mapping[str, Tensor]] | None = None
-        self._written = 0
+        self._state = strategy.state  # after the last recorded round; None: there is none
+        self._written = strategy.finished_rounds
+        self._whole = checkpoint.whole_round(folder)
+        self._rounds: list[FinishedRound] | None = None  # that are not written yet; None: what comes is written whole
+        self._logged = 0  # bytes of numbers, here and in the log
         self._best = -math.inf
-        finished = strategy.finished_rounds
+        checkpoint.recover(folder)
         for line in read_metrics(folder / "metrics.jsonl"):
-            if self._improves(line) and line["round"] == finished:
+            if self._improves(line) and line["round"] == self._written:
                 checkpoint.mark_best(folder)  # the machine may have died before this was done
 
     def _improves(self, metrics: Mapping[str, Any]) -> bool:
@@ -79,12 +81,11 @@ class Checkpoints:
     def after(self, report: RoundReport) -> None:
         """After every round, once it is recorded."""
         improved = self._improves(report.metrics)
-        if report.round != self._written:
-            self._take()
+        self._take()
         if improved or self._strategy.guard.noise or report.round % self._spec.every == 0:
-            self.close()
-        if improved:
-            checkpoint.mark_best(self._folder)
+            self._write()
+        if improved and self._state is not None:
+            checkpoint.mark_best(self._folder, self._state.round)
 
     def before_clients(self) -> None:
         """Before clients see a round's result; those of the next round see it when the round is recorded.
@@ -94,15 +95,37 @@ class Checkpoints:
         """
         if self._strategy.guard.noise:
             self._take()
-            self.close()
+            self._write()
 
     def _take(self) -> None:
-        if self._strategy.state is not None:  # a round has been finished
-            self._waiting = self._strategy.state, self._strategy.effective_weights()
+        """The round that has just been finished, once; where it makes the log too long, the rest is dropped."""
+        state, last = self._strategy.state, self._strategy.last_round
+        if state is None or state is self._state:
+            return
+        self._state = state
+        if self._rounds is None or last is None:
+            return
+        self._rounds.append(last)
+        self._logged += last.step.means.nbytes
+        if self._logged >= sum(tensor.nbytes for tensor in (*state.weights.values(), *state.factors.values())):
+            self._rounds = None
+
+    def _write(self) -> None:
+        if self._state is None or self._written == self._state.round:
+            return
+        rounds, self._rounds = self._rounds, None  # after a failure
+        if rounds is None:
+            self._write_whole(self._state)
+        else:
+            checkpoint.append(self._folder, self._strategy.replay, rounds)
+        self._rounds, self._written = [], self._state.round
+
+    def _write_whole(self, state: ServerState) -> None:
+        checkpoint.save(self._folder, state, self._strategy.replay.merged(state), self._spec.keep)
+        self._whole, self._logged = state.round, 0
 
     def close(self) -> None:
-        """The last recorded round is written, if it is not yet: at the end, however it came."""
-        if self._waiting is not None:
-            checkpoint.save(self._folder, *self._waiting, self._spec.keep)
-            self._written = self._waiting[0].round
-            self._waiting = None
+        """The last recorded round is written whole, and so is the best one: at the end, however it came."""
+        if self._state is not None and self._whole != self._state.round:
+            self._write_whole(self._state)
+        checkpoint.complete_best(self._folder)

@@ -233,7 +233,7 @@ def test_with_noise_clients_test_nothing_that_is_not_on_disk(tmp_path: Path, noi
     hooks = {"on_round": checkpoints.after, "before_clients": checkpoints.before_clients}
     noisy.start(Watched(client_app.app), runs.start(noisy.workload), 3, **hooks)
     assert written == ([1, 2, 3] if noise else [0, 1, 2])
-    assert names(tmp_path) == ["checkpoint", "checkpoint.2"]
+    assert names(tmp_path) == ["checkpoint", "checkpoint.1"]
 
 
 def test_with_noise_no_older_checkpoint_stands_in_for_a_damaged_one(tmp_path: Path) -> None:

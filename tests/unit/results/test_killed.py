@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 import resource
+import signal
 import sys
 import threading
 import time
@@ -18,9 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from fedrac.cli import main
-from fedrac.results import checkpoint
+from fedrac.results import checkpoint, round_log, snapshot
 
-PARTS, POINTS, ROUNDS = 4, 25, 280
+PARTS, POINTS, ROUNDS = 2, 30, 280
+STEPS = {"append": 6, "save": 14}  # waits for the disk and renames: those of six appends, of two whole checkpoints
 FULL = ("anything", "file", "tensors")  # what the disk does not take
 SETTINGS = [
     *("data=linear_regression", "data.examples=40", "data.test_examples=10", "data.features=4", "data.outputs=3"),
@@ -30,13 +32,17 @@ SETTINGS = [
 ]
 
 
-def go_on(folder: str, full: str | None = None, after: int = 0, seed: int = 0) -> None:
-    """The run, or the rest of it, as the command does it; with ``full`` on a disk that fills up after some rounds."""
+def go_on(folder: str, trouble: str | None = None, after: int = 0, seed: int = 0) -> None:
+    """The run, or the rest of it, as the command does it; on a disk that fills up after some rounds, or until it dies
+    at a step of what it does to its checkpoints.
+    """
     with open(f"{folder}.log", "w") as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
-    if full is not None:
-        threading.Thread(target=fill, args=(Path(folder), full, after, random.Random(seed)), daemon=True).start()
+    if trouble in STEPS:
+        die_in(trouble, after, random.Random(seed))
+    elif trouble is not None:
+        threading.Thread(target=fill, args=(Path(folder), trouble, after, random.Random(seed)), daemon=True).start()
     started = Path(folder, "config.yaml").exists()
     sys.argv = ["fedrac", *([f"resume={folder}"] if started else [*SETTINGS, f"output_dir={folder}"])]
     main.main()
@@ -67,13 +73,51 @@ def fill(folder: Path, what: str, after: int, moments: random.Random) -> None:
             path.write_bytes(b"a part")
             raise SafetensorError("Error while serializing: I/O error: No space left on device")
 
-        checkpoint.save_file = save_file  # type: ignore[assignment]
+        snapshot.save_file = save_file  # type: ignore[assignment]
 
 
-def start(folder: Path, *full: Any) -> BaseProcess:
+def die_in(name: str, step: int, moments: random.Random) -> None:
+    """Kill -9 where ``checkpoint.NAME`` waits for the disk or renames for the ``step``-th time; of what it appended, a
+    part is there.
+    """
+    done, sync, rename, before = getattr(checkpoint, name), os.fsync, Path.rename, [-1]
+    left = [step]
+
+    def within(folder: Path, *given: Any) -> Any:
+        log = folder / "checkpoint" / round_log.FILE
+        before[0] = log.stat().st_size if log.exists() else 0
+        result = done(folder, *given)
+        before[0] = -1
+        return result
+
+    def reached(handle: int | None = None) -> None:
+        left[0] -= before[0] >= 0
+        if before[0] >= 0 and left[0] == 0:
+            if name == "append" and handle is not None:
+                os.ftruncate(handle, moments.randint(before[0], os.fstat(handle).st_size))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def fsync(handle: int) -> None:
+        reached(handle)
+        sync(handle)
+
+    def renamed(path: Path, to: Path) -> Path:
+        reached()
+        return rename(path, to)
+
+    setattr(checkpoint, name, within)
+    os.fsync, Path.rename = fsync, renamed  # type: ignore[assignment, method-assign]
+
+
+# What a run imports on its way: a process that has it starts in a third of the time.
+IMPORTS = ["fedrac.experiment.run", "fedrac.api", "fedrac.data.synthetic", "fedrac.data.tasks.regression"]
+IMPORTS += ["flwr.clientapp", "dp_accounting", "sympy", "hydra.main", "torch.fx.experimental.symbolic_shapes"]
+
+
+def start(folder: Path, *trouble: Any) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fedrac.experiment.run", "flwr.clientapp", "test_killed"])
-    process = context.Process(target=go_on, args=(str(folder), *full))
+    context.set_forkserver_preload([*IMPORTS, "test_killed"])
+    process = context.Process(target=go_on, args=(str(folder), *trouble))
     process.start()
     return process
 
@@ -101,6 +145,13 @@ def kill(folder: Path, moments: random.Random, starting: bool) -> None:
     process.join()
 
 
+def kill_in(folder: Path, moments: random.Random, name: str) -> None:
+    """While a checkpoint is written."""
+    process = start(folder, name, moments.randint(1, STEPS[name]), moments.randrange(10**6))
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, Path(f"{folder}.log").read_text()
+
+
 def run_out_of_disk(folder: Path, moments: random.Random, what: str) -> None:
     """It says so in one line."""
     process = start(folder, what, written(folder) + moments.randrange(9), moments.randrange(10**6))
@@ -124,13 +175,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("part", range(PARTS))
-def test_stopped_a_hundred_times(whole: Path, tmp_path: Path, part: int) -> None:
+def test_stopped_sixty_times(whole: Path, tmp_path: Path, part: int) -> None:
     """Weights bit for bit, record and best checkpoint; each stop hits another moment of a round or of the start."""
     cut, moments, rounds = tmp_path / "cut", random.Random(part), []
     for point in range(POINTS):
         before = written(cut)
         if point % 3 == 2:
             run_out_of_disk(cut, moments, FULL[(part + point // 3) % 3])
+        elif point % 3 == 1:
+            kill_in(cut, moments, ("append", "save")[point // 3 % 2])
         else:
             kill(cut, moments, starting=point % 5 == 0)
         rounds.append(written(cut))
@@ -144,5 +197,7 @@ def test_stopped_a_hundred_times(whole: Path, tmp_path: Path, part: int) -> None
         expected = load_file(whole / name / "weights.safetensors")
         equal(load_file(cut / name / "weights.safetensors"), expected)
         assert (cut / name / "state.json").read_text() == (whole / name / "state.json").read_text()
-    left = {path.name for path in cut.iterdir()}
-    assert left == {path.name for path in whole.iterdir()}
+    left, expected = ({path.name for path in folder.iterdir()} for folder in (cut, whole))
+    earlier = [name for name in left if name.startswith("checkpoint.")]  # of which round depends on the stops
+    assert len(earlier) == 1
+    assert left - set(earlier) == {name for name in expected if not name.startswith("checkpoint.")}

@@ -1,0 +1,69 @@
+"""The server's step, made again: from the round's means and the sketch that follows from the seed.
+
+A node catches up by it, and so does whoever reads a run's checkpoint, from the rounds that were logged since.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedrac.algorithm.blocks import Block
+from fedrac.algorithm.method import Method
+from fedrac.algorithm.round_start import draw_sketches
+from fedrac.algorithm.server import advance, effective_weights, mean_shapes
+from fedrac.algorithm.sketch import SketchSpec
+from fedrac.algorithm.state import GuardState, ServerState
+from fedrac.protocol.messages import unpack
+from fedrac.protocol.state_log import Step
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What all steps of a run have in common.
+
+    Attributes:
+        blocks: the trained parameters.
+        method: the four choices.
+        sketch: law and seed of the random factors.
+    """
+
+    blocks: Sequence[Block]
+    method: Method
+    sketch: SketchSpec
+
+    @torch.no_grad()
+    def advance(self, state: ServerState, step: Step) -> ServerState:
+        """The state after ``step``, with the bits that the server has."""
+        at = self.method.at(step.round)
+        means = unpack(step.means, mean_shapes(self.blocks, at))
+        return advance(state, self.blocks, at, self._sketches(step.round), means, step.eta)
+
+    def merged(self, state: ServerState, sketches: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The model as it predicts in ``state``, by name in its state dict (the shapes of that), in the master dtype.
+
+        Args:
+            sketches: of the carried factors, where they cannot be drawn again.
+        """
+        if state.factors and not sketches:  # else everything is merged already
+            sketches = self._sketches(max(state.round, 1))
+        return effective_weights(state, self.blocks, sketches or {})
+
+    def _sketches(self, round_: int) -> Mapping[str, Tensor]:
+        return draw_sketches(self.blocks, self.method, self.sketch, round_).values
+
+
+@dataclass(frozen=True)
+class FinishedRound:
+    """What a log keeps of a round.
+
+    Attributes:
+        step: leads from the state before it to the one after.
+        digest: of the state after it, see `fedrac.protocol.state_digest`.
+        guard: what clipping and noise carry on after it.
+    """
+
+    step: Step
+    digest: str
+    guard: GuardState

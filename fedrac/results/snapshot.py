@@ -1,0 +1,135 @@
+"""One whole checkpoint: the files of a state in a folder, and whether they are as they were written.
+
+``weights.safetensors`` is a plain state dict of the merged model. ``state.json`` has the round and the checksums of
+the other files. A method that carries factors also has ``carried.safetensors``: its unmerged weights and factors.
+``guard.json`` is what clipping and noise carry on; it can hold the secret seed of the noise and is the owner's alone.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fedrac.algorithm.state import GuardState, ServerState
+
+ABOUT = "state.json"
+_WEIGHTS, _CARRIED, _GUARD = "weights.safetensors", "carried.safetensors", "guard.json"
+_FACTOR, _WEIGHT = "factor/", "weight/"
+
+
+@dataclass(frozen=True)
+class About:
+    """What ``state.json`` says.
+
+    Attributes:
+        round: after which the state was.
+        sha256: of the other files, by name.
+        until: the round that the log beside it is to be replayed to; None: to its end.
+    """
+
+    round: int
+    sha256: Mapping[str, str]
+    until: int | None = None
+
+
+def write(folder: Path, state: ServerState, merged: Mapping[str, Tensor]) -> None:
+    """Makes the folder, with all files on the disk.
+
+    Args:
+        folder: is not there yet.
+        state: after the round, from which a run goes on.
+        merged: the state dict (m, ...) with which the model predicts.
+    """
+    folder.mkdir(parents=True)
+    _write_tensors(folder / _WEIGHTS, merged)
+    if state.factors:
+        parts = ((_WEIGHT, state.weights), (_FACTOR, state.factors))
+        _write_tensors(folder / _CARRIED, {p + k: v for p, part in parts for k, v in part.items()})
+    if state.guard != GuardState():
+        _write_text(folder / _GUARD, asdict(state.guard), mode=0o600)
+    describe(folder, About(state.round, {path.name: _digest(path) for path in sorted(folder.iterdir())}))
+
+
+def describe(folder: Path, about: About) -> None:
+    """Writes ``state.json``, which comes last."""
+    values = {name: value for name, value in asdict(about).items() if value is not None}
+    _write_text(folder / ABOUT, values)
+    to_disk(folder)
+
+
+def about(folder: Path, verify: bool = True) -> About | None:
+    """What ``state.json`` says; None if anything is missing or, where that is looked at, not as it was written."""
+    try:
+        values = json.loads((folder / ABOUT).read_text())
+        if verify and any(_digest(folder / name) != digest for name, digest in values["sha256"].items()):
+            return None
+        until = values.get("until")
+        return About(int(values["round"]), values["sha256"], None if until is None else int(until))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # another program's state.json, too
+        return None
+
+
+def read(folder: Path, about: About) -> ServerState:
+    """The state of a folder that is whole."""
+    guard = GuardState()
+    if _GUARD in about.sha256:
+        guard = TypeAdapter(GuardState).validate_json((folder / _GUARD).read_bytes())
+    if _CARRIED not in about.sha256:
+        return ServerState(about.round, merged(folder), {}, guard)
+    both = load_file(folder / _CARRIED)
+    weights, factors = (
+        {k.removeprefix(prefix): v for k, v in both.items() if k.startswith(prefix)} for prefix in (_WEIGHT, _FACTOR)
+    )
+    return ServerState(about.round, weights, factors, guard)
+
+
+def merged(folder: Path) -> dict[str, Tensor]:
+    """The weights with which the model predicts, by name in its state dict (the shapes of that)."""
+    return load_file(folder / _WEIGHTS)
+
+
+def to_disk(path: Path) -> None:
+    """Waits until the disk has a file, or the names in a folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    path.touch()
+    mode = path.stat().st_mode  # the user's; save_file would make it the owner's alone
+    save_file(_apart(tensors), path)
+    path.chmod(mode)
+    to_disk(path)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tied weights are one tensor under two names; the format wants each name to have its own memory."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.contiguous().clone() if place in seen else tensor.contiguous()
+        seen.add(place)
+    return found
+
+
+def _write_text(path: Path, values: Mapping[str, Any], mode: int | None = None) -> None:
+    if mode is not None:
+        path.touch(mode)
+    path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
+    to_disk(path)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
