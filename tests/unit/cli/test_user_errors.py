@@ -20,7 +20,7 @@ from fedrac.experiment import compose
 from fedrac.flower import client_app
 from fedrac.flower.in_process_grid import InProcessGrid
 from fedrac.monitoring.errors import OneLine, RunFailed, told
-from fedrac.results import checkpoint
+from fedrac.results import snapshot
 from fedrac.results.lock import locked
 
 Command = Callable[..., str]
@@ -112,7 +112,7 @@ def test_a_full_disk_inside_a_checkpoint(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", full)
+        patch.setattr(snapshot, "save_file", full)
         said = failing("resume=out", "rounds=3")
     assert "out does not take a checkpoint: " in said and "No space left" in said
     assert not list(begun.glob("*.new")) and json.loads((begun / "status.json").read_text())["state"] == "failed"
