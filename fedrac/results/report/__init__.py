@@ -1,7 +1,8 @@
 """``fedrac report``: what a folder of runs shows, as one HTML file, figures and tables.
 
 `runs` reads the folder, `compare` says what distinguishes the runs and puts seeds together, `style` and `draw` hold how
-things look (also for figures of other kinds), `table` and `page` write.
+things look (also for figures of other kinds), `draw_clients` what clients have, `table` and `tables` the numbers;
+`page` puts all into one file.
 """
 
 from collections.abc import Sequence
@@ -43,12 +44,14 @@ def write(folder: Path, output: Path) -> Report:
 
 
 def _write(comparison: Comparison, skipped: Sequence[tuple[str, str]], folder: Path, output: Path) -> Report:
-    from fedrac.results.report import draw, page, table  # matplotlib takes most of a second
+    from fedrac.results.report import draw, draw_clients, page, table, tables  # matplotlib takes most of a second
 
     (output / "figures").mkdir(parents=True, exist_ok=True)
-    rows = table.rows(comparison)
-    write_atomically(output / "table.csv", table.as_csv(rows))
-    write_atomically(output / "table.md", table.as_markdown(rows))
-    figures = draw.all_figures(comparison, output / "figures")
-    write_atomically(output / "report.html", page.html(folder, comparison, rows, figures, skipped))
-    return Report(output / "report.html", table.as_lines(rows), len(skipped))
+    for old in (*(output / "figures").glob("*.svg"), *(output / "figures").glob("*.png")):
+        old.unlink()  # of an earlier report, of other runs
+    shown = tables.all_tables(comparison)
+    for each in shown:
+        each.save(output)
+    figures = [each for kind in (draw.curves, draw_clients.figures) for each in kind(comparison, output / "figures")]
+    write_atomically(output / "report.html", page.html(folder, comparison, shown, figures, skipped))
+    return Report(output / "report.html", table.as_lines(shown[0].rows), len(skipped))

@@ -110,6 +110,11 @@ class Comparison:
         return sorted(names, key=lambda n: (not n.startswith("test/"), n.startswith("train/"), n.endswith("loss"), n))
 
 
+def is_spread(metric: str) -> bool:
+    """Whether it says how far clients lie apart (`fedrac.protocol.client_evaluation.spread`)."""
+    return metric.startswith(("clients/mean_", "clients/worst10_", "clients/sd_"))
+
+
 def compare(runs: Sequence[Run]) -> Comparison:
     """Finds the keys that distinguish the runs, and puts runs together that these do not tell apart."""
     differences = _differences(runs)

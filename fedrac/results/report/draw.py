@@ -6,16 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 
 from fedrac.results.report import style
-from fedrac.results.report.compare import Comparison, Group, key_name, show
-from fedrac.results.report.runs import Run
+from fedrac.results.report.compare import Comparison, Group, is_spread, key_name, show
 
 _PROGRESS = ("round", "upload_bytes", "seconds")
 _MOST_LINES = 8  # in one figure
-_MOST_CLIENTS = 200
-_MOST_NAMES = 20  # of labels, on an axis
 _LEAST_POINTS = 3  # of a setting, to be drawn as an axis
 
 
@@ -30,11 +26,13 @@ class Drawing:
         section: the heading that it belongs under.
         path: without suffix; there are a ``.svg`` and a ``.png``.
         caption: what it shows, in words.
+        wide: it has more in it than fits beside another one.
     """
 
     section: str
     path: Path
     caption: str
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,11 +50,9 @@ class Panel:
     styles: Sequence[dict[str, Any]]
 
 
-def all_figures(comparison: Comparison, folder: Path) -> list[Drawing]:
-    """Draws and saves everything; figures of an earlier report in the folder are removed."""
-    for old in (*folder.glob("*.svg"), *folder.glob("*.png")):
-        old.unlink()
-    return [*_settings(comparison, folder), *_curves(comparison, folder), *_clients(comparison, folder)]
+def curves(comparison: Comparison, folder: Path) -> list[Drawing]:
+    """Draws and saves every metric against rounds, bytes, time and settings."""
+    return [*_settings(comparison, folder), *_curves(comparison, folder)]
 
 
 def panels(comparison: Comparison) -> list[Panel]:
@@ -65,10 +61,11 @@ def panels(comparison: Comparison) -> list[Panel]:
     if len(groups) <= _MOST_LINES or len(keys) < 2:
         values = [group.values[keys[0]] if len(keys) == 1 else group.label for group in groups]
         named = _line_labels(keys, values) if len(keys) == 1 else [group.label for group in groups]
-        return [Panel("", groups, named, _group_styles(comparison) if len(keys) > 1 else style.styles(values))]
+        looks = _group_styles(comparison) if len(keys) > 1 else style.styles(values)
+        return [Panel("", groups, named, style.marked(looks))]
     colour = "method.name" if "method.name" in keys else max(keys, key=lambda k: len(_values(groups, k)))
     values = _values(groups, colour)
-    line = dict(zip(map(str, values), style.styles(values), strict=True))
+    line = dict(zip(map(str, values), style.marked(style.styles(values)), strict=True))
     sets: dict[str, list[Group]] = {}
     for group in groups:
         title = ", ".join(show(key, value) for key, value in group.values.items() if key != colour)
@@ -108,7 +105,7 @@ def _line_labels(keys: Sequence[str], values: Sequence[Any]) -> list[str]:
 
 
 def _curves(comparison: Comparison, folder: Path) -> Iterator[Drawing]:
-    for metric in comparison.metrics():
+    for metric in (name for name in comparison.metrics() if not is_spread(name) or _is_drawn(name)):
         for number, panel in enumerate(panels(comparison)):
             used = [entry for entry in zip(panel.groups, panel.labels, panel.styles, strict=True)
                     if len(entry[0].rounds(metric))]  # fmt: skip
@@ -122,6 +119,11 @@ def _curves(comparison: Comparison, folder: Path) -> Iterator[Drawing]:
                 yield Drawing(section, folder / name, caption)
 
 
+def _is_drawn(metric: str) -> bool:
+    """Of how clients spread, curves show the worst tenth, and not by their loss."""
+    return metric.startswith("clients/worst10_") and not metric.endswith("loss")
+
+
 def _curve(path: Path, metric: str, column: str, title: str, lines: Sequence[_Line]) -> None:
     with style.figure() as figure:
         axes = figure.add_subplot()
@@ -131,8 +133,7 @@ def _curve(path: Path, metric: str, column: str, title: str, lines: Sequence[_Li
         whole = [_line(group, metric, column, True)[1].ravel() for group, _, _ in lines]
         style.label_metric(axes, metric, np.concatenate(whole))  # the same scale over rounds, bytes and time
         for (x, values), (_, label, look) in zip(data, lines, strict=True):
-            marker = {"marker": "o"} if len(x) < 2 else {}
-            style.band(axes, x, values, label, **look, **marker)
+            style.band(axes, x, values, label, **look)
         style.label_progress(axes, column, totals)
         axes.set_title(title)
         style.legend(figure, axes)
@@ -176,53 +177,11 @@ def _against(path: Path, key: str, metric: str, groups: Sequence[Group]) -> None
         style.label_metric(axes, metric, np.concatenate(list(last.values())))
         first_names = [label.split(", ")[0] for label in lines]
         looks = style.styles(list(lines)) if len({*first_names}) < len(lines) else style.styles(first_names)
-        for (label, members), look in zip(lines.items(), looks, strict=True):
+        for (label, members), look in zip(lines.items(), style.marked(looks), strict=True):
             x = [float(group.values[key]) for group in members]
             y = [float(last[id(group)].mean()) for group in members]
             error = [float(last[id(group)].std(ddof=1)) if len(last[id(group)]) > 1 else 0.0 for group in members]
-            axes.errorbar(x, y, yerr=error if any(error) else None, marker="o", capsize=3, label=label, **look)
+            axes.errorbar(x, y, yerr=error if any(error) else None, capsize=3, label=label, **look)
         style.label_setting(axes, key_name(key), sorted({float(g.values[key]) for m in lines.values() for g in m}))
         style.legend(figure, axes)
-        style.save(figure, path)
-
-
-def _clients(comparison: Comparison, folder: Path) -> Iterator[Drawing]:
-    """Who has which labels: one figure for every division of the data, at its least seed."""
-    shown: dict[str, Run] = {}
-    for run in sorted(comparison.runs, key=lambda run: run.seed):
-        division = str({k: v for k, v in run.config.items() if k.startswith(("partition.", "data."))})
-        if run.labels is not None:
-            shown.setdefault(division, run)
-    for number, run in enumerate(shown.values()):
-        assert run.labels is not None
-        path = folder / f"clients_{number + 1}"
-        _label_map(path, run.labels, run.config.get("data.classes"))
-        scheme = ", ".join(f"{k.removeprefix('partition.')} {v}" for k, v in run.config.items() if k in _DIVISION)
-        yield Drawing("Who has which labels", path, f"Training examples of each label on each client: {scheme}; seed "
-                      f"{run.seed}" + _first_of(len(run.labels)))  # fmt: skip
-
-
-_DIVISION = ("partition.scheme", "partition.alpha", "partition.classes", "partition.shards", "partition.law")
-
-
-def _first_of(clients: int) -> str:
-    return f"; the first {_MOST_CLIENTS} of {clients:,} clients" if clients > _MOST_CLIENTS else ""
-
-
-def _label_map(path: Path, labels: Any, names: Any) -> None:
-    counts = labels[:_MOST_CLIENTS].T
-    with style.figure(9.6, 1.9 + 0.16 * min(len(counts), 20)) as figure:
-        above, below = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2.2])
-        above.bar(np.arange(counts.shape[1]), counts.sum(axis=0), width=0.9, color=style.COLOURS[0])
-        above.set_ylabel("examples")
-        image = below.imshow(counts, aspect="auto", cmap="Blues", interpolation="nearest", origin="lower", vmin=0)
-        below.grid(False)
-        below.set_xlabel("client")
-        below.set_ylabel("label")
-        if isinstance(names, list) and len(names) == len(counts) <= _MOST_NAMES:
-            below.set_yticks(range(len(names)), list(map(str, names)))
-        else:
-            below.yaxis.set_major_locator(MaxNLocator(min(10, len(counts)), integer=True))
-        below.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-        figure.colorbar(image, ax=below, label="examples", pad=0.01)
         style.save(figure, path)

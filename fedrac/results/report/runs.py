@@ -13,6 +13,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from fedrac.results import client_record
+
 Floats = NDArray[np.float64]
 Skipped = tuple[str, str]
 
@@ -35,6 +37,7 @@ class Run:
         initial: the test metrics before round 1, if the run has ended.
         diverged: it ended because numbers were not finite any more.
         labels: (clients, classes) int64, numbers of examples; None where they were not recorded.
+        tested: by metric, that of each client, (clients,), after the last round that clients tested.
         versions: content of ``versions.json``.
         remarks: what is damaged.
     """
@@ -45,6 +48,7 @@ class Run:
     initial: Mapping[str, float] = field(default_factory=dict)
     diverged: bool = False
     labels: NDArray[np.int64] | None = None
+    tested: Mapping[str, Floats] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     remarks: Sequence[str] = ()
 
@@ -68,8 +72,12 @@ class Run:
         return [name for name, values in self.columns.items() if "/" in name and np.isfinite(values).any()]
 
     def total(self, name: str) -> Floats:
-        """Running total of ``upload_bytes``, ``download_bytes`` or ``seconds``, (rounds,)."""
-        return np.cumsum(np.nan_to_num(self.columns[name]))
+        """Running total of ``upload_bytes``, ``download_bytes`` or ``seconds``, (rounds,).
+
+        The seconds begin after the first round: most of its time is that of loading data and of warming up.
+        """
+        values = np.nan_to_num(self.columns[name])
+        return np.cumsum([0.0, *values[1:]] if name == "seconds" else values)
 
 
 def find(folder: Path, output: Path) -> tuple[list[Run], list[Skipped]]:
@@ -138,7 +146,8 @@ def read(folder: Path, name: str) -> Run:
     versions = {k: str(v) for k, v in _json(folder / "versions.json", remarks).items()}
     names = dict.fromkeys([*_NUMBERS, *(key for line in lines for key in line if "/" in key)])
     columns = {key: np.array([_number(line.get(key)) for line in lines]) for key in names}
-    return Run(name, dict(flat(config)), columns, initial, diverged, _labels(folder, remarks), versions, remarks)
+    labels, tested = _labels(folder, remarks), _tested(folder, remarks)
+    return Run(name, dict(flat(config)), columns, initial, diverged, labels, tested, versions, remarks)
 
 
 def _text(path: Path) -> str:
@@ -189,6 +198,15 @@ def _labels(folder: Path, remarks: list[str]) -> NDArray[np.int64] | None:
         pass
     remarks.append("clients.npz cannot be read")
     return None
+
+
+def _tested(folder: Path, remarks: list[str]) -> dict[str, Floats]:
+    try:
+        found = client_record.read(folder, last=True) or {}
+        return {name: np.asarray(values, float) for name, values in found.items() if name not in client_record.KEYS}
+    except Exception:  # a damaged file raises almost anything
+        remarks.append(f"{client_record.NAME} cannot be read")
+        return {}
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -18,25 +18,39 @@ from fedrac.results.report.compare import METHODS
 # Okabe and Ito, Color Universal Design (2008); yellow is left out, it is too light for lines on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # one more than colours: equal pairs come late
+INK, GRID, PAPER = "#1a1a1a", "#d9d9d9", "#ffffff"  # what a page with a dark background shows in other colours
+_MOST_MARKERS = 20  # on a line
 
 _RC: Any = {
-    "font.size": 9.5,
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
-    "grid.color": "#d9d9d9",
+    "grid.color": GRID,
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.7,
     "lines.markersize": 4.5,
     "legend.frameon": False,
-    "legend.fontsize": 8.5,
+    "legend.fontsize": 10,
     "svg.hashsalt": "fedrac",
-    "savefig.facecolor": "white",
+    "svg.fonttype": "none",  # text stays text: it can be searched, and it is smaller
+    "savefig.facecolor": PAPER,
 }
-_AXES = {"round": "round", "upload_bytes": "uploaded by all clients", "download_bytes": "downloaded", "seconds": "time"}
+_AXES = {
+    "round": "round",
+    "upload_bytes": "uploaded by all clients",
+    "download_bytes": "downloaded",
+    "seconds": "time after the first round",
+}
 _METRICS = {
     "test/accuracy": "test accuracy",
     "test/loss": "test loss",
@@ -61,6 +75,16 @@ def styles(labels: Sequence[Any]) -> list[dict[str, Any]]:
     return [style(next(free) if index is None else index) for index in named]
 
 
+def marked(looks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same looks, each with a marker of its own as far as there are enough."""
+    return [{**look, "marker": MARKERS[index % len(MARKERS)]} for index, look in enumerate(looks)]
+
+
+def every(points: int) -> int:
+    """Of how many points one has its marker, so that markers do not hide a line of many."""
+    return -(-points // _MOST_MARKERS)
+
+
 @contextmanager
 def figure(width: float = 4.8, height: float = 3.5) -> Iterator[Figure]:
     """A new figure, in inches, with this style."""
@@ -83,7 +107,7 @@ def band(axes: Axes, x: ArrayLike, values: ArrayLike, label: str, **line: Any) -
     """
     rows = np.atleast_2d(np.asarray(values, dtype=float))
     mean = rows.mean(axis=0)
-    axes.plot(x, mean, label=label, **line)
+    axes.plot(x, mean, label=label, markevery=every(len(mean)), **line)
     if len(rows) > 1:
         deviation = rows.std(axis=0, ddof=1)
         low = mean - deviation
@@ -94,6 +118,10 @@ def band(axes: Axes, x: ArrayLike, values: ArrayLike, label: str, **line: Any) -
 
 def metric_name(metric: str) -> str:
     """As in the literature."""
+    part, _, name = metric.partition("/")
+    if part == "clients":
+        worst = name.removeprefix("worst10_")
+        return f"clients' {name}".replace("_", " ") if worst == name else f"worst-10 % {worst}"
     return _METRICS.get(metric, metric.replace("/", " ").replace("_", " "))
 
 
@@ -163,8 +191,8 @@ def legend(figure_: Figure, axes: Axes, title: str | None = None) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) < 2:
         return
-    columns = max(1, min(4, int(figure_.get_figwidth() * 13 // (max(map(len, labels)) + 6))))
-    figure_.legend(handles, labels, loc="outside lower center", ncols=columns, title=title, title_fontsize=8.5)
+    columns = max(1, min(4, int(figure_.get_figwidth() * 11 // (max(map(len, labels)) + 6))))
+    figure_.legend(handles, labels, loc="outside lower center", ncols=columns, title=title, title_fontsize=10)
 
 
 def progress_name(column: str) -> str:

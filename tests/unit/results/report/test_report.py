@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from recorded import record
+from recorded import found, record
 
 from fedrac.cli import commands
 from fedrac.results import report
-from fedrac.results.report import style
+from fedrac.results.report import style, table
 from fedrac.results.report.compare import METHODS, compare
 from fedrac.results.report.draw import panels
 from fedrac.results.report.runs import find
@@ -25,12 +25,13 @@ class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.text, self.attributes = "", [("", "")]
+        self.text, self.attributes, self.tags = "", [("", "")], [""]
         self.feed(text)
         assert not self.open
 
     def handle_starttag(self, tag: str, attrs: Sequence[tuple[str, Any]]) -> None:
         self.attributes += attrs
+        self.tags.append(tag)
         if tag not in ("meta", "img", "br", "link"):
             self.open.append(tag)
 
@@ -53,8 +54,12 @@ def test_what_a_report_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     output = tmp_path / "report"
     page = Page((output / "report.html").read_text())
     assert "<b>& mine" in page.text and "stray" in page.text and "75.0 ± 0.0 %" in page.text
-    links = [value for name, value in page.attributes if name in ("src", "href")]
-    assert len(links) == 3 * 3 + 1 and all(link.startswith("data:image/svg+xml;base64,") for link in links)
+    assert page.tags.count("svg") == 3 * 3 + 1 and "link" not in page.tags and "img" not in page.tags
+    links = [value for name, value in page.attributes if name in ("src", "href", "xlink:href")]
+    names = {value for name, value in page.attributes if name == "id"}
+    assert all(link.startswith("data:image/png;base64,") or link[1:] in names for link in links)
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(set(ids)) == len(ids), "figures share a name"
     drawn = {path.name for path in (output / "figures").iterdir()}
     names = [
         f"{m}_by_{x}"
@@ -62,7 +67,8 @@ def test_what_a_report_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         for x in ("round", "upload_bytes", "seconds")
     ]
     assert drawn == {f"{name}.{kind}" for name in [*names, "clients_1"] for kind in ("svg", "png")}
-    assert {path.name for path in output.iterdir()} == {"report.html", "table.csv", "table.md", "figures"}
+    tables = {f"{name}.{kind}" for name in ("table", "best", "differences", "runs") for kind in ("csv", "md", "tex")}
+    assert {path.name for path in output.iterdir()} == {"report.html", "figures", *tables}
     before = (output / "report.html").read_text()
     report.write(tmp_path, output)
     assert (output / "report.html").read_text() == before
@@ -133,4 +139,53 @@ def test_figures_have_words(tmp_path: Path) -> None:
     """Axes with names and units, also as text that a search finds in the page."""
     record(tmp_path)
     page = report.write(tmp_path, tmp_path / "report").page.read_text()
-    assert re.search(r'alt="Test accuracy over bytes uploaded"', page)
+    assert re.search(r'aria-label="Test accuracy over bytes uploaded"', page)
+    assert ">test accuracy</text>" in page and ">uploaded by all clients</text>" in page
+
+
+def test_what_clients_found_and_the_best_rounds_have_tables_and_a_figure(tmp_path: Path) -> None:
+    for seed, worst in ((1, 0.1), (2, 0.3)):
+        record(tmp_path / str(seed), (0.25, 0.75, 0.5), seed=seed, tested=found([worst, *[0.9] * 19]))
+    output = report.write(tmp_path, tmp_path / "report").page.parent
+    clients = (output / "clients.csv").read_text().splitlines()
+    values = dict(zip(clients[0].split(","), clients[1].split(","), strict=True))
+    assert (values["seeds"], values["clients mean"]) == ("2", "20")
+    assert float(values["accuracy: worst 10 % mean"]) == pytest.approx((0.5 + 0.6) / 2)
+    assert float(values["accuracy: mean mean"]) == pytest.approx(0.9 - 0.7 / 20)
+    assert "75.0 ± 0.0 % | 2 |" in (output / "best.md").read_text()
+    assert (output / "figures" / "clients_by_accuracy.svg").exists()
+    assert "worst 10 %" not in (output / "table.md").read_text(), "spreads have a table of their own"
+
+
+def test_a_damaged_record_of_clients_costs_no_run(tmp_path: Path) -> None:
+    record(tmp_path / "run", tested=found([0.5]))
+    (tmp_path / "run/clients.parquet/round-00000003.parquet").write_bytes(b"PAR1 no")
+    (run,), skipped = find(tmp_path, tmp_path / "report")
+    assert not skipped and run.remarks == ["clients.parquet cannot be read"] and not run.tested
+
+
+def test_latex_has_nothing_that_latex_takes_for_a_command(tmp_path: Path) -> None:
+    text = table.as_latex(["key_1 & more", "accuracy"], [["50 % of #1 {x} ~^\\", "1 ± 2"]], 1)
+    assert text.splitlines() == [
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        r"key\_1 \& more & accuracy \\",
+        r"\midrule",
+        r"50 \% of \#1 \{x\} \textasciitilde{}\textasciicircum{}\textbackslash{} & 1 $\pm$ 2 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def test_markers_are_on_the_tested_rounds_and_tell_methods_apart(tmp_path: Path) -> None:
+    for method in METHODS:
+        record(tmp_path / method, (0.5,), method__name=method)
+    (panel,) = panels(compare(find(tmp_path, tmp_path / "report")[0]))
+    assert (
+        len({look["marker"] for look in panel.styles}) == len({look["color"] for look in panel.styles}) == len(METHODS)
+    )
+    figure = Figure()
+    axes = figure.add_subplot()
+    style.band(axes, range(7), np.zeros(7), "few", marker="o")
+    style.band(axes, range(100), np.zeros(100), "many", marker="o")
+    assert [line.get_markevery() for line in axes.lines] == [1, 5]

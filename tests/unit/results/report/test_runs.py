@@ -24,7 +24,8 @@ def test_a_run_as_it_was_recorded(tmp_path: Path) -> None:
     assert (run.name, run.seed, run.rounds, run.planned) == ("deep/in/it", 3, 2, 2)
     assert run.config["method.name"] == "Fed-RAC-LoRA" and run.config["local.lr"] == 1e-5
     assert run.columns["test/accuracy"].tolist() == [0.5, 0.75]
-    assert run.total("upload_bytes").tolist() == [7, 14] and run.total("seconds").tolist() == [0.5, 1.0]
+    assert run.total("upload_bytes").tolist() == [7, 14]
+    assert run.total("seconds").tolist() == [0.0, 0.5], "the first round is one of loading"
     assert run.initial == {"test/accuracy": 0.125, "test/loss": 4.0}
     assert run.labels is None and run.remarks == [] and run.versions["fedrac"]
 
