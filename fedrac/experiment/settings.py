@@ -11,13 +11,14 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import TypeAdapter, ValidationError
 
 from fedrac.aggregation.guard import GuardSpec
+from fedrac.aggregation.secure_grid import SecureSpec
 from fedrac.algorithm import peft_names
 from fedrac.algorithm.adapt import AdaptSpec
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.schedule import ScheduleSpec
 from fedrac.algorithm.server import ServerSpec
 from fedrac.algorithm.sketch import Law
-from fedrac.flower.rounds import Send, TestClients
+from fedrac.flower.round_settings import Send, TestClients
 from fedrac.monitoring import trackers
 from fedrac.results.checkpoint_schedule import CheckpointSpec
 from fedrac.training.optimizer import LocalSpec
@@ -26,7 +27,8 @@ T = TypeVar("T")
 Log = Literal["text", "json"]
 
 _SECTIONS = (
-    *("data", "partition", "model", "method", "adapt", "sketch", "local", "server", "guard", "cohort", "evaluate"),
+    *("data", "partition", "model", "method", "adapt", "sketch", "local", "server", "guard"),
+    *("secure_aggregation", "cohort", "evaluate"),
     *("checkpoint", "pretrain", "runtime"),
 )
 _KEYS = {"seed", "rounds", "rank", "output_dir", "resume", "track", *_SECTIONS}
@@ -165,6 +167,7 @@ class Experiment:
         local, local_schedule: how clients train; their learning rate over rounds.
         server: cohort, averaging and server step.
         guard: clipping, robust means, noise.
+        secure: secure aggregation.
         cohort, evaluate, checkpoint, pretrain, runtime: the sections of the configuration of that name.
     """
 
@@ -181,6 +184,7 @@ class Experiment:
     local_schedule: ScheduleSpec
     server: ServerSpec
     guard: GuardSpec
+    secure: SecureSpec
     cohort: CohortSpec
     evaluate: EvaluateSpec
     checkpoint: CheckpointSpec
@@ -241,6 +245,7 @@ def parse(config: DictConfig) -> Experiment:
         local_schedule=local_schedule,
         server=_typed(ServerSpec, server, "server"),
         guard=_typed(GuardSpec, raw["guard"], "guard"),
+        secure=_typed(SecureSpec, raw["secure_aggregation"], "secure_aggregation"),
         cohort=cohort,
         evaluate=evaluate,
         checkpoint=_typed(CheckpointSpec, raw["checkpoint"], "checkpoint"),

@@ -1,5 +1,6 @@
 """The ClientApp: a host of clients. It answers which clients it serves, trains them, and tests them."""
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from fedrac.algorithm.blocks import Block
 from fedrac.algorithm.round_start import draw_sketches
 from fedrac.algorithm.state import ServerState
 from fedrac.flower.node import answering, host_of, ledger_of, rules_of
+from fedrac.protocol import secure_client
 from fedrac.protocol.catch_up import follow, merged, replica_of
 from fedrac.protocol.client_evaluation import encode_metrics
 from fedrac.protocol.connected_clients import decode_question, encode_hosted
@@ -20,6 +22,9 @@ from fedrac.protocol.messages import RoundPlan, decode_plan
 from fedrac.protocol.own_noise import protected
 from fedrac.protocol.policy import Policy
 from fedrac.protocol.replies import Reply, encode_reply
+from fedrac.protocol.secure_messages import NAME as SECURE
+from fedrac.protocol.secure_messages import ids
+from fedrac.protocol.secure_update import hidden
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +58,21 @@ def train(message: Message, context: Context) -> RecordDict:
     reply, failed = host.train(plan, state)
     if rules is not None and rules.policy.clip is not None:
         reply = _protected(plan, blocks, state, reply, ledger_of(context), rules.policy)
+    if plan.spec.grid is not None:
+        boxes, space = message.content.config_records[SECURE], _space(plan, blocks, state)
+        reply, more = hidden(plan.spec.round, plan.spec.grid, space, host.seed, reply, boxes, context.state)
+        failed |= more
     return encode_reply(plan.spec.round, reply, failed, kept)
+
+
+@app.query(SECURE)
+@answering
+def secure(message: Message, context: Context) -> RecordDict:
+    """Keys, shares, and shares again: what the clients here have to do so that the server sees sums alone."""
+    asked = message.content.config_records[SECURE]
+    if asked["step"] == "keys":
+        host_of(json.loads(str(asked["workload"])), context).check_served(ids(asked, "clients"))
+    return secure_client.answer(asked, context.state)
 
 
 @app.evaluate()
@@ -73,6 +92,11 @@ def _protected(
     """The reply with the node's own clipping and noise; what the noise costs is in the node's log."""
     if policy.noise:
         log.warning("this node has spent epsilon %.3g at delta %.1g", ledger.spend(policy), policy.delta)
+    return protected(reply, _space(plan, blocks, state), policy)
+
+
+def _space(plan: RoundPlan, blocks: Sequence[Block], state: ServerState) -> UpdateVectors:
+    """In which updates are measured."""
     method = plan.spec.method.at(plan.spec.round)
     sketches = plan.sketches or draw_sketches(blocks, plan.spec.method, plan.spec.sketch, plan.spec.round).values
-    return protected(reply, UpdateVectors(blocks, method, sketches, state.factors), policy)
+    return UpdateVectors(blocks, method, sketches, state.factors)

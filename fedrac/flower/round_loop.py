@@ -1,7 +1,7 @@
 """The rounds of a run, one after another, on a grid."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -72,8 +72,9 @@ class Loop:
         for number in range(first, last + 1):
             begin = time.perf_counter()
             self.strategy.connect(self.grid, whole=number == first)
-            round_ = self.rounds.begin(number, state)
-            self.strategy.state = state = self.rounds.finish(round_, self._replies(round_, MessageType.TRAIN))
+            round_ = self.rounds.open(self.rounds.begin(number, state), self._ask)
+            replies = self._replies(round_, MessageType.TRAIN)
+            self.strategy.state = state = self.rounds.finish(round_, replies, self._ask)
             result.train_metrics_clientapp[number] = train_metrics(round_.report)
             self._test(round_, result)
             round_.report.seconds = time.perf_counter() - begin
@@ -81,6 +82,9 @@ class Loop:
                 self.on_round(round_.report)
         result.arrays = self.strategy.arrays()
         return result
+
+    def _ask(self, messages: Iterable[Message]) -> list[Message]:
+        return deliver(self.grid, messages, self.timeout)
 
     def _replies(self, round_: RoundUnderWay, kind: str) -> list[Message]:
         return deliver(self.grid, self.rounds.messages(round_, kind), self.timeout, partial(self.rounds.more, round_))

@@ -4,66 +4,38 @@ A round under way is a value: each step takes it from the step before.
 """
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
 
 import torch
 from flwr.app import Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from fedrac.aggregation.guard import GuardSpec, begin, guard, secret_of
+from fedrac.aggregation.guard import begin, guard, secret_of
+from fedrac.aggregation.secure_grid import SecureTotal
+from fedrac.aggregation.secure_mean import secure_mean
 from fedrac.aggregation.update_vectors import UpdateVectors
-from fedrac.algorithm.blocks import Block, trained_shapes
-from fedrac.algorithm.method import Method, RoundMethod
+from fedrac.algorithm.blocks import trained_shapes
+from fedrac.algorithm.method import RoundMethod
 from fedrac.algorithm.round_start import Sketches, draw_sketches
-from fedrac.algorithm.schedule import ScheduleSpec
-from fedrac.algorithm.server import ServerSpec, advance, draw_cohort, mean_letters, round_means, shares
-from fedrac.algorithm.sketch import SketchSpec
+from fedrac.algorithm.server import advance, draw_cohort, mean_letters, round_means, shares
 from fedrac.algorithm.state import GuardState, ServerState
 from fedrac.algorithm.streams import Stream
+from fedrac.flower.round_settings import RoundSettings
 from fedrac.protocol.client_evaluation import collect_metrics
 from fedrac.protocol.connected_clients import ConnectedClients
 from fedrac.protocol.downloads import Downloads
-from fedrac.protocol.messages import RoundSpec, encode_plan, pack, payload_bytes, to_record
+from fedrac.protocol.messages import RoundSpec, Shapes, encode_plan, pack, payload_bytes, to_record
 from fedrac.protocol.replay import FinishedRound
 from fedrac.protocol.replies import Reply, keeps, lack_of
 from fedrac.protocol.round_replies import collect, enforce, enforce_finite
-from fedrac.protocol.round_report import RoundReport
+from fedrac.protocol.round_report import CohortFailure, RoundReport
+from fedrac.protocol.secure_server import Ask, SecureRound
+from fedrac.protocol.secure_update import MASKED
 from fedrac.protocol.state_log import Step
-from fedrac.training.optimizer import LocalSpec
 
 log = logging.getLogger(__name__)
-
-Send = Literal["seed", "matrix"]
-TestClients = bool | int | Literal["all"]  # none, the round's cohort, so many, or every client
-
-
-@dataclass(frozen=True)
-class RoundSettings:
-    """What all rounds of a run follow; see `fedrac.flower.strategy.FedRacLora`.
-
-    Attributes:
-        workload, blocks, method, sketch, local, local_schedule, server, guard, send_sketch: as the strategy has them.
-        test_clients: who tests, `FedRacLora`'s ``evaluate_on_clients``.
-        rounds: the last round's number; None: not known, as Flower's own ``Strategy.start`` does not tell it.
-    """
-
-    workload: Mapping[str, Any]
-    method: Method
-    blocks: Sequence[Block]
-    sketch: SketchSpec
-    local: LocalSpec
-    local_schedule: ScheduleSpec
-    server: ServerSpec
-    guard: GuardSpec
-    send_sketch: Send
-    test_clients: TestClients
-    rounds: int | None
-
-    def factor(self, schedule: ScheduleSpec, number: int) -> float:
-        """What a step size is multiplied by in round ``number``; see `ScheduleSpec.factor`."""
-        return schedule.factor(number, self.rounds)
 
 
 @dataclass(frozen=True)
@@ -78,6 +50,7 @@ class RoundUnderWay:
         report: what is known of it so far; it is filled as the round goes on.
         failed: nodes of which nothing good has come.
         counted: whether clients that a host simulates are taken to keep, and counted as downloads, what is sent.
+        secure: what its clients have agreed on, where the server is to see their sum alone.
     """
 
     state: ServerState
@@ -87,6 +60,7 @@ class RoundUnderWay:
     report: RoundReport
     failed: set[int] = field(default_factory=set)
     counted: bool = True
+    secure: SecureRound | None = None
 
 
 class Rounds:
@@ -124,6 +98,26 @@ class Rounds:
         sketches = draw_sketches(of.blocks, of.method, of.sketch, number)
         return RoundUnderWay(state, of.method.at(number), sketches, self._connected.by_host(report.cohort), report)
 
+    def open(self, round_: RoundUnderWay, ask: Ask) -> RoundUnderWay:
+        """Has the clients agree on masks, where the server is to see their sum alone; who cannot is left out.
+
+        Args:
+            round_: from `begin`.
+            ask: sends messages and waits for the answers.
+
+        Raises:
+            CohortFailure: fewer clients than ``min_fraction`` of the cohort have agreed, or too few around one of them.
+        """
+        of, report = self._settings, round_.report
+        if not of.secure.enabled:
+            return round_
+        secure = SecureRound(of.secure, report.round, round_.hosts)
+        secure.agree(of.workload, of.sketch.seed, ask)
+        self._connected.doubt(node for node, _ in secure.refused)
+        report.refused = [refusal for _, refusal in secure.refused]
+        enforce(report, len(secure.clients), of.server)
+        return replace(round_, hosts=secure.hosts, secure=secure)
+
     def messages(self, round_: RoundUnderWay, kind: str) -> list[Message]:
         """One message a host that has not failed; the records are made once and shared by all.
 
@@ -135,13 +129,16 @@ class Rounds:
         local = replace(of.local, lr=of.local.lr * of.factor(of.local_schedule, report.round))
         blocks = [block.description() for block in of.blocks]
         digest, size = round_.sketches.digest, len(report.cohort)
-        spec = RoundSpec(report.round, of.workload, blocks, of.method, of.sketch, digest, local, size)
+        grid = of.grid(round_.method)
+        spec = RoundSpec(report.round, of.workload, blocks, of.method, of.sketch, digest, local, size, grid)
         matrices = to_record(round_.sketches.values if of.send_sketch == "matrix" else {})
         for node, clients in round_.hosts.items():
             if node in round_.failed:
                 continue
             hosted = self._connected.hosts[node]
             content = encode_plan(spec, clients, self._downloads.content(node, hosted), matrices)
+            if round_.secure is not None:
+                content.update(round_.secure.content(clients))
             found.append(Message(content, node, kind, group_id=str(report.round)))
             if round_.counted or not hosted.partition:
                 report.download_bytes += self._downloads.count(node, hosted, clients)
@@ -159,34 +156,43 @@ class Rounds:
         round_.report.download_bytes += 0 if self._connected.hosts[node].partition else size
         return whole
 
-    def finish(self, round_: RoundUnderWay, replies: Iterable[Message]) -> ServerState:
+    def finish(self, round_: RoundUnderWay, replies: Iterable[Message], ask: Ask) -> ServerState:
         """Checks the replies, averages the factors in order of client id, and makes the server step.
+
+        Args:
+            round_: from `open`.
+            replies: to its messages.
+            ask: sends messages and waits for the answers, where masks are to be taken away.
 
         Returns:
             The state after the round; its report is complete but for tests.
 
         Raises:
             CohortFailure: fewer clients than ``min_fraction`` of the cohort answered well, or the new weights would not
-                be finite.
+                be finite, or masks cannot be taken away.
         """
         report, blocks = round_.report, self._settings.blocks
         reply = self._good(round_, replies)
         enforce(report, len(reply.clients), self._settings.server)
-        means, guarded = self._means(round_, reply)
+        report.train_loss, report.clients = sum(reply.losses) / len(reply.losses), len(reply.clients)
+        means, guarded = self._means(round_, reply, ask)
         state = advance(round_.state, blocks, round_.method, round_.sketches.values, means, report.eta)
         enforce_finite(report.round, [*(state.weights[b.name] for b in blocks), *state.factors.values()])
         state = replace(state, guard=guarded)
         step = Step(report.round, report.eta, pack(means))
         self._downloads.move(state, step)
         self.last = FinishedRound(step, self._downloads.digest, guarded)
-        report.train_loss, report.clients = sum(reply.losses) / len(reply.losses), len(reply.clients)
         return state
 
     def _good(self, round_: RoundUnderWay, replies: Iterable[Message]) -> Reply:
-        shapes = trained_shapes(self._settings.blocks, round_.method)
+        shapes: Shapes = trained_shapes(self._settings.blocks, round_.method)
         dtype = torch.float64 if self._settings.workload["dtype"] == "float64" else torch.float32
+        if (grid := self._settings.grid(round_.method)) is not None:
+            entries = sum(math.prod(shape) for shape in shapes.values())
+            shapes, dtype = {MASKED: (grid.length(entries),)}, grid.dtype
         announced = self._connected.examples_of(round_.report.cohort)
-        found = collect(round_.report, round_.hosts, replies, shapes, dtype, announced)
+        before = round_.secure.refused if round_.secure else []
+        found = collect(round_.report, round_.hosts, replies, shapes, dtype, announced, before)
         for node, kept in found.kept.items():
             self._downloads.landed(node, round_.hosts[node], kept)
             if not kept and not self._connected.hosts[node].partition:
@@ -195,18 +201,36 @@ class Rounds:
         round_.failed.update(found.failed)
         return found.reply
 
-    def _means(self, round_: RoundUnderWay, reply: Reply) -> tuple[Mapping[str, Tensor], GuardState]:
+    def _means(self, round_: RoundUnderWay, reply: Reply, ask: Ask) -> tuple[Mapping[str, Tensor], GuardState]:
         """The means of a round, guarded where that is wanted, and what the guard carries on."""
         of, state, report = self._settings, round_.state, round_.report
         weights = shares(reply.examples, of.server.weighting)
-        if not of.guard.active:
+        if round_.secure is None and not of.guard.active:
             return round_means(state, of.blocks, round_.method, reply.factors, weights), state.guard
         space = UpdateVectors(of.blocks, round_.method, round_.sketches.values, state.factors)
         size, population = len(report.cohort), len(self._connected.clients)
-        found = guard(of.guard, state.guard, space, reply.factors, weights, report.round, size, population)
+        if round_.secure is not None:
+            total = self._total(round_, round_.secure, reply, ask)
+            found = secure_mean(of.guard, state.guard, space, total, len(reply.clients), report.round, size)
+        else:
+            found = guard(of.guard, state.guard, space, reply.factors, weights, report.round, size, population)
         report.guard = dict(found.facts)
         dtypes = {b.key(x): state.weights[b.name].dtype for b in of.blocks for x in mean_letters(b, round_.method)}
         return {key: mean.to(dtypes[key]) for key, mean in found.means.items()}, found.state
+
+    def _total(self, round_: RoundUnderWay, secure: SecureRound, reply: Reply, ask: Ask) -> SecureTotal:
+        """The sum of the updates that came under masks."""
+        report, grid = round_.report, self._settings.grid(round_.method)
+        assert grid is not None
+        words = secure.unmask(dict(zip(reply.clients, reply.factors[MASKED], strict=True)), ask)
+        report.upload_bytes += secure.up
+        report.download_bytes += secure.down
+        try:
+            total = grid.decode(words, len(reply.clients))
+        except ValueError as error:
+            raise CohortFailure(f"round {report.round}: {error}; the weights stay as they are") from error
+        report.train_loss = math.nan if total.loss is None else total.loss / len(reply.clients)
+        return total
 
     def testing(self, round_: RoundUnderWay) -> RoundUnderWay:
         """A finished round, with the hosts of the clients that test its result.

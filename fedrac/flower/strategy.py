@@ -10,7 +10,8 @@ The nodes run `client_app.app`, or a ClientApp built from the same parts as `fed
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, get_args
+from functools import partial
+from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
@@ -19,6 +20,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from torch import nn
 
 from fedrac.aggregation.guard import GuardSpec
+from fedrac.aggregation.secure_grid import SecureSpec
 from fedrac.algorithm.adapt import AdaptSpec
 from fedrac.algorithm.blocks import described, plan_blocks, trained_shapes
 from fedrac.algorithm.method import Method
@@ -27,12 +29,15 @@ from fedrac.algorithm.server import ServerSpec, initial_state
 from fedrac.algorithm.sketch import Law, SketchSpec
 from fedrac.algorithm.state import ServerState
 from fedrac.flower.round_loop import Evaluate, Loop, train_metrics
-from fedrac.flower.rounds import Rounds, RoundSettings, RoundUnderWay, Send, TestClients
+from fedrac.flower.round_settings import RoundSettings, Send, TestClients
+from fedrac.flower.rounds import Rounds, RoundUnderWay
 from fedrac.protocol import code_digest
 from fedrac.protocol.connected_clients import ConnectedClients
 from fedrac.protocol.messages import from_record, to_record
 from fedrac.protocol.replay import FinishedRound, Replay
+from fedrac.protocol.resending import deliver
 from fedrac.protocol.round_report import RoundReport
+from fedrac.protocol.secure_server import Ask
 from fedrac.training.optimizer import LocalSpec
 
 log = logging.getLogger(__name__)
@@ -51,6 +56,7 @@ class FedRacLora(Strategy):
         local_schedule: of ``local.lr`` over rounds.
         server: cohort, averaging and server step.
         guard: clipping, robust means, noise for privacy.
+        secure: whether the server sees sums of updates alone.
         send_sketch: ``seed`` (hosts rebuild the random factors) or ``matrix`` (they are sent).
         evaluate_every: rounds between evaluations; the last round is always evaluated.
         evaluate_on_clients: also test on clients' data: True, of the round's cohort; a number, of so many clients, the
@@ -80,6 +86,7 @@ class FedRacLora(Strategy):
         local_schedule: ScheduleSpec | None = None,
         server: ServerSpec | None = None,
         guard: GuardSpec | None = None,
+        secure: SecureSpec | None = None,
         send_sketch: Send = "seed",
         evaluate_every: int = 1,
         evaluate_on_clients: TestClients = False,
@@ -90,34 +97,21 @@ class FedRacLora(Strategy):
         self.local = local or LocalSpec()
         self.local_schedule = local_schedule or ScheduleSpec()
         self.server = server or ServerSpec()
-        self.guard = guard or GuardSpec()
+        self.guard, self.secure = guard or GuardSpec(), secure or SecureSpec()
         self.sketch = SketchSpec(law, int(workload["seed"]))
         self.send_sketch = send_sketch
         self.evaluate_every, self.evaluate_on_clients = evaluate_every, evaluate_on_clients
-        self._check()
+        if evaluate_every < 1:
+            raise ValueError(f"evaluate.every={evaluate_every} must be at least 1")
         self.blocks = plan_blocks(model, adapt or AdaptSpec(), self.method)
         self.described = described(model, adapt or AdaptSpec(), self.blocks)
         self.replay = Replay(self.blocks, self.method, self.sketch)
-        self.connected = ConnectedClients(self.workload, timeout)
+        self.connected, self._timeout = ConnectedClients(self.workload, timeout), timeout
         self.rounds: int | None = None
+        self._settings()  # are they right?
         self.state: ServerState | None = None
         self._rounds: Rounds | None = None
         self._under_way: RoundUnderWay | None = None  # of Flower's interface, which hands no value from call to call
-
-    def _check(self) -> None:
-        if self.local.precondition and self.method.train == "both":
-            raise ValueError(
-                "local.precondition=true needs a frozen sketch, but method.train=both trains the two factors: "
-                "set local.precondition=false"
-            )
-        if self.send_sketch not in get_args(Send):
-            raise ValueError(f"sketch.send={self.send_sketch!r} is unknown: choose seed or matrix")
-        tested = self.evaluate_on_clients
-        if tested is not True and tested is not False and tested != "all" and tested < 1:
-            raise ValueError(f"evaluate.on_clients={tested} must be true, false, all, or a number of at least 1")
-        if self.evaluate_every < 1:
-            raise ValueError(f"evaluate.every={self.evaluate_every} must be at least 1")
-        self.guard.check(self.method, self.server.weighting, self.server.least_clients)
 
     # --- a round, as Flower's Strategy has it -----------------------------------------------------------------------
 
@@ -156,7 +150,8 @@ class FedRacLora(Strategy):
         """
         rounds, state = self._open(arrays)
         self.connect(grid, whole=self._under_way is None)
-        self._under_way = rounds.begin(server_round, state)
+        self._ask: Ask = partial(deliver, grid, timeout=self._timeout)
+        self._under_way = rounds.open(rounds.begin(server_round, state), self._ask)
         return rounds.messages(self._under_way, MessageType.TRAIN)
 
     def aggregate_train(
@@ -171,7 +166,7 @@ class FedRacLora(Strategy):
         """
         if self._rounds is None or self._under_way is None:
             raise RuntimeError(f"round {server_round}: configure_train comes before aggregate_train")
-        self.state = self._rounds.finish(self._under_way, replies)
+        self.state = self._rounds.finish(self._under_way, replies, self._ask)
         return self.arrays(), train_metrics(self._under_way.report)
 
     def configure_evaluate(
@@ -243,21 +238,24 @@ class FedRacLora(Strategy):
         if self.state is None:
             self.state = initial_state(from_record(initial), self.blocks, self.method, self.sketch)
         if self._rounds is None or not self._rounds.is_at(self.state):
-            settings = RoundSettings(
-                workload=self.workload,
-                method=self.method,
-                blocks=self.blocks,
-                sketch=self.sketch,
-                local=self.local,
-                local_schedule=self.local_schedule,
-                server=self.server,
-                guard=self.guard,
-                send_sketch=self.send_sketch,
-                test_clients=self.evaluate_on_clients,
-                rounds=self.rounds,
-            )
-            self._rounds = Rounds(settings, self.connected, from_record(initial), self.state)
+            self._rounds = Rounds(self._settings(), self.connected, from_record(initial), self.state)
         return self._rounds, self.state
+
+    def _settings(self) -> RoundSettings:
+        return RoundSettings(
+            workload=self.workload,
+            method=self.method,
+            blocks=self.blocks,
+            sketch=self.sketch,
+            local=self.local,
+            local_schedule=self.local_schedule,
+            server=self.server,
+            guard=self.guard,
+            secure=self.secure,
+            send_sketch=self.send_sketch,
+            test_clients=self.evaluate_on_clients,
+            rounds=self.rounds,
+        )
 
     def arrays(self) -> ArrayRecord:
         """The merged model as it stands."""

@@ -19,6 +19,7 @@ from flwr.common.constant import SType
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedrac.aggregation.secure_grid import SecureGrid
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.sketch import SketchSpec
 from fedrac.protocol.state_log import Step, Update
@@ -40,6 +41,7 @@ class RoundSpec:
         digest: of this round's sketches; a host that rebuilds others must not train.
         local: how clients train; its ``lr`` is this round's.
         cohort: how many clients take part in the round, as the server says.
+        grid: on which updates are sent, under masks; None: the server sees each of them.
     """
 
     round: int
@@ -50,6 +52,7 @@ class RoundSpec:
     digest: str
     local: LocalSpec
     cohort: int
+    grid: SecureGrid | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +180,7 @@ def decode_plan(content: RecordDict) -> RoundPlan:
         "method": Method(**raw.pop("method")),
         "sketch": SketchSpec(**raw.pop("sketch")),
         "local": LocalSpec(**raw.pop("local"), betas=betas),
+        "grid": SecureGrid(**grid) if (grid := raw.pop("grid")) else None,
     }
     sketches = from_record(content.array_records["sketches"])
     return RoundPlan(RoundSpec(**raw, **typed), list(plan["clients"]), decode_update(content), sketches)  # type: ignore[arg-type]

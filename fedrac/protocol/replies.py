@@ -15,7 +15,17 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedrac.protocol.messages import Shapes, from_record, pack, to_record, unpack
-from fedrac.protocol.node_values import LARGEST, MOST_CLIENTS, MOST_EXAMPLES, integers, line, listed, numbers, unusable
+from fedrac.protocol.node_values import (
+    LARGEST,
+    MOST_CLIENTS,
+    MOST_EXAMPLES,
+    NOT_FINITE,
+    integers,
+    line,
+    listed,
+    numbers,
+    unusable,
+)
 
 _CANNOT_REBUILD = {
     "missing": "it no longer has the state that they follow from",
@@ -110,7 +120,7 @@ def decode_reply(
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         missing = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
         return empty_reply(shapes, dtype), [Refusal(list(asked), missing)]
-    refusals = [Refusal([client], f"raised {reason}") for client, reason in failed.items()]
+    refusals = [Refusal([client], f"raised {reason}", reason.endswith(NOT_FINITE)) for client, reason in failed.items()]
     bad = _bad(reply, announced or {})
     refusals += [Refusal([reply.clients[i]], reason, diverged) for i, (reason, diverged) in sorted(bad.items())]
     return _keep(reply, [i for i in range(len(reply.clients)) if i not in bad]), refusals
@@ -215,6 +225,8 @@ def _bad(reply: Reply, announced: Mapping[int, int]) -> dict[int, tuple[str, boo
             bad[place] = f"field examples is {count}, but the host had announced {announced[client]}", False
     found = unusable("losses", np.array(reply.losses, np.float64), LARGEST, "sum")
     for key, value in reply.factors.items():
+        if not value.is_floating_point():  # under masks: all integers are as good
+            continue
         found = unusable(key, value.numpy(), 1e-3 * math.sqrt(torch.finfo(value.dtype).max)) | found
     return {place: (reason, True) for place, reason in found.items()} | bad
 

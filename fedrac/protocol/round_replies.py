@@ -41,6 +41,7 @@ def collect(
     shapes: Shapes,
     dtype: torch.dtype,
     announced: Mapping[int, int] | None = None,
+    before: Sequence[tuple[int, Refusal]] = (),
 ) -> RoundReplies:
     """Matches a round's replies with what was asked.
 
@@ -51,8 +52,9 @@ def collect(
         hosts: node ids with the clients that each was asked to train.
         messages: what came, in any order.
         shapes, dtype, announced: as `decode_reply` takes them.
+        before: refusals of clients, with their nodes, that were not asked for that reason.
     """
-    awaited, good, refused = dict(hosts), {}, []
+    awaited, good, refused = dict(hosts), {}, list(before)
     kept: dict[int, bool] = {}
     silent = dict.fromkeys(hosts, "no reply in time")
     for message in messages:

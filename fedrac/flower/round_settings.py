@@ -1,0 +1,74 @@
+"""What all rounds of a run follow."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from fedrac.aggregation.guard import GuardSpec
+from fedrac.aggregation.secure_grid import SecureGrid, SecureSpec, grid_of
+from fedrac.algorithm.blocks import Block, trained_shapes
+from fedrac.algorithm.method import Method, RoundMethod
+from fedrac.algorithm.schedule import ScheduleSpec
+from fedrac.algorithm.server import ServerSpec
+from fedrac.algorithm.sketch import SketchSpec
+from fedrac.training.optimizer import LocalSpec
+
+Send = Literal["seed", "matrix"]
+TestClients = bool | int | Literal["all"]  # none, the round's cohort, so many, or every client
+
+
+@dataclass(frozen=True)
+class RoundSettings:
+    """What all rounds of a run follow; see `fedrac.flower.strategy.FedRacLora`.
+
+    Attributes:
+        workload, blocks, method, sketch, local, local_schedule, server, guard, secure, send_sketch: as the strategy has
+            them.
+        test_clients: who tests, `FedRacLora`'s ``evaluate_on_clients``.
+        rounds: the last round's number; None: not known, as Flower's own ``Strategy.start`` does not tell it.
+
+    Raises:
+        ValueError: a choice is unknown, or does not go with another one; or updates do not fit on the grid on which they
+            are added up.
+    """
+
+    workload: Mapping[str, Any]
+    method: Method
+    blocks: Sequence[Block]
+    sketch: SketchSpec
+    local: LocalSpec
+    local_schedule: ScheduleSpec
+    server: ServerSpec
+    guard: GuardSpec
+    secure: SecureSpec
+    send_sketch: Send
+    test_clients: TestClients
+    rounds: int | None
+
+    def __post_init__(self) -> None:
+        if self.local.precondition and self.method.train == "both":
+            raise ValueError(
+                "local.precondition=true needs a frozen sketch, but method.train=both trains the two factors: "
+                "set local.precondition=false"
+            )
+        if self.send_sketch not in get_args(Send):
+            raise ValueError(f"sketch.send={self.send_sketch!r} is unknown: choose seed or matrix")
+        tested = self.test_clients
+        if tested is not True and tested is not False and tested != "all" and tested < 1:
+            raise ValueError(f"evaluate.on_clients={tested} must be true, false, all, or a number of at least 1")
+        self.guard.check(self.method, self.server.weighting, self.server.least_clients)
+        self.secure.check(self.guard, self.method, self.server, tested is not False)
+        for number in range(1, self.method.period + 1):
+            self.grid(self.method.at(number))
+
+    def factor(self, schedule: ScheduleSpec, number: int) -> float:
+        """What a step size is multiplied by in round ``number``; see `ScheduleSpec.factor`."""
+        return schedule.factor(number, self.rounds)
+
+    def grid(self, method: RoundMethod) -> SecureGrid | None:
+        """That of a round in which the method does this; None where the server sees each update."""
+        if not self.secure.enabled:
+            return None
+        entries = sum(math.prod(shape) for shape in trained_shapes(self.blocks, method).values())
+        return grid_of(self.secure, self.guard, self.server.cohort_size, self.server.least_clients, entries)
