@@ -65,8 +65,7 @@ class FedRacLora(Strategy):
 
     Attributes:
         blocks: what is trained.
-        basis: by `Block.key`, the sides of two-sided blocks that are fixed for the run, float (k0, n) or (m, p); set it
-            before the run begins, as `fedrac.experiment.basis` makes it.
+        basis: by `Block.key`, what is fixed of two-sided blocks, (k0, n) or (m, p); it is set before the run begins.
         connected: the clients that there are.
         replay: makes the steps of its rounds again.
         rounds: the last round's number; None: not known yet.
