@@ -14,14 +14,14 @@ class UpdateVectors:
     """One vector for all that a client trained, measured from where the round started.
 
     Where one factor or the whole matrix is trained, a vector's length is the Frobenius norm of the client's change of
-    the weights, over all blocks: ``|s B_S A| = |s (B_S^T B_S)^(1/2) A|``. So neither the scale nor the basis of the
-    sketch matters, nor ``alpha``. Where both factors are trained, the product says nothing about each of them, and the
-    vector is the change of the factors themselves.
+    the weights, over all blocks: ``|s B_S A| = |s (B_S^T B_S)^(1/2) A|``, and likewise on both sides of a core. So
+    neither the scale nor the basis of the sketch matters, nor ``alpha``. Where both factors are trained, the product
+    says nothing about each of them, and the vector is the change of the factors themselves.
 
     Args:
         blocks: what is trained.
         method: what it does in this round.
-        sketches: by `Block.name`, those of the round.
+        sketches: by `Block.sketch_key`, those of the round.
         carried: by `Block.key`, the factors that the round started from, for methods that do not merge.
     """
 
@@ -34,14 +34,14 @@ class UpdateVectors:
     ) -> None:
         start = start_of_round(blocks, method, sketches, carried, torch.float64, precondition=False)
         self._start = dict(sorted(start.trained.items()))
-        one_factor = method.train == "factor"
-        adapted = [b for b in blocks if b.rank is not None] if one_factor else []
-        self._roots = {
-            b.key(x): b.scale * _root(sketches[b.name], left=x == "A")
-            for b in adapted
-            for x in method.trained_letters(full=False)
-        }
-        self._left = method.side == "left"
+        self._left: dict[str, Tensor] = {}
+        self._right: dict[str, Tensor] = {}
+        for block in blocks if method.train == "factor" else ():
+            scale = block.scale
+            for letter in sorted(block.drawn_letters(method), reverse=True):  # B first: it takes the scale
+                root = scale * _root(sketches[block.sketch_key(letter)], left=letter == "B")
+                scale, roots = 1.0, self._left if letter == "B" else self._right
+                roots[block.key(block.trained_letters(method)[0])] = root
 
     def rows(self, stacked: Mapping[str, Tensor]) -> Tensor:
         """``stacked`` (by `Block.key`, (C, ...)) as (C, d) float64."""
@@ -55,10 +55,12 @@ class UpdateVectors:
         return {key: first + self._times(key, part.reshape(first.shape), True) for (key, first), part in found}
 
     def _times(self, key: str, factor: Tensor, inverse: bool) -> Tensor:
-        if key not in self._roots:
-            return factor
-        root = torch.linalg.pinv(self._roots[key], hermitian=True) if inverse else self._roots[key]
-        return root @ factor if self._left else factor @ root
+        left, right = (
+            torch.linalg.pinv(roots[key], hermitian=True) if inverse and key in roots else roots.get(key)
+            for roots in (self._left, self._right)
+        )
+        factor = factor if left is None else left @ factor
+        return factor if right is None else factor @ right
 
 
 def _sorted(stacked: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 Rank = int | str  # an integer, ``full`` or ``frozen``
+Basis = Literal["inputs", "cosine", "random", "weights"]
 
 
 @dataclass(frozen=True)
@@ -18,14 +20,25 @@ class AdaptSpec:
         full: patterns of the names of parameters (biases, norms, heads) that are trained in full, whatever ``layers``
             says of them.
         alpha: scale; the update of a layer is ``(alpha / rank) B A``.
+        rslora: the update is ``(alpha / sqrt(rank)) B A`` (arXiv 2312.03732), which keeps its size as the rank grows.
+        columns: k, rows of R in the update ``s L Z R`` of ``method.side=both``; the rank is p, columns of L. A side
+            that would be as long as the matrix is the identity.
+        basis: where the rows of R come from that are fixed for the run: ``inputs`` (the main directions of the layer's
+            inputs on data that no client has), ``cosine``, ``random``, or ``weights`` (its singular vectors, and L's,
+            as in LoRA-XS, arXiv 2405.17604). None: R is drawn by the law of the sketch, as L is.
+        fresh_columns: k1, how many rows of R are drawn anew in every round, in the complement of its basis.
 
     Raises:
-        ValueError: a rank is none of these, or ``alpha`` is not positive.
+        ValueError: a rank is none of these, or ``alpha``, ``columns`` or ``fresh_columns`` is out of its range.
     """
 
     layers: Mapping[str, Rank] = field(default_factory=lambda: {"*": 1})
     full: Sequence[str] = ()
     alpha: float = 1.0
+    rslora: bool = False
+    columns: int | None = None
+    basis: Basis | None = None
+    fresh_columns: int = 0
 
     def __post_init__(self) -> None:
         for pattern, rank in self.layers.items():
@@ -33,3 +46,18 @@ class AdaptSpec:
                 raise ValueError(f"rank {rank!r} of layers {pattern!r}: give an integer >= 1, 'full' or 'frozen'")
         if not 0 < self.alpha < math.inf:
             raise ValueError(f"adapt.alpha={self.alpha} must be positive and finite")
+        if self.columns is not None and self.columns < 1:
+            raise ValueError(f"adapt.columns={self.columns} must be at least 1, or null for all of a matrix's columns")
+        if self.basis is not None and (self.basis not in get_args(Basis) or self.columns is None):
+            raise ValueError(
+                f"adapt.basis={self.basis!r}: choose one of {', '.join(get_args(Basis))}, with adapt.columns, or null"
+            )
+        if not 0 <= self.fresh_columns < (self.columns or 1) or (self.fresh_columns and self.basis is None):
+            raise ValueError(
+                f"adapt.fresh_columns={self.fresh_columns} must be less than adapt.columns={self.columns}, and goes "
+                "with adapt.basis only: without one all columns are drawn anew"
+            )
+
+    def scale(self, rank: int) -> float:
+        """``s`` of an update of this rank."""
+        return self.alpha / (math.sqrt(rank) if self.rslora else rank)

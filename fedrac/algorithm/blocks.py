@@ -1,11 +1,10 @@
 """Which parameters of a model are trained, and how: the blocks.
 
-A block is one parameter with its update: ``s B A`` of rank r for a weight that is adapted, or a matrix of its own
-shape (``D``) for a parameter that is trained in full (the identity sketch, ``H = I``). Section 7 of the notes to
-arXiv 2410.08305: every block has a sketch of its own; blocks never share one.
+A block is one parameter with its update: ``s B A`` of rank r for a weight that is adapted; ``s B Z A``, a core Z
+between two sketches, L = B and R = A of a two-sided method; or a matrix of its own shape (``D``) for a parameter that
+is trained in full (the identity sketch, ``H = I``). Every block has sketches of its own; blocks never share one.
 """
 
-import difflib
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,9 +14,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fedrac.algorithm import peft_names
+from fedrac.algorithm import patterns, peft_names
 from fedrac.algorithm.adapt import AdaptSpec, Rank
-from fedrac.algorithm.method import Method, RoundMethod
+from fedrac.algorithm.method import Method, RoundMethod, RoundSide
+from fedrac.algorithm.sketch import Side
 from fedrac.algorithm.weights import Weight, adaptable, stack
 
 log = logging.getLogger(__name__)
@@ -30,13 +30,16 @@ class Block:
     Attributes:
         name: the parameter's first name in ``model.named_parameters()``.
         shape: its shape. As a matrix it has ``m = shape[0]`` rows and ``n`` columns, the rest flattened.
-        rank: rank of the update; None for a parameter trained in full.
+        rank: rank of the update, or columns p of L where it is two-sided; None for a parameter trained in full.
         scale: ``s = alpha / rank``; 1 for a parameter trained in full.
         owners: (module, attribute) of every place that uses it; more than one where weights are tied.
         padding: the row of an embedding that never moves, its ``padding_idx``; None if there is none, or if the
             weight is tied to a layer that does use the row.
         stack: how many matrices the parameter holds, one after another (the experts of a mixture); None: it is one.
             Each has a sketch and factors of its own: ``A`` (stack, r, n), ``B`` (stack, m, r), ``shape`` (stack, m, n).
+        columns: k, rows of R = A (k, n), where the block is two-sided; the core is ``Z`` (p, k). None: it is not.
+        fixed: k0, how many rows of A are fixed for the run; the others are drawn in their complement. 0: all are drawn.
+        only: in a two-sided method, the side of a block whose other side is the identity; None elsewhere.
     """
 
     name: str
@@ -46,6 +49,9 @@ class Block:
     owners: tuple[tuple[str, str], ...]
     padding: int | None = None
     stack: int | None = None
+    columns: int | None = None
+    fixed: int = 0
+    only: Side | None = None
 
     @property
     def m(self) -> int:
@@ -56,6 +62,12 @@ class Block:
     def n(self) -> int:
         """Columns of the weight as a matrix: inputs."""
         return math.prod(self.shape[1 if self.stack is None else 2 :])
+
+    @property
+    def update_rank(self) -> int:
+        """The largest rank that an update of low rank can have."""
+        assert self.rank is not None
+        return self.rank if self.columns is None else min(self.rank, self.columns)
 
     @property
     def stacked(self) -> tuple[int, ...]:
@@ -77,10 +89,34 @@ class Block:
         return tuple(".".join(filter(None, owner)) for owner in self.owners)
 
     def factor_shape(self, letter: str) -> tuple[int, ...]:
-        """Shape of ``A`` (r, n), ``B`` (m, r) or ``D`` (the parameter's own)."""
+        """Shape of ``A`` (r, n), ``B`` (m, r), ``Z`` (p, k) with ``A`` (k, n), or ``D`` (the parameter's own)."""
         if self.rank is None or letter == "D":
             return self.shape
-        return (*self.stacked, *((self.rank, self.n) if letter == "A" else (self.m, self.rank)))
+        rows = self.rank if self.columns is None else self.columns
+        shapes = {"A": (rows, self.n), "B": (self.m, self.rank), "Z": (self.rank, rows)}
+        return (*self.stacked, *shapes[letter])
+
+    def side(self, method: RoundMethod) -> RoundSide:
+        """Which of its factors is a sketch in a round: B (left), A (right) or both."""
+        return self.only or method.side
+
+    def trained_letters(self, method: RoundMethod) -> tuple[str, ...]:
+        """Which matrices are trained: ``D`` (the whole update), ``A`` or ``B``, ``A`` and ``B``, or ``Z``."""
+        if self.rank is None or method.train == "full":
+            return ("D",)
+        if method.train == "both":
+            return ("A", "B")
+        return {"left": ("A",), "right": ("B",), "both": ("Z",)}[self.side(method)]
+
+    def drawn_letters(self, method: RoundMethod) -> tuple[str, ...]:
+        """Which are sketches: ``B`` left, ``A`` right, both of them around a core, none of a block trained in full."""
+        if self.rank is None:
+            return ()
+        return {"left": ("B",), "right": ("A",), "both": ("A", "B")}[self.side(method)]
+
+    def sketch_key(self, letter: str) -> str:
+        """Name of a sketch: the parameter's where it has one, as `key` where it has two."""
+        return self.name if self.columns is None else self.key(letter)
 
     def key(self, letter: str) -> str:
         """Name of a factor in messages and checkpoints, e.g. ``layers.0.weight:A``."""
@@ -88,12 +124,14 @@ class Block:
 
     def description(self) -> dict[str, Any]:
         """What a client needs to find the same block in its copy of the model."""
-        return {"name": self.name, "rank": self.rank, "scale": self.scale}
+        two_sided = {"columns": self.columns, "fixed": self.fixed, "only": self.only}
+        told = {name: value for name, value in two_sided.items() if value}
+        return {"name": self.name, "rank": self.rank, "scale": self.scale, **told}
 
 
 def trained_shapes(blocks: Iterable[Block], method: RoundMethod) -> dict[str, tuple[int, ...]]:
     """Key and shape of every factor that is trained in a round: what a client uploads."""
-    return {b.key(x): b.factor_shape(x) for b in blocks for x in method.trained_letters(b.rank is None)}
+    return {b.key(x): b.factor_shape(x) for b in blocks for x in b.trained_letters(method)}
 
 
 def plan_blocks(model: nn.Module, spec: AdaptSpec, method: Method) -> tuple[Block, ...]:
@@ -113,10 +151,8 @@ def plan_blocks(model: nn.Module, spec: AdaptSpec, method: Method) -> tuple[Bloc
         if any(fnmatchcase(name, pattern) for pattern in spec.full):
             rank = "full"
         if rank != "frozen" and parameter.requires_grad:
-            whole = _block(model, name, None, 1.0, owners[name])
-            admitted = _admitted(whole, rank, method)
-            blocks.append(whole if admitted is None else replace(whole, rank=admitted, scale=spec.alpha / admitted))
-    _check_patterns(model, weights, spec)
+            blocks.append(_sized(_block(model, name, None, 1.0, owners[name]), rank, spec, method))
+    patterns.check(model, weights, spec)
     if not blocks:
         raise ValueError(f"nothing to train: adapt.layers={dict(spec.layers)} leaves every parameter frozen")
     return tuple(blocks)
@@ -148,7 +184,12 @@ def find_blocks(model: nn.Module, descriptions: Sequence[Mapping[str, Any]]) -> 
     missing = [d["name"] for d in descriptions if d["name"] not in owners]
     if missing:
         raise ValueError(f"the model here has no parameter {missing[0]!r}; the server's model differs from it")
-    return tuple(_block(model, d["name"], d["rank"], d["scale"], owners[d["name"]]) for d in descriptions)
+    found = []
+    for described in descriptions:
+        own = dict(described)
+        name, rank, scale = (own.pop(key) for key in ("name", "rank", "scale"))
+        found.append(replace(_block(model, name, rank, scale, owners[name]), **own))
+    return tuple(found)
 
 
 def _block(model: nn.Module, name: str, rank: int | None, scale: float, owners: tuple[tuple[str, str], ...]) -> Block:
@@ -194,6 +235,31 @@ def _check_product(model: nn.Module, weight: Weight) -> None:
         raise ValueError(f"layer {weight.layer!r}: an embedding with max_norm is not linear in its weight; freeze it")
 
 
+def _sized(whole: Block, rank: Rank, spec: AdaptSpec, method: Method) -> Block:
+    """The block with its rank, and whatever else it gets of a method."""
+    if method.side == "both" and method.train == "factor" and rank != "full":
+        assert isinstance(rank, int)
+        return _two_sided(whole, rank, spec)
+    admitted = _admitted(whole, rank, method)
+    return whole if admitted is None else replace(whole, rank=admitted, scale=spec.scale(admitted))
+
+
+def _two_sided(whole: Block, rank: int, spec: AdaptSpec) -> Block:
+    """With L of ``rank`` columns and R of ``spec.columns`` rows; a side that would be the whole space is the identity.
+
+    A basis is orthonormal: where L is the identity, too, there is no rank to scale by, and ``s = alpha``.
+    """
+    left = rank if rank < whole.m else None
+    right = spec.columns if spec.columns is not None and spec.columns < whole.n else None
+    fixed = 0 if right is None or spec.basis is None else right - spec.fresh_columns
+    if left is None:
+        scale = spec.alpha if fixed or right is None else spec.scale(right)
+        return whole if right is None else replace(whole, rank=right, scale=scale, fixed=fixed, only="right")
+    if right is None:
+        return replace(whole, rank=left, scale=spec.scale(left), only="left")
+    return replace(whole, rank=left, scale=spec.scale(left), columns=right, fixed=fixed)
+
+
 def _admitted(block: Block, rank: Rank, method: Method) -> int | None:
     """The rank a block really gets; None: trained in full."""
     if rank == "full" or method.train == "full":
@@ -208,43 +274,3 @@ def _admitted(block: Block, rank: Rank, method: Method) -> int | None:
         return most
     log.info("%s (%d x %d): rank %d is its full rank (%s), trained in full", block.name, m, n, rank, method.side)
     return None
-
-
-def _check_patterns(model: nn.Module, weights: Sequence[Weight], spec: AdaptSpec) -> None:
-    """Every pattern must mean something; a misspelt one would silently leave a layer frozen."""
-    free = {place for place, p in _by_place(model).items() if p.requires_grad}
-    layers = {w.layer: any(place in free for place in w.places) for w in weights}
-    parameters = {name: p.requires_grad for name, p in model.named_parameters()}
-    if not layers and not spec.full:
-        kinds = ", ".join(sorted({type(m).__name__ for m in model.modules()}))
-        raise ValueError(f"the model has no layer with a weight to adapt; its modules are: {kinds}")
-    for option, patterns, names in (("layers", spec.layers, layers), ("full", spec.full, parameters)):
-        for pattern in patterns:
-            found = [name for name in names if fnmatchcase(name, pattern)]
-            wanted = option == "full" or spec.layers[pattern] != "frozen"
-            if found and wanted and not any(names[name] for name in found):
-                raise ValueError(
-                    f"adapt.{option}: {pattern!r} names nothing but parameters that the model keeps from training "
-                    f"(requires_grad=False), e.g. {found[0]!r}: set requires_grad there, or leave it out"
-                )
-            if not found and not (option == "layers" and not layers):
-                _refuse(model, option, pattern, list(names))
-
-
-def _refuse(model: nn.Module, option: str, pattern: str, names: list[str]) -> None:
-    others = [(path, m) for path, m in model.named_modules() if fnmatchcase(path, pattern)]
-    others = [(path, m) for path, m in others if any(True for _ in m.parameters())]
-    if option == "layers" and others:
-        path, module = others[0]
-        raise ValueError(
-            f"adapt.layers: {pattern!r} names {path!r}, a {type(module).__name__}, which has no weight of its own that "
-            f"has a low rank: name the layers in it, or train it in full with 'adapt.full=[{path}.*]'"
-        )
-    key, word, known = peft_names.spoken(model, option, pattern, names)
-    near = difflib.get_close_matches(word, known, 3, 0.3) or known[:5]
-    raise ValueError(f"adapt.{key}: {word!r} matches nothing in the model; near: {', '.join(near)}")
-
-
-def _by_place(model: nn.Module) -> dict[tuple[str, str], nn.Parameter]:
-    modules = model.named_modules(remove_duplicate=False)
-    return {(path, name): p for path, m in modules for name, p in m.named_parameters(recurse=False)}

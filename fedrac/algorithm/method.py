@@ -4,6 +4,8 @@
 method                 train     fresh    merge    average
 =====================  ========  =======  =======  ==========
 Fed-RAC-LoRA           factor    yes      yes      factors
+Two-sided              factor    yes      yes      factors
+Fed-SB                 factor    no       no       factors
 AsymmLoRA / FFA-LoRA   factor    no       no       factors
 FedAvg-LoRA (FedIT)    both      no       no       factors
 Fed-COLA               both      yes      yes      factors
@@ -11,6 +13,10 @@ FLoRA                  both      yes      yes      products
 FedEx-LoRA             both      no       no       products
 FedAvg                 full      yes      yes      factors
 =====================  ========  =======  =======  ==========
+
+The update of a matrix is ``s L Z R`` in all of them. ``side`` says which of L and R is a sketch; the other one is the
+identity, and then the core Z is the factor A (r, n) or B (m, r) of LoRA. With ``side=both`` both are sketches, and the
+core is (p, k): Two-sided, and Fed-SB (arXiv 2502.15436), where both stay as they are for the run.
 
 Algorithm 1 of arXiv 2410.08305 (RAC-LoRA, no federation) is the case of one client.
 """
@@ -20,12 +26,18 @@ from typing import Literal, get_args
 
 from fedrac.algorithm.sketch import Side
 
-Sides = Literal["left", "right", "alternate"]
+RoundSide = Side | Literal["both"]
+Sides = Literal["left", "right", "alternate", "both"]
 Train = Literal["factor", "both", "full"]
 Average = Literal["factors", "products"]
 
 # The sides of the first rounds, after which they begin anew.
-_SIDES: dict[Sides, tuple[Side, ...]] = {"left": ("left",), "right": ("right",), "alternate": ("left", "right")}
+_SIDES: dict[Sides, tuple[RoundSide, ...]] = {
+    "left": ("left",),
+    "right": ("right",),
+    "alternate": ("left", "right"),
+    "both": ("both",),
+}
 
 
 @dataclass(frozen=True)
@@ -34,11 +46,13 @@ class Method:
 
     Attributes:
         name: how the literature calls it; for tables and figures only.
-        train: ``factor`` trains the factor opposite to the sketch, ``both`` trains the two of them, ``full`` the
-            whole matrix.
+        train: ``factor`` trains the factor opposite to the sketch, or the core between two of them; ``both`` trains
+            B and A, ``full`` the whole matrix.
         side: which factor is drawn at random: B (``left``), A (``right``), or B in odd rounds and A in even ones
-            (``alternate``). The other one starts at zero. What holds in a round, `at` says.
-        fresh: the random factor is drawn anew every round; otherwise once for the run.
+            (``alternate``). The other one starts at zero. ``both``: B and A are frozen, and a core between them is
+            trained. What holds in a round, `at` says.
+        fresh: the random factor is drawn anew every round; otherwise once for the run. What is taken from a basis
+            (`fedrac.algorithm.round_start.draw_sketches`) stays in either case.
         merge: the product goes into the weights every round and the factors start again (the chain); otherwise
             the averaged factors are carried to the next round.
         average: ``factors`` averages each factor; ``products`` makes the new model the mean of the clients' models,
@@ -68,6 +82,8 @@ class Method:
                 f"method.average=products with method.train={self.train} is the same as averaging factors, because "
                 "all clients share the other factor: set method.average=factors"
             )
+        if self.side == "both" and self.train == "both":
+            raise ValueError("method.side=both freezes both factors: method.train=both has nothing frozen, set factor")
         if self.train == "full" and not self.merge:
             raise ValueError("method.train=full has no factors to carry: set method.merge=true")
         if self.fresh and not self.merge:
@@ -76,7 +92,7 @@ class Method:
             raise ValueError(f"method.side={self.side} needs method.merge=true: a carried factor belongs to its side")
 
     @property
-    def sides(self) -> tuple[Side, ...]:
+    def sides(self) -> tuple[RoundSide, ...]:
         """The sides that rounds have, in the order in which they first come."""
         return tuple(dict.fromkeys(_SIDES[self.side]))
 
@@ -97,23 +113,12 @@ class RoundMethod:
 
     Attributes:
         train, merge, average: as of `Method`.
-        side: which factor is drawn at random in this round.
+        side: which factor is frozen in this round.
         sketch_round: the round that names the random factor: this one, or 1 if it is drawn once for the run.
     """
 
     train: Train
-    side: Side
+    side: RoundSide
     merge: bool
     average: Average
     sketch_round: int
-
-    def trained_letters(self, full: bool) -> tuple[str, ...]:
-        """Which matrices of a block are trained: ``D`` (the whole update), ``A`` or ``B``, or ``A`` and ``B``."""
-        if full or self.train == "full":
-            return ("D",)
-        return ("A", "B") if self.train == "both" else ("A",) if self.side == "left" else ("B",)
-
-    @property
-    def drawn_letter(self) -> str:
-        """The factor that is drawn at random: ``B`` left, ``A`` right."""
-        return "B" if self.side == "left" else "A"

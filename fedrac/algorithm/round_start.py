@@ -1,23 +1,25 @@
 """Where a round starts: its sketches and the first value of every factor, the same on the server and on clients."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from fedrac.algorithm.blocks import Block
 from fedrac.algorithm.method import Method, RoundMethod
-from fedrac.algorithm.sketch import SketchSpec, digest, gram_inverse
+from fedrac.algorithm.sketch import Side, SketchSpec, completed, digest, gram_inverse
+
+_NO_BASIS: Mapping[str, Tensor] = {}
 
 
 @dataclass(frozen=True)
 class Sketches:
-    """The random factors of one round.
+    """The frozen factors of one round.
 
     Attributes:
-        values: by `Block.name`, float64.
-        digest: of their raw entries; server and clients compare it.
+        values: by `Block.sketch_key`, float64.
+        digest: of the raw entries that were drawn; server and clients compare it.
     """
 
     values: Mapping[str, Tensor]
@@ -31,7 +33,7 @@ class Start:
     Attributes:
         frozen: by `Block.key`, the sketches, shared by all clients.
         trained: by `Block.key`, the starting value of every trained factor, without cohort axis.
-        gram_inverse: by `Block.name`, (r, r): the inverse Gram matrix of the sketch, for the theory step.
+        gram_inverse: by `Block.sketch_key`, (r, r): the inverse Gram matrix of the sketch, for the theory step.
     """
 
     frozen: Mapping[str, Tensor]
@@ -44,16 +46,60 @@ class Start:
         return Start(*({k: v.to(device) for k, v in part.items()} for part in parts))
 
 
-def draw_sketches(blocks: Sequence[Block], method: Method, spec: SketchSpec, round_: int) -> Sketches:
-    """The random factor of every block of low rank in ``round_``. That of a padding row is zero: it never moves."""
+def draw_sketches(
+    blocks: Sequence[Block], method: Method, spec: SketchSpec, round_: int, basis: Mapping[str, Tensor] = _NO_BASIS
+) -> Sketches:
+    """The frozen factors of every block of low rank in ``round_``. That of a padding row is zero: it never moves.
+
+    Args:
+        basis: by `Block.key`, what is fixed for the run, in the state's dtype: A (k0, n) with orthonormal rows, and B
+            (m, p) where L is fixed, too.
+
+    Raises:
+        ValueError: a block's basis is missing.
+    """
     at = method.at(round_)
-    low = [(b, b.rank) for b in blocks if b.rank is not None]
-    raws = {part: spec.raw(at.side, at.sketch_round, part, b.m, b.n, rank) for b, rank in low for part in b.parts}
+    raws: dict[str, Tensor] = {}
+    values: dict[str, Tensor] = {}
     for block in blocks:
-        if block.padding is not None and block.name in raws and at.drawn_letter == "B":
-            raws[block.name][block.padding] = 0.0
-    values = {b.name: _stacked([spec.finish(at.side, raws[part]) for part in b.parts], b) for b, _ in low}
+        for letter in block.drawn_letters(at):
+            parts = [] if letter == "B" and block.key("B") in basis else _raws(block, letter, at, spec)
+            raws.update(parts)
+            values[block.sketch_key(letter)] = _finished(block, letter, spec, [raw for _, raw in parts], basis)
     return Sketches(values, digest(raws))
+
+
+def _raws(block: Block, letter: str, at: RoundMethod, spec: SketchSpec) -> list[tuple[str, Tensor]]:
+    """What is drawn for one factor: a matrix for each part of the block, under its stream's name."""
+    assert block.rank is not None
+    side: Side = "left" if letter == "B" else "right"
+    rows = block.rank if letter == "B" or block.columns is None else block.columns
+    law = replace(spec, law="gaussian") if letter == "A" and block.fixed else spec  # isotropic in any complement
+    found = []
+    for part in block.parts if rows > block.fixed or letter == "B" else ():
+        name = part if letter == "B" or block.columns is None else f"{part}:A"
+        drawn = rows - block.fixed if letter == "A" else rows
+        raw = law.raw(side, at.sketch_round, name, block.m, block.n, drawn)
+        if block.padding is not None and letter == "B":
+            raw[block.padding] = 0.0
+        found.append((name, raw))
+    return found
+
+
+def _finished(
+    block: Block, letter: str, spec: SketchSpec, raws: Sequence[Tensor], basis: Mapping[str, Tensor]
+) -> Tensor:
+    """One factor of what was drawn for it and of what is fixed."""
+    fixed = basis.get(block.key(letter))
+    if fixed is None:
+        if letter == "A" and block.fixed:
+            raise ValueError(f"there is no basis of {block.name}")
+        return _stacked([spec.finish("left" if letter == "B" else "right", raw) for raw in raws], block)
+    fixed = fixed.double()
+    if not raws:
+        return fixed
+    each = [fixed] if block.stack is None else list(fixed)
+    return _stacked([completed(one, raw) for one, raw in zip(each, raws, strict=True)], block)
 
 
 def _stacked(matrices: list[Tensor], block: Block) -> Tensor:
@@ -73,15 +119,15 @@ def start_of_round(
     A trained factor starts at zero, so that the round starts exactly at W; at its random draw, if both factors are
     trained; or where the last round left it, if the method carries factors (``carried``).
     """
-    drawn, trained = method.drawn_letter, {}
+    frozen, trained, inverses = {}, {}, {}
     for block in blocks:
-        for letter in method.trained_letters(block.rank is None):
-            at_random = letter == drawn and block.rank is not None
-            first = sketches[block.name] if at_random else torch.zeros(block.factor_shape(letter))
+        drawn = {x: sketches[block.sketch_key(x)] for x in block.drawn_letters(method)}
+        for letter in block.trained_letters(method):
+            first = drawn.get(letter, torch.zeros(block.factor_shape(letter)))
             trained[block.key(letter)] = carried.get(block.key(letter), first).to(dtype)
-    if method.train == "both":
-        return Start({}, trained, {})
-    frozen = {b.key(drawn): sketches[b.name].to(dtype) for b in blocks if b.rank is not None}
-    inverted = sketches if precondition else {}
-    inverses = {name: gram_inverse(value, method.side).to(dtype) for name, value in inverted.items()}
+        for letter, value in drawn.items() if method.train != "both" else ():
+            frozen[block.key(letter)] = value.to(dtype)
+            if precondition:
+                side: Side = "left" if letter == "B" else "right"
+                inverses[block.sketch_key(letter)] = gram_inverse(value, side).to(dtype)
     return Start(frozen, trained, inverses)

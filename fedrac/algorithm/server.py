@@ -5,7 +5,7 @@ Pure functions over a frozen state. Weights and factors are CPU tensors in the m
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -66,7 +66,11 @@ class ServerSpec:
 
 
 def initial_state(
-    weights: Mapping[str, Tensor], blocks: Sequence[Block], method: Method, spec: SketchSpec
+    weights: Mapping[str, Tensor],
+    blocks: Sequence[Block],
+    method: Method,
+    spec: SketchSpec,
+    basis: Mapping[str, Tensor] | None = None,
 ) -> ServerState:
     """The state before round 1.
 
@@ -75,13 +79,16 @@ def initial_state(
         blocks: what is trained.
         method: if it does not merge, the state has its factors, A (r, n) and B (m, r), as round 1 finds them.
         spec: of the random factor.
+        basis: by `Block.key`, what of the sketches is fixed for the run.
     """
+    fixed = {key: value.to(weights[key.rpartition(":")[0]].dtype) for key, value in (basis or {}).items()}
     if method.merge:
-        return ServerState(0, dict(weights), {})
+        return ServerState(0, dict(weights), {}, basis=fixed)
     adapted = [b for b in blocks if b.rank is not None]
-    sketches = draw_sketches(adapted, method, spec, 1)
+    sketches = draw_sketches(adapted, method, spec, 1, fixed).values
     master = next(iter(weights[b.name].dtype for b in blocks))
-    return ServerState(0, dict(weights), start_of_round(adapted, method.at(1), sketches.values, {}, master).trained)
+    carried = start_of_round(adapted, method.at(1), sketches, {}, master).trained
+    return ServerState(0, dict(weights), carried, basis=fixed)
 
 
 def draw_cohort(clients: Sequence[int] | Index, size: int, seed: int, round_: int) -> list[int]:
@@ -133,7 +140,7 @@ def effective_weights(state: ServerState, blocks: Sequence[Block], sketches: Map
     Args:
         state: where the run stands.
         blocks: what is trained.
-        sketches: by `Block.name`, those that the carried factors belong to: (m, r) left, (r, n) right.
+        sketches: by `Block.sketch_key`, those that the carried factors belong to: (m, r) left, (r, n) right.
 
     Returns:
         By name in the state dict, in the master dtype.
@@ -169,7 +176,7 @@ def round_means(
 
 def mean_letters(block: Block, method: RoundMethod) -> tuple[str, ...]:
     """Of what a round takes the mean: each trained factor; the product ``BA``, if products are averaged."""
-    letters = method.trained_letters(block.rank is None)
+    letters = block.trained_letters(method)
     if method.average == "factors" or block.rank is None:
         return letters
     return ("BA",) if method.merge else (*letters, "BA")
@@ -192,13 +199,14 @@ def advance(
     means: Mapping[str, Tensor],
     eta: float,
 ) -> ServerState:
-    """The server step, ``W + eta' s B_S A_bar`` for the paper's method, and what the others do in its place.
+    """The server step, ``W + eta' s B_S A_bar`` for the paper's method, ``W + eta' s L Z_bar R`` for a two-sided one,
+    and what the others do in its place.
 
     It has the same bits wherever it is made.
 
     Args:
         method: what it does in this round.
-        sketches: by `Block.name`, those of this round: (m, r) left, (r, n) right.
+        sketches: by `Block.sketch_key`, those of this round: (m, r) left, (r, n) right.
         means: by `Block.key`, as `round_means` gives them.
         eta: the server's step eta' of this round.
 
@@ -221,7 +229,7 @@ def advance(
         elif method.merge:
             merged[block.name] = w + (eta * block.scale) * _pair_product(block, sketches, mine, w)
         carried.update(after)
-    return ServerState(state.round + 1, _tie(merged, blocks), carried, state.guard)
+    return replace(state, round=state.round + 1, weights=_tie(merged, blocks), factors=carried)
 
 
 def _tie(weights: dict[str, Tensor], blocks: Sequence[Block]) -> dict[str, Tensor]:
@@ -233,10 +241,13 @@ def _tie(weights: dict[str, Tensor], blocks: Sequence[Block]) -> dict[str, Tenso
 
 
 def _pair_product(block: Block, sketches: Mapping[str, Tensor], factors: Mapping[str, Tensor], like: Tensor) -> Tensor:
-    """``B A`` of a block in the shape and dtype of its weight; a factor that is not trained is the sketch."""
-    b, a = (factors.get(block.key(x), sketches.get(block.name)) for x in "BA")
+    """``B A`` or ``B Z A`` of a block in the shape and dtype of its weight; what is not trained is the sketch."""
+    b, a = (factors.get(block.key(x), sketches.get(block.sketch_key(x))) for x in "BA")
     assert a is not None and b is not None
-    return product(b.to(like.dtype), a.to(like.dtype)).reshape(like.shape)
+    a = a.to(like.dtype)
+    if block.columns is not None:
+        a = product(factors[block.key("Z")].to(like.dtype), a)
+    return product(b.to(like.dtype), a).reshape(like.shape)
 
 
 def _mean_of_products(stacked: Mapping[str, Tensor], block: Block, weights: Shares) -> Tensor:

@@ -46,9 +46,11 @@ class ServerState:
         weights: all parameters and buffers of the model, by name; carried factors are not part of them.
         factors: by `Block.key`, the factors that a method without merging carries on; empty for the others.
         guard: what clipping and noise carry on.
+        basis: by `Block.key`, the sides of two-sided blocks that are fixed for the run: A (k0, n), B (m, p).
     """
 
     round: int
     weights: Mapping[str, Tensor]
     factors: Mapping[str, Tensor]
     guard: GuardState = field(default_factory=GuardState)
+    basis: Mapping[str, Tensor] = field(default_factory=dict)

@@ -16,6 +16,7 @@ from fedrac import data, models
 from fedrac.algorithm.state import ServerState
 from fedrac.data import metrics, own
 from fedrac.data.batch import batches
+from fedrac.experiment import basis
 from fedrac.experiment.pretrain import initial_weights
 from fedrac.experiment.settings import Experiment, parse
 from fedrac.experiment.training_objective import objective
@@ -89,12 +90,21 @@ def prepare(settings: DictConfig, grid: Grid) -> ReadyRun:
     if examples:
         _warn_of_idle_outputs(model, examples, experiment)
     start = to_record(initial_weights(experiment))
+    if state is None:
+        strategy.basis = _basis(experiment, start, strategy)
     initial = now = _measured(test, start) if test else {}
     experiment.checkpoint.check(initial)
     if state is not None:
         strategy.state = state
         now = _measured(test, to_record(strategy.effective_weights())) if test else {}
     return ReadyRun(experiment, strategy, examples, test, start, state, initial, now)
+
+
+def _basis(experiment: Experiment, start: ArrayRecord, strategy: FedRacLora) -> dict[str, torch.Tensor]:
+    """What is fixed of a two-sided run, of the weights before round 1."""
+    model = models.build(experiment.model, experiment.seed)
+    model.load_state_dict(from_record(start))
+    return basis.make(experiment, model, tuple(strategy.blocks))
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ Log = Literal["text", "json"]
 _SECTIONS = (
     *("data", "partition", "model", "method", "adapt", "sketch", "local", "server", "guard"),
     *("secure_aggregation", "cohort", "evaluate"),
-    *("checkpoint", "pretrain", "runtime"),
+    *("checkpoint", "pretrain", "basis", "runtime"),
 )
 _KEYS = {"seed", "rounds", "rank", "output_dir", "resume", "track", *_SECTIONS}
 
@@ -66,6 +66,26 @@ class PretrainSpec:
         for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size), ("lr", self.lr)):
             if not 0 < value < math.inf:
                 raise ValueError(f"pretrain.{name}={value} must be positive and finite")
+
+
+@dataclass(frozen=True)
+class BasisSpec:
+    """``basis`` of the configuration: what ``adapt.basis=inputs`` looks at.
+
+    Attributes:
+        data: entries of the data's configuration that differ: data that no client has. None: those of pre-training.
+        examples: so many of their training examples, evenly spread.
+
+    Raises:
+        ValueError: there are none.
+    """
+
+    data: Mapping[str, Any] | None = None
+    examples: int = 2000
+
+    def __post_init__(self) -> None:
+        if self.examples < 1:
+            raise ValueError(f"basis.examples={self.examples} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -168,7 +188,7 @@ class Experiment:
         server: cohort, averaging and server step.
         guard: clipping, robust means, noise.
         secure: secure aggregation.
-        cohort, evaluate, checkpoint, pretrain, runtime: the sections of the configuration of that name.
+        cohort, evaluate, checkpoint, pretrain, basis, runtime: the sections of the configuration of that name.
     """
 
     seed: int
@@ -189,6 +209,7 @@ class Experiment:
     evaluate: EvaluateSpec
     checkpoint: CheckpointSpec
     pretrain: PretrainSpec
+    basis: BasisSpec
     runtime: RuntimeSpec
 
     def workload(self) -> dict[str, Any]:
@@ -250,6 +271,7 @@ def parse(config: DictConfig) -> Experiment:
         evaluate=evaluate,
         checkpoint=_typed(CheckpointSpec, raw["checkpoint"], "checkpoint"),
         pretrain=_typed(PretrainSpec, raw["pretrain"], "pretrain"),
+        basis=_typed(BasisSpec, _absolute_basis(raw["basis"]), "basis"),
         runtime=_typed(RuntimeSpec, raw["runtime"], "runtime"),
     )
 
@@ -259,6 +281,10 @@ def _absolute(data: Mapping[str, Any]) -> dict[str, Any]:
     paths = {key: data[key] for key in ("path", "test_path") if data.get(key)}
     files = {key: str(Path(path).expanduser().absolute()) for key, path in paths.items()}
     return {**data, **files, **_folder(data, "tokenizer")}
+
+
+def _absolute_basis(section: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**section, "data": _absolute(section["data"])} if isinstance(section.get("data"), dict) else section
 
 
 def _folder(section: Mapping[str, Any], key: str) -> dict[str, str]:

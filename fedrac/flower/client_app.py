@@ -98,5 +98,6 @@ def _protected(
 def _space(plan: RoundPlan, blocks: Sequence[Block], state: ServerState) -> UpdateVectors:
     """In which updates are measured."""
     method = plan.spec.method.at(plan.spec.round)
-    sketches = plan.sketches or draw_sketches(blocks, plan.spec.method, plan.spec.sketch, plan.spec.round).values
+    drawn = (plan.spec.method, plan.spec.sketch, plan.spec.round)
+    sketches = plan.sketches or draw_sketches(blocks, *drawn, state.basis).values
     return UpdateVectors(blocks, method, sketches, state.factors)

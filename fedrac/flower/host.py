@@ -131,7 +131,7 @@ class Host:
         """
         self._load(state.weights)
         blocks = self.blocks(plan)
-        sketches = draw_sketches(blocks, plan.spec.method, plan.spec.sketch, plan.spec.round)
+        sketches = draw_sketches(blocks, plan.spec.method, plan.spec.sketch, plan.spec.round, state.basis)
         if sketches.digest != plan.spec.digest and not plan.sketches:
             wrong = "the sketches rebuilt here differ from the server's (another math library?)"
             mend = "set sketch.send=matrix, or a law that is exact everywhere: sketch.law=popcount"

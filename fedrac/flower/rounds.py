@@ -95,7 +95,7 @@ class Rounds:
         size, seed = min(of.server.cohort_size, len(clients)), of.sketch.seed if secret is None else secret
         report = RoundReport(number, [], of.server.eta * of.factor(of.server.schedule, number))
         report.cohort = draw_cohort(clients, size, seed, number)
-        sketches = draw_sketches(of.blocks, of.method, of.sketch, number)
+        sketches = draw_sketches(of.blocks, of.method, of.sketch, number, state.basis)
         return RoundUnderWay(state, of.method.at(number), sketches, self._connected.by_host(report.cohort), report)
 
     def open(self, round_: RoundUnderWay, ask: Ask) -> RoundUnderWay:

@@ -65,6 +65,7 @@ class FedRacLora(Strategy):
 
     Attributes:
         blocks: what is trained.
+        basis: by `Block.key`, what is fixed of two-sided blocks, (k0, n) or (m, p); it is set before the run begins.
         connected: the clients that there are.
         replay: makes the steps of its rounds again.
         rounds: the last round's number; None: not known yet.
@@ -107,6 +108,7 @@ class FedRacLora(Strategy):
         self.described = described(model, adapt or AdaptSpec(), self.blocks)
         self.replay = Replay(self.blocks, self.method, self.sketch)
         self.connected, self._timeout = ConnectedClients(self.workload, timeout), timeout
+        self.basis: Mapping[str, torch.Tensor] = {}
         self.rounds: int | None = None
         self._settings()  # are they right?
         self.state: ServerState | None = None
@@ -236,7 +238,7 @@ class FedRacLora(Strategy):
     def _open(self, initial: ArrayRecord) -> tuple[Rounds, ServerState]:
         """What makes the rounds from where the run stands, and where that is."""
         if self.state is None:
-            self.state = initial_state(from_record(initial), self.blocks, self.method, self.sketch)
+            self.state = initial_state(from_record(initial), self.blocks, self.method, self.sketch, self.basis)
         if self._rounds is None or not self._rounds.is_at(self.state):
             self._rounds = Rounds(self._settings(), self.connected, from_record(initial), self.state)
         return self._rounds, self.state

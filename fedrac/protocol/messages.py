@@ -63,7 +63,7 @@ class RoundPlan:
         spec: the same for every host.
         clients: the clients that this host trains or tests.
         update: leads to the state that they start from.
-        sketches: by `Block.name`, the random factors, if they are sent as matrices; else empty.
+        sketches: by `Block.sketch_key`, the random factors, if they are sent as matrices; else empty.
     """
 
     spec: RoundSpec
@@ -146,7 +146,7 @@ def encode_update(update: Update) -> RecordDict:
     about: dict[str, Any] = {"round": update.round, "digest": update.digest, "base": update.base}
     about |= {"rounds": [step.round for step in update.steps], "etas": [step.eta for step in update.steps]}
     about["sizes"] = [len(step.means) for step in update.steps]
-    arrays = {"steps": steps, "weights": update.weights, "factors": update.factors}
+    arrays = {"steps": steps, "weights": update.weights, "factors": update.factors, "basis": update.basis}
     return RecordDict({"update": ConfigRecord(about), **{name: to_record(part) for name, part in arrays.items()}})
 
 
@@ -162,6 +162,7 @@ def decode_update(content: RecordDict) -> Update:
         steps=tuple(Step(*told) for told in zip(about["rounds"], about["etas"], means, strict=True)),
         weights=from_record(arrays["weights"]),
         factors=from_record(arrays["factors"]),
+        basis=from_record(arrays["basis"]),
     )
 
 

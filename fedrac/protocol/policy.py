@@ -123,13 +123,13 @@ class Policy:
         if not _matches(block.name, self.train):
             raise Refused(f"{block.name} may not be trained", "train")
         # A factor that is as large as the weight tells as much of it as the weight itself.
-        full = block.rank is None or block.rank >= min(block.m, block.n)
+        full = block.rank is None or block.update_rank >= min(block.m, block.n)
         if full and first and not self.full_first:
             raise Refused(f"{block.name} of the first layer may not be trained in full", "full_first")
         if full and not _matches(block.name, self.full):
             raise Refused(f"{block.name} may not be trained in full", "full")
-        if block.rank is not None and block.rank > self.most_rank:
-            raise Refused(f"{block.name}: an update of rank {block.rank} may not be trained", "most_rank")
+        if block.rank is not None and block.update_rank > self.most_rank:
+            raise Refused(f"{block.name}: an update of rank {block.update_rank} may not be trained", "most_rank")
 
     def lines(self) -> list[str]:
         """What the node allows, one line a key, for its own people."""

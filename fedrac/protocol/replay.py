@@ -38,7 +38,7 @@ class Replay:
         """The state after ``step``, with the bits that the server has."""
         at = self.method.at(step.round)
         means = unpack(step.means, mean_shapes(self.blocks, at))
-        return advance(state, self.blocks, at, self._sketches(step.round), means, step.eta)
+        return advance(state, self.blocks, at, self._sketches(state, step.round), means, step.eta)
 
     def merged(self, state: ServerState, sketches: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """The model as it predicts in ``state``, by name in its state dict (the shapes of that), in the master dtype.
@@ -47,11 +47,11 @@ class Replay:
             sketches: of the carried factors, where they cannot be drawn again.
         """
         if state.factors and not sketches:  # else everything is merged already
-            sketches = self._sketches(max(state.round, 1))
+            sketches = self._sketches(state, max(state.round, 1))
         return effective_weights(state, self.blocks, sketches or {})
 
-    def _sketches(self, round_: int) -> Mapping[str, Tensor]:
-        return draw_sketches(self.blocks, self.method, self.sketch, round_).values
+    def _sketches(self, state: ServerState, round_: int) -> Mapping[str, Tensor]:
+        return draw_sketches(self.blocks, self.method, self.sketch, round_, state.basis).values
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedrac.algorithm.state import ServerState
 
-_WEIGHT, _FACTOR = "weight/", "factor/"
+_WEIGHT, _FACTOR, _BASIS = "weight/", "factor/", "basis/"
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class DigestedState:
     """A state and what identifies it. Its tensors are shared, so nobody may change them in place.
 
     Attributes:
-        state: weights and carried factors.
+        state: weights, carried factors and basis.
         prints: SHA-256 of every tensor, by name in the snapshot.
         digest: SHA-256 (hex) over names and prints. The round is not part of it: equal contents are one state.
     """
@@ -33,9 +33,9 @@ class DigestedState:
 
     @cached_property
     def tensors(self) -> Mapping[str, Tensor]:
-        """Weights (m, ...) and carried factors under names that cannot meet, in the master dtype."""
-        weights, factors = self.state.weights, self.state.factors
-        return {_WEIGHT + k: v for k, v in weights.items()} | {_FACTOR + k: v for k, v in factors.items()}
+        """Weights (m, ...), carried factors and the basis under names that cannot meet, in the master dtype."""
+        parts = ((_WEIGHT, self.state.weights), (_FACTOR, self.state.factors), (_BASIS, self.state.basis))
+        return {prefix + name: value for prefix, part in parts for name, value in part.items()}
 
 
 def take(state: ServerState, before: DigestedState | None = None) -> DigestedState:
@@ -62,9 +62,11 @@ def fingerprint(tensor: Tensor) -> bytes:
 
 def state_of(round_: int, tensors: Mapping[str, Tensor]) -> ServerState:
     """The state after round ``round_`` (0: before the first) with these tensors: inverse of `DigestedState.tensors`."""
-    weights = {k.removeprefix(_WEIGHT): v for k, v in tensors.items() if k.startswith(_WEIGHT)}
-    factors = {k.removeprefix(_FACTOR): v for k, v in tensors.items() if k.startswith(_FACTOR)}
-    return ServerState(round_, weights, factors)
+    weights, factors, basis = (
+        {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        for prefix in (_WEIGHT, _FACTOR, _BASIS)
+    )
+    return ServerState(round_, weights, factors, basis=basis)
 
 
 def in_master_dtype(weights: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:

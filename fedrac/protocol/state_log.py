@@ -7,7 +7,7 @@ rounds since then, or the tensors that have changed, whichever are fewer bytes.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class Update:
         round, digest: of the server's state.
         base: digest of the state to start from; empty if ``weights`` and ``factors`` are all there is.
         steps: rounds to replay, in order.
-        weights, factors: tensors that replace those of ``base``.
+        weights, factors, basis: tensors that replace those of ``base``, before any step.
     """
 
     round: int
@@ -48,6 +48,7 @@ class Update:
     steps: tuple[Step, ...]
     weights: Mapping[str, Tensor]
     factors: Mapping[str, Tensor]
+    basis: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class StateLog:
@@ -68,20 +69,24 @@ class StateLog:
         self._places = {self.tip.digest: 0}
         self._changed = dict.fromkeys(self.tip.prints, 0)  # the place at which a tensor got its present value
         self._steps: deque[Step] = deque()  # those that lead to the newest places, without a gap
+        self._jump: tuple[int, set[str]] | None = None  # the place before the steps that no step left, and what changed
 
     def add(self, state: ServerState, step: Step | None = None) -> None:
         """The next state, and the step that leads there from the one before; None if there is none."""
         before, self.tip = self.tip, state_digest.take(state, self.tip)
         self._place += 1
         self._places[self.tip.digest] = self._place
-        self._changed |= {k: self._place for k, value in self.tip.prints.items() if before.prints.get(k) != value}
+        changed = {k for k, value in self.tip.prints.items() if before.prints.get(k) != value}
+        self._changed |= dict.fromkeys(changed, self._place)
         if step is None or not self._replays:
             self._steps.clear()
+            self._jump = (self._place - 1, changed) if step is None else None
             return
         self._steps.append(step)
         whole = _size(self.tip.tensors.values())
         while _size_of_steps(self._steps) >= whole:
             self._steps.popleft()  # from so far back, the tensors themselves are never longer
+            self._jump = None
 
     def newest(self, digests: Iterable[str]) -> str:
         """The one of ``digests`` that was a state last; empty if none was."""
@@ -95,19 +100,31 @@ class StateLog:
             replay: steps may be part of the way.
         """
         place = self._places[base] if base else -1
-        behind = self._place - place
-        steps = tuple(self._steps)[len(self._steps) - behind :] if behind <= len(self._steps) else None
-        changed = {k: v for k, v in self.tip.tensors.items() if self._changed[k] > place}
-        round_, digest = self.tip.state.round, self.tip.digest
-        if replay and base and steps is not None and _size_of_steps(steps) < _size(changed.values()):
-            return Update(round_, digest, base, steps, {}, {})
-        rest = state_digest.state_of(round_, changed)
-        return Update(round_, digest, base, (), rest.weights, rest.factors)
+        changed = {k for k, since in self._changed.items() if since > place}
+        steps, given = self._way(place)
+        if not (replay and base) or self._size_of(given) + _size_of_steps(steps) >= self._size_of(changed):
+            steps, given = (), changed
+        rest = state_digest.state_of(0, {k: v for k, v in self.tip.tensors.items() if k in given})
+        return Update(self.tip.state.round, self.tip.digest, base, steps, rest.weights, rest.factors, rest.basis)
+
+    def _way(self, place: int) -> tuple[tuple[Step, ...], set[str]]:
+        """Steps from ``place`` to the tip, and tensors to set before them: all of them where no steps lead there."""
+        first = self._place - len(self._steps)
+        if place >= first:
+            return tuple(self._steps)[place - first :], set()
+        jumped, names = self._jump or (None, set())
+        if place == jumped and all(self._changed[k] <= first for k in names):  # no step has changed what it was then
+            return tuple(self._steps), names
+        return (), set(self._changed)
+
+    def _size_of(self, names: Iterable[str]) -> int:
+        return _size(self.tip.tensors[name] for name in names)
 
 
 def size(update: Update) -> int:
     """Bytes of the numbers in an update."""
-    return _size_of_steps(update.steps) + _size([*update.weights.values(), *update.factors.values()])
+    parts = (update.weights, update.factors, update.basis)
+    return _size_of_steps(update.steps) + _size(value for part in parts for value in part.values())
 
 
 def _size_of_steps(steps: Sequence[Step]) -> int:
@@ -122,8 +139,10 @@ def _size(tensors: Iterable[Tensor]) -> int:
 def apply(update: Update, held: ServerState | None, advance: Callable[[ServerState, Step], ServerState]) -> ServerState:
     """The state that ``update`` leads to from ``held``; ``advance`` makes one step, as the server made it."""
     if held is None:
-        return ServerState(update.round, update.weights, update.factors)
-    state = ServerState(held.round, {**held.weights, **update.weights}, {**held.factors, **update.factors})
+        return ServerState(update.round, update.weights, update.factors, basis=update.basis)
+    parts = ({**getattr(held, x), **getattr(update, x)} for x in ("weights", "factors", "basis"))
+    weights, factors, basis = parts
+    state = ServerState(held.round, weights, factors, basis=basis)
     for step in update.steps:
         state = advance(state, step)
     return replace(state, round=update.round)

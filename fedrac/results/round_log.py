@@ -10,7 +10,7 @@ import json
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ def replayed(log: Log, state: ServerState) -> ServerState:
             f"the rounds up to {state.round} give other weights here than where they were made: another math library, "
             "with sketches that are not equal everywhere? Read or resume it there"
         )
-    return ServerState(state.round, state.weights, state.factors, log.rounds[-1].guard) if log.rounds else state
+    return replace(state, guard=log.rounds[-1].guard) if log.rounds else state
 
 
 def _frame(content: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 ``weights.safetensors`` is a plain state dict of the merged model. ``state.json`` has the round and the checksums of
 the other files. A method that carries factors also has ``carried.safetensors``: its unmerged weights and factors.
+``basis.safetensors`` has the sides of two-sided blocks that are fixed for the run.
 ``guard.json`` is what clipping and noise carry on; it can hold the secret seed of the noise and is the owner's alone.
 """
 
@@ -21,6 +22,7 @@ from fedrac.algorithm.state import GuardState, ServerState
 
 ABOUT = "state.json"
 _WEIGHTS, _CARRIED, _GUARD = "weights.safetensors", "carried.safetensors", "guard.json"
+_BASIS = "basis.safetensors"
 _FACTOR, _WEIGHT = "factor/", "weight/"
 
 
@@ -52,6 +54,8 @@ def write(folder: Path, state: ServerState, merged: Mapping[str, Tensor]) -> Non
     if state.factors:
         parts = ((_WEIGHT, state.weights), (_FACTOR, state.factors))
         _write_tensors(folder / _CARRIED, {p + k: v for p, part in parts for k, v in part.items()})
+    if state.basis:
+        _write_tensors(folder / _BASIS, state.basis)
     if state.guard != GuardState():
         _write_text(folder / _GUARD, asdict(state.guard), mode=0o600)
     describe(folder, About(state.round, {path.name: _digest(path) for path in sorted(folder.iterdir())}))
@@ -81,13 +85,14 @@ def read(folder: Path, about: About) -> ServerState:
     guard = GuardState()
     if _GUARD in about.sha256:
         guard = TypeAdapter(GuardState).validate_json((folder / _GUARD).read_bytes())
+    basis = load_file(folder / _BASIS) if _BASIS in about.sha256 else {}
     if _CARRIED not in about.sha256:
-        return ServerState(about.round, merged(folder), {}, guard)
+        return ServerState(about.round, merged(folder), {}, guard, basis)
     both = load_file(folder / _CARRIED)
     weights, factors = (
         {k.removeprefix(prefix): v for k, v in both.items() if k.startswith(prefix)} for prefix in (_WEIGHT, _FACTOR)
     )
-    return ServerState(about.round, weights, factors, guard)
+    return ServerState(about.round, weights, factors, guard, basis)
 
 
 def merged(folder: Path) -> dict[str, Tensor]:

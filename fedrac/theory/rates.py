@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from math import inf, sqrt
 
 from fedrac.algorithm.blocks import Block
+from fedrac.algorithm.method import RoundMethod
+from fedrac.algorithm.sketch import Law, expected_rank
 from fedrac.experiment.settings import Experiment
 from fedrac.theory.convex import Convex
 
@@ -24,7 +26,8 @@ class Setting:
         between, within: Delta* and sigma* of Assumption F.1; within is 0 where a step sees all of a client's data.
         clients, cohort: M and C.
         batches, epochs: N, mini-batches in a client's data, and local epochs.
-        slowest, fastest: smallest and largest eigenvalue of E[H], the mean projection of the sketch.
+        slowest, fastest: smallest and largest eigenvalue of E[H], the mean projection of the sketch. Where the smallest
+            is 0, all else is said of f restricted to what the updates reach.
     """
 
     smoothness: float
@@ -54,11 +57,21 @@ class Setting:
         return self.steps == 1 and self.rho == 0
 
     @property
+    def confined(self) -> bool:
+        """Whether the updates stay in a subspace, so that Assumption 5.1 does not hold."""
+        return self.slowest == 0
+
+    @property
+    def rate(self) -> float:
+        """lam_min of the space that the updates reach."""
+        return self.slowest or self.fastest
+
+    @property
     def largest_gamma(self) -> float:
         """Local step size up to which the theorem holds."""
         if self.gradient_descent:
             return inf  # only eta counts
-        ratio = self.convexity * self.slowest / (12 * self.fastest * self.smoothness)
+        ratio = self.convexity * self.rate / (12 * self.fastest * self.smoothness)
         return min(0.5, sqrt(ratio)) / (self.smoothness * self.steps)
 
     @property
@@ -66,20 +79,20 @@ class Setting:
         """Server step size (in the space of W) up to which the theorem holds."""
         if self.rho == 0:
             return 1 / self.smoothness
-        kappa = self.fastest / self.slowest
+        kappa = self.fastest / self.rate
         return min(1 / self.smoothness, self.convexity / (8 * kappa * self.smoothness**2 * self.rho))
 
     def predict(self, gamma: float, eta: float) -> "Prediction":
         """What the theorem promises for these step sizes, if they are admissible."""
         admissible = gamma <= self.largest_gamma * _ROUNDED and eta <= self.largest_eta * _ROUNDED
         if self.gradient_descent:
-            return Prediction(admissible, 1 - eta * self.convexity * self.slowest, 0.0, 0.0)
-        kappa, big_l = self.fastest / self.slowest, self.smoothness
+            return Prediction(admissible, 1 - eta * self.convexity * self.rate, 0.0, 0.0)
+        kappa, big_l = self.fastest / self.rate, self.smoothness
         k = 1 + 2 * big_l * eta * self.rho
         spread = self.steps**2 * self.between + self.batches * self.within
         drift = 2 * kappa / self.convexity * k * big_l**3 * gamma**2 * spread
         sampling = 4 * kappa / self.convexity * big_l**2 * eta * self.rho * self.between
-        return Prediction(admissible, 1 - eta * self.convexity * self.slowest / 2, drift, sampling)
+        return Prediction(admissible, 1 - eta * self.convexity * self.rate / 2, drift, sampling)
 
 
 @dataclass(frozen=True)
@@ -109,10 +122,16 @@ def setting(experiment: Experiment, problem: Convex, blocks: tuple[Block, ...]) 
     if cohort > problem.clients:
         raise ValueError(f"cohort.size={cohort} is larger than the population of {problem.clients} clients: lower it")
     full = local.sampling == "full" or local.batch_size >= problem.examples
+    if not full and problem.examples % local.batch_size:
+        raise ValueError(
+            f"local.batch_size={local.batch_size} does not divide a client's {problem.examples} examples: the short "
+            "mini-batch of every pass would count as much as a whole one, and the theorems are for passes that add up "
+            f"to the client's gradient. Set a divisor of {problem.examples}, or local.sampling=full"
+        )
     batches = 1 if full else -(-problem.examples // local.batch_size)
     descent = full and local.epochs == 1 and cohort == problem.clients
-    sides = experiment.method.sides
-    share = [1.0 if b.rank is None else b.rank / (b.m if side == "left" else b.n) for b in blocks for side in sides]
+    rounds = [experiment.method.at(number) for number in range(1, experiment.method.period + 1)]
+    spans = [eigenvalues(b, method, experiment.law) for b in blocks for method in rounds]
     return Setting(
         smoothness=problem.smoothness("f" if descent else "client" if full else "example"),
         convexity=problem.convexity,
@@ -122,9 +141,27 @@ def setting(experiment: Experiment, problem: Convex, blocks: tuple[Block, ...]) 
         cohort=cohort,
         batches=batches,
         epochs=local.epochs,
-        slowest=min(share),
-        fastest=max(share),
+        slowest=min(low for low, _ in spans),
+        fastest=max(high for _, high in spans),
     )
+
+
+def eigenvalues(block: Block, method: RoundMethod, law: Law) -> tuple[float, float]:
+    """Smallest and largest of E[H] for one block in one round.
+
+    With p of m columns in L, k0 fixed rows of n in R and k1 drawn in their complement, they are
+    ``(p/m) k1/(n - k0)`` and ``p/m``: k1 = 0 leaves the complement out.
+    """
+    low = high = 1.0
+    for letter in block.drawn_letters(method):
+        length, rows = (block.m, block.rank) if letter == "B" else (block.n, block.columns or block.rank)
+        assert rows is not None
+        if letter == "A" and block.fixed:
+            low *= (rows - block.fixed) / (length - block.fixed)
+        else:
+            share = expected_rank(law, length, rows) / length
+            low, high = low * share, high * share
+    return low, high
 
 
 def _check(experiment: Experiment) -> None:
@@ -133,6 +170,10 @@ def _check(experiment: Experiment) -> None:
         raise ValueError(
             f"no theorem covers {method.name}: only a chain with one trained factor (method=fed_rac_lora), or full "
             "matrices (method=fedavg), converges in this theory"
+        )
+    if method.train == "factor" and (not method.fresh or experiment.adapt.basis == "weights"):
+        raise ValueError(
+            "the theorems are for sketches that are drawn anew: set method.fresh=true, and no adapt.basis=weights"
         )
     if local.optimizer != "sgd" or local.momentum or local.weight_decay or local.clip is not None:
         raise ValueError("the theorems are for plain SGD steps: set local=theory")

@@ -89,7 +89,7 @@ class CohortAdapter:
 
     def _of(self, block: Block, dtype: torch.dtype) -> Factors:
         if (found := self._of_block.get(block.name)) is None:
-            found = Factors(*(self._factors.get(block.key(x)) for x in "ABD"))
+            found = Factors(*(self._factors.get(block.key(x)) for x in "ABDZ"))
             self._of_block[block.name] = found
         return found.to(dtype)
 
@@ -110,7 +110,7 @@ class CohortAdapter:
         if isinstance(layer, nn.Linear):
             out = out if out.shape[0] == x.shape[0] else out.expand(x.shape[0], *out.shape[1:]).clone()
             added: Tensor = AddUpdate.apply(  # type: ignore[no-untyped-call]
-                out.detach(), x, *factors.pair(), block.scale, self._clients, layer.weight.to(out.dtype)
+                out.detach(), x, *factors.pair(), block.scale, self._clients, layer.weight.to(out.dtype), factors.before
             )
             return added
         assert isinstance(layer, nn.Conv2d)

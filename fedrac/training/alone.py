@@ -21,10 +21,13 @@ from fedrac.training.setup import TrainingSetup
 
 
 def effective(block: Block, weight: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
-    """``W + s B A`` or ``W + D``, (..., *shape) in the dtype of W; the axes before are those of the trained factors."""
+    """``W + s B A``, ``W + s B Z A`` or ``W + D``, (..., *shape) in the dtype of W; the axes before are those of the
+    trained factors."""
     if block.rank is None or block.key("D") in factors:
         return weight + factors[block.key("D")].to(weight.dtype)
-    update: Tensor = block.scale * (factors[block.key("B")] @ factors[block.key("A")])
+    a = factors[block.key("A")]
+    a = a if block.columns is None else factors[block.key("Z")] @ a
+    update: Tensor = block.scale * (factors[block.key("B")] @ a)
     before = update.shape[: update.ndim - 2 - len(block.stacked)]
     return weight + update.reshape(*before, *block.shape).to(weight.dtype)
 

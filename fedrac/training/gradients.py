@@ -16,8 +16,9 @@ from fedrac.training.setup import TrainingSetup
 def add_l2(gradients: dict[str, Tensor], factors: Mapping[str, Tensor], problem: TrainingSetup, l2: float) -> None:
     """Adds the gradient of ``l2/2 ||W + s B A||^2`` in closed form, without forming ``B A``.
 
-    For A it is ``l2 s (B^T W + s B^T B A)``, for B ``l2 s (W A^T + s B A A^T)``, for D ``l2 (W + D)``. Weights only:
-    a bias or norm that is trained in full is left alone.
+    For A it is ``l2 s (B^T W + s B^T B A)``, for B ``l2 s (W A^T + s B A A^T)``, for the core of ``s B Z A``
+    ``l2 s (B^T W A^T + s B^T B Z A A^T)``, for D ``l2 (W + D)``. Weights only: a bias or norm that is trained in full
+    is left alone.
     """
     for block in problem.blocks:
         if len(block.shape) == 1:
@@ -27,6 +28,8 @@ def add_l2(gradients: dict[str, Tensor], factors: Mapping[str, Tensor], problem:
             gradients[key] = gradients[key] + l2 * (weight + factors[key])
             continue
         s, a, b, w = block.scale, factors[block.key("A")], factors[block.key("B")], block.matrix(weight)
+        if (key := block.key("Z")) in gradients:
+            gradients[key] = gradients[key] + l2 * s * (b.mT @ w @ a.mT + s * (b.mT @ b) @ factors[key] @ (a @ a.mT))
         if (key := block.key("A")) in gradients:
             gradients[key] = gradients[key] + l2 * s * (b.mT @ w + s * (b.mT @ b) @ a)
         if (key := block.key("B")) in gradients:
@@ -42,15 +45,18 @@ def clip_per_client(gradients: dict[str, Tensor], bound: float) -> None:
 
 
 def precondition(gradients: dict[str, Tensor], blocks: Iterable[Block], gram_inverse: Mapping[str, Tensor]) -> None:
-    """The theory step: ``(B^T B)^+ grad_A / s^2`` (left) or ``grad_B (A A^T)^+ / s^2`` (right).
+    """The theory step: ``(B^T B)^+ grad_A / s^2`` (left), ``grad_B (A A^T)^+ / s^2`` (right), or both around a core.
 
-    With plain SGD of rate gamma the merged weight moves by ``-gamma H grad f`` (eqs. 3 and 4 of arXiv 2410.08305).
+    With plain SGD of rate gamma the merged weight moves by ``-gamma H grad f`` (eqs. 3 and 4 of arXiv 2410.08305), or
+    by ``-gamma H_L grad f H_R``.
     """
     for block in blocks:
-        if block.name not in gram_inverse:
+        if not {block.sketch_key("A"), block.sketch_key("B")} <= gram_inverse.keys():
             continue
-        inverse = gram_inverse[block.name] / block.scale**2
-        if (key := block.key("A")) in gradients:
-            gradients[key] = inverse @ gradients[key]
+        left, right = (gram_inverse[block.sketch_key(letter)] for letter in "BA")
+        if (key := block.key("Z")) in gradients:
+            gradients[key] = (left / block.scale**2) @ gradients[key] @ right
+        elif (key := block.key("A")) in gradients:
+            gradients[key] = (left / block.scale**2) @ gradients[key]
         else:
-            gradients[block.key("B")] = gradients[block.key("B")] @ inverse
+            gradients[block.key("B")] = gradients[block.key("B")] @ (right / block.scale**2)

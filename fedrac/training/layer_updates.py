@@ -1,8 +1,9 @@
 """What an update adds to the output of one layer, for a whole cohort at once.
 
 The input holds the rows of C clients one after another; a factor is either shared (A: (r, n), B: (m, r), the sketch)
-or has a cohort axis (A: (C, r, n), B: (C, m, r), D: (C, m, ...)), the one that is trained. Nothing here forms
-``B A``: the rows go through the narrow factor first. All functions return the update before scaling.
+or has a cohort axis (A: (C, r, n), B: (C, m, r), D: (C, m, ...)), the one that is trained. A two-sided block has a core
+Z: (C, p, k) between B: (m, p) and A: (k, n). Nothing here forms ``B A``: the rows go through the narrow factor first.
+All functions return the update before scaling.
 """
 
 from dataclasses import dataclass
@@ -14,25 +15,33 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Factors:
-    """The factors of one block: A and B, or D alone."""
+    """The factors of one block: A and B, those and Z, or D alone."""
 
     A: Tensor | None = None
     B: Tensor | None = None
     D: Tensor | None = None
+    Z: Tensor | None = None
 
     def to(self, dtype: torch.dtype) -> "Factors":
         """The same in another dtype."""
-        a, b, d = self.A, self.B, self.D
-        if (a is None or a.dtype == dtype) and (b is None or b.dtype == dtype) and (d is None or d.dtype == dtype):
+        every = (self.A, self.B, self.D, self.Z)
+        if all(f is None or f.dtype == dtype for f in every):
             return self
-        return Factors(*(None if f is None else f.to(dtype) for f in (a, b, d)))
+        return Factors(*(None if f is None else f.to(dtype) for f in every))
 
     def pair(self) -> tuple[Tensor, Tensor | None]:
-        """(A, B) of a low-rank update; (D as (C, m, n), None) of a full one: B is the identity."""
+        """(A, B) of a low-rank update, (Z, B) of a two-sided one; (D as (C, m, n), None) of a full one: B is the
+        identity."""
         if self.D is not None:
             return self.D.flatten(2), None
-        assert self.A is not None
-        return self.A, self.B
+        a = self.A if self.Z is None else self.Z
+        assert a is not None
+        return a, self.B
+
+    @property
+    def before(self) -> Tensor | None:
+        """R (k, n), by which rows go before they meet the core of a two-sided update."""
+        return None if self.Z is None else self.A
 
 
 def conv2d(layer: nn.Conv2d, x: Tensor, out: Tensor, factors: Factors, clients: int) -> Tensor:
@@ -43,11 +52,13 @@ def conv2d(layer: nn.Conv2d, x: Tensor, out: Tensor, factors: Factors, clients: 
     """
     a, b = factors.pair()
     groups, rows = layer.groups, len(x)
-    patches = _patches(layer, x).reshape(clients, rows // clients, groups, -1, out.shape[2] * out.shape[3])
+    columns = patches(layer, x).reshape(clients, rows // clients, groups, -1, out.shape[2] * out.shape[3])
+    if factors.before is not None:
+        columns = factors.before @ columns
     if b is None:  # a is D: (C, m, n), rows of a group one after another
-        update = _per_group(a, groups).unsqueeze(-4) @ patches
+        update = _per_group(a, groups).unsqueeze(-4) @ columns
     else:
-        hidden = (a if a.ndim == 2 else a[:, None, None]) @ patches
+        hidden = (a if a.ndim == 2 else a[:, None, None]) @ columns
         update = _per_group(b, groups).unsqueeze(-4) @ hidden
     return update.reshape(out.shape)
 
@@ -56,7 +67,7 @@ def _per_group(matrix: Tensor, groups: int) -> Tensor:
     return matrix.reshape(*matrix.shape[:-2], groups, -1, matrix.shape[-1])
 
 
-def _patches(layer: nn.Conv2d, x: Tensor) -> Tensor:
+def patches(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """The columns of im2col: (rows, channels * kh * kw, positions), channels first, so groups are contiguous."""
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     x = F.pad(x, _padding(layer), mode=mode)
@@ -79,8 +90,9 @@ def embedding(layer: nn.Embedding, ids: Tensor, factors: Factors, clients: int) 
     first, a = (factors.D, None) if factors.D is not None else (factors.B, factors.A)
     assert first is not None
     out = _gather(first, ids, clients)
-    if a is not None:
-        out = (out.reshape(clients, -1, out.shape[-1]) @ a).reshape(*ids.shape, a.shape[-1])
+    for after in (factors.Z, a):
+        if after is not None:
+            out = (out.reshape(clients, -1, out.shape[-1]) @ after).reshape(*ids.shape, after.shape[-1])
     if layer.padding_idx is not None:
         out = torch.where((ids == layer.padding_idx).unsqueeze(-1), out.detach(), out)
     return out

@@ -11,10 +11,11 @@ from torch import Tensor
 
 
 class AddUpdate(torch.autograd.Function):
-    """``out += s x (B A)^T`` for the rows of C clients, one after another.
+    """``out += s x (B A)^T`` for the rows of C clients, one after another, or ``s x (B A R)^T``.
 
     out is (C*b, ..., m), x is (C*b, ..., n). A is (r, n) or (C, r, n); B is (m, r), (C, m, r), or None for the
-    identity, where A is the whole update (C, m, n). Gradients are computed for x and for the factors that ask for them.
+    identity, where A is the whole update (C, m, n). With R (k, n), which all share and which gets no gradient, A is the
+    core (C, p, k) of a two-sided update. Gradients are computed for x and for the factors that ask for them.
 
     With the frozen W (m, n), ``out`` is ``x W^T`` without a graph of its own, and the gradient of x is that of the
     whole layer: one sum less than if the layer and its update went back apart.
@@ -22,17 +23,26 @@ class AddUpdate(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, out: Tensor, x: Tensor, a: Tensor, b: Tensor | None, scale: float, clients: int, w: Tensor | None
+        ctx: Any,
+        out: Tensor,
+        x: Tensor,
+        a: Tensor,
+        b: Tensor | None,
+        scale: float,
+        clients: int,
+        w: Tensor | None,
+        r: Tensor | None = None,
     ) -> Tensor:
         """``out`` with the update added in place, (C*b, ..., m)."""
         rows, sums = x.reshape(-1, x.shape[-1]), out.view(-1, out.shape[-1])
+        rows = rows if r is None else rows @ r.mT
         hidden = None
         if b is None:
             _add_product(sums, rows, a.mT, scale, clients)
         else:
             hidden = _times(rows, a.mT, clients)
             _add_product(sums, hidden, b.mT, scale, clients)
-        ctx.save_for_backward(rows, a, b, hidden, w)
+        ctx.save_for_backward(rows, a, b, hidden, w, r)
         ctx.scale, ctx.clients, ctx.shape = scale, clients, x.shape
         ctx.mark_dirty(out)
         return out
@@ -46,7 +56,7 @@ class AddUpdate(torch.autograd.Function):
         """
         if torch.is_grad_enabled():  # as once_differentiable, which takes as long as a small product
             raise RuntimeError("second derivatives of a model with trained factors are not there: use no create_graph")
-        rows, a, b, hidden, w = ctx.saved_tensors
+        rows, a, b, hidden, w, r = ctx.saved_tensors
         scale, clients = ctx.scale, ctx.clients
         g = gradient.reshape(-1, gradient.shape[-1])
         inner = g if b is None else _times(g, b, clients)
@@ -54,10 +64,13 @@ class AddUpdate(torch.autograd.Function):
         grad_b = _per_client(g, hidden, scale, clients) if b is not None and ctx.needs_input_grad[3] else None
         grad_x = None
         if ctx.needs_input_grad[1]:
-            grad_x = torch.zeros_like(rows) if w is None else g @ w
-            _add_product(grad_x, inner, a, scale, clients)
+            grad_x = g.new_zeros(len(g), ctx.shape[-1]) if w is None else g @ w
+            if r is None:
+                _add_product(grad_x, inner, a, scale, clients)
+            else:
+                grad_x.addmm_(_times(inner, a, clients), r, alpha=scale)
             grad_x = grad_x.view(ctx.shape)
-        return gradient if w is None else None, grad_x, grad_a, grad_b, None, None, None
+        return gradient if w is None else None, grad_x, grad_a, grad_b, None, None, None, None
 
 
 def _split(rows: Tensor, clients: int) -> Tensor:

@@ -5,6 +5,7 @@ which the run would; losses and gradients of every client are compared with `fed
 """
 
 import logging
+import math
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -201,12 +202,14 @@ def _away_from_zero(problem: TrainingSetup, start: Start, seed: int, device: tor
     for block in problem.blocks:
         weight = problem.model.get_parameter(block.name)
         size = 0.1 * max(float(weight.detach().double().square().mean().sqrt()), 1e-2)
-        for letter in "ABD":
+        for letter in "ABDZ":
             if (key := block.key(letter)) not in start.trained:
                 continue
             value = start.trained[key]
-            other = start.frozen.get(block.key("B" if letter == "A" else "A")) if letter != "D" else None
-            scale = size / (block.scale * _length(other, block.rank)) if other is not None else size
+            ranks = {"A": block.columns or block.rank, "B": block.rank}
+            others = {x: start.frozen[block.key(x)] for x in "AB" if x != letter and block.key(x) in start.frozen}
+            lengths = [_length(value, ranks[x]) for x, value in others.items()]
+            scale = size / (block.scale * math.prod(lengths)) if lengths else size
             shape = (len(_SIZES), *value.shape)
             numbers = uniform(Stream(seed, "probe", key).words(int(np.prod(shape)))) - 0.5
             found[key] = (value.to(device) + 3.5 * scale * torch.from_numpy(numbers).reshape(shape).to(device)).to(

@@ -53,19 +53,27 @@ class Federation:
     eta: float = 1.0
     weighting: Weighting = "uniform"
     seed: int = 0
+    columns: int | None = None
+    fixed: int = 0
+    basis: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         model = self.workload.model
-        self.blocks: tuple[Block, ...] = plan_blocks(
-            model, AdaptSpec(self.layers, self.workload.full, self.alpha), self.method
-        )
+        fresh = self.columns - self.fixed if self.columns and self.fixed else 0
+        sides = {"columns": self.columns, "basis": "random" if self.fixed else None, "fresh_columns": fresh}
+        adapt = AdaptSpec(self.layers, self.workload.full, self.alpha, **sides)
+        self.blocks: tuple[Block, ...] = plan_blocks(model, adapt, self.method)
         self.sketch = SketchSpec(self.law, self.seed)
         self.ways = KnownWays()  # as a host keeps them: the model is looked at once
         start = {name: value.clone() for name, value in model.state_dict().items()}
-        self.state: ServerState = initial_state(start, self.blocks, self.method, self.sketch)
+        basis = {key: value for key, value in self.basis.items() if key in self._fixed()}
+        self.state: ServerState = initial_state(start, self.blocks, self.method, self.sketch, basis)
 
     def sketches(self, round_: int) -> Sketches:
-        return draw_sketches(self.blocks, self.method, self.sketch, round_)
+        return draw_sketches(self.blocks, self.method, self.sketch, round_, self.state.basis)
+
+    def _fixed(self) -> set[str]:
+        return {b.key(x) for b in self.blocks for x in "AB"}
 
     def start(self, round_: int) -> Start:
         values, dtype = self.sketches(round_).values, next(self.workload.model.parameters()).dtype

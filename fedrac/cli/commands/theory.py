@@ -39,6 +39,10 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+_CONFINED = """confined        lam_min = 0: the run converges to the best of W0 + span of the basis, and no further, and
+                what follows is said of f there; adapt.fresh_columns=1 or more leads to f*"""
+
+
 def _steps(known: Setting, gamma_share: float, eta_share: float) -> str:
     """Overrides for these shares of the largest steps. For gradient descent only eta counts, and eta' is 1."""
     eta = eta_share * known.largest_eta
@@ -65,6 +69,7 @@ def _describe(experiment: Experiment, problem: Convex, known: Setting) -> str:
         f"constants       L = {known.smoothness:.6g}  mu = {known.convexity:.6g}  Delta* = {known.between:.4g}  "
         f"sigma* = {known.within:.4g}  zeta*^2 = {problem.noise:.4g}",
         f"sketch          {sides}, E[H] from {known.slowest:.4g} to {known.fastest:.4g}",
+        *([_CONFINED] if known.confined else []),
         f"theorem         {theorem}",
         f"admissible      eta <= {known.largest_eta:.6g}"
         + ("" if known.gradient_descent else f", gamma <= {known.largest_gamma:.6g}"),

@@ -1,6 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
+from fedrac.algorithm.blocks import Block
 from fedrac.algorithm.method import Method
+
+BLOCK = Block("w", (6, 5), 2, 1.0, (("", "w"),))
 
 
 @pytest.mark.parametrize(
@@ -11,16 +16,20 @@ from fedrac.algorithm.method import Method
         (Method(train="both"), ("A", "B")),
         (Method(train="both", side="right"), ("A", "B")),
         (Method(train="full"), ("D",)),
+        (Method(side="both"), ("Z",)),
     ],
 )
 def test_trained_letters(method, letters):
-    assert method.at(1).trained_letters(full=False) == letters
-    assert method.at(1).trained_letters(full=True) == ("D",)
+    assert BLOCK.trained_letters(method.at(1)) == letters
+    assert replace(BLOCK, rank=None).trained_letters(method.at(1)) == ("D",)
 
 
-def test_drawn_letter_is_the_frozen_one():
-    assert Method().at(1).drawn_letter == "B"
-    assert Method(side="right").at(1).drawn_letter == "A"
+def test_drawn_letters_are_the_frozen_ones():
+    assert BLOCK.drawn_letters(Method().at(1)) == ("B",)
+    assert BLOCK.drawn_letters(Method(side="right").at(1)) == ("A",)
+    assert BLOCK.drawn_letters(Method(side="both").at(1)) == ("A", "B")
+    assert replace(BLOCK, only="left").drawn_letters(Method(side="both").at(1)) == ("B",)
+    assert replace(BLOCK, rank=None).drawn_letters(Method(side="both").at(1)) == ()
 
 
 def test_sketch_is_drawn_every_round_or_once():
@@ -38,6 +47,7 @@ def test_sketch_is_drawn_every_round_or_once():
         ({"average": "products"}, "method.train=factor is the same as averaging factors.*set method.average=factors"),
         ({"train": "full", "fresh": False, "merge": False}, "no factors to carry: set method.merge=true"),
         ({"merge": False}, "method.fresh=true needs method.merge=true"),
+        ({"side": "both", "train": "both"}, "method.train=both has nothing frozen, set factor"),
     ],
 )
 def test_contradictions(choices, message):

@@ -94,13 +94,13 @@ def test_carried_factors_start_at_the_first_draw_and_go_on(train, side):
     f = Federation(make(mlp), shards(), method, LocalSpec(lr=0.05, batch_size=5), cohort=3)
     weights = {k: v.clone() for k, v in f.state.weights.items()}
     adapted = [b for b in f.blocks if b.rank is not None]
-    assert set(f.state.factors) == {b.key(x) for b in adapted for x in method.at(1).trained_letters(False)}
+    assert set(f.state.factors) == {b.key(x) for b in adapted for x in b.trained_letters(method.at(1))}
     assert all(torch.equal(v, weights[k]) for k, v in f.weights().items())
     for _ in range(2):
         found = f.round()
         after = f.start(f.state.round + 1)
         for block in adapted:  # the mean is what the next round starts from, and W stays as it was
-            for letter in method.at(1).trained_letters(False):
+            for letter in block.trained_letters(method.at(1)):
                 mean = found.factors[block.key(letter)].mean(0)
                 torch.testing.assert_close(after.trained[block.key(letter)], mean, rtol=0, atol=1e-12)
             assert torch.equal(f.state.weights[block.name], weights[block.name])

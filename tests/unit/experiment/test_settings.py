@@ -76,7 +76,7 @@ def test_a_misspelt_key_among_others() -> None:
 
 def test_a_key_like_no_other() -> None:
     assert wrong("qqqq=1") == "there is no key 'qqqq'; see fedrac --help"
-    assert "there is no key 'qqqq'; the keys are adapt, checkpoint, cohort, data," in wrong("+qqqq=1")
+    assert "there is no key 'qqqq'; the keys are adapt, basis, checkpoint, cohort, data," in wrong("+qqqq=1")
     assert "qqqq" in wrong("qqqq={a: 1}")
 
 

@@ -115,7 +115,8 @@ def test_bytes_of_a_round(name: str, send: str) -> None:
     layers = [(5, 4), (3, 5)]  # (m, n)
     left, right = sum(rank * n for _, n in layers), sum(m * rank for m, _ in layers)
     full = sum(m * n for m, n in layers)
-    factors = {"left": [left, left], "right": [right, right], "alternate": [left, right]}[method.side]  # by round
+    sides = {"left": [left, left], "right": [right, right], "alternate": [left, right], "both": [left, left]}
+    factors = sides[method.side]  # by round; without adapt.columns the right side of both is the identity
     up, after = ({"full": full, "both": left + right, "factor": factor}[method.train] for factor in factors)
     assert first.upload_bytes == (up + 3) * number * runs.CLIENTS
     assert report.upload_bytes == (after + 3) * number * runs.CLIENTS

@@ -14,7 +14,10 @@ from federation import Federation
 from torch import Tensor, nn
 from workloads import Workload, squared
 
+from fedrac.algorithm import basis
 from fedrac.algorithm.method import Method
+from fedrac.algorithm.sketch import projection
+from fedrac.theory import rates
 from fedrac.training.optimizer import LocalSpec
 
 SIDES = ("left", "right")
@@ -319,3 +322,71 @@ def test_14_federated_bound_under_pl(side, rank, cohort, epochs):
     for t, gap in enumerate(gaps):
         assert gap <= (1 - eta * mu * lam / 2) ** t * gaps[0] + floor
     assert gaps[-1] < gaps[1] < gaps[0]
+
+
+# --- two-sided sketches -----------------------------------------------------------------------------------------------
+
+
+def two_sided(fixed: int, seed: int) -> tuple[Federation, Tensor, Tensor]:
+    """``f(W) = 1/2 tr((W - W*) S (W - W*)^T)`` with m, n, p, k = 5, 4, 2, 2, one client, steps of 1/L; S and P0."""
+    spectrum = torch.tensor([1.0, 0.9, 0.8, 0.6], dtype=torch.float64)
+    model = nn.Linear(4, 5, bias=False).double()
+    inputs, targets = (4 * spectrum).sqrt().diag(), normal(3, 4, 5)
+    work = Workload(model, inputs, targets, lambda y, t: 0.5 * (y - t).square().sum(1))
+    rows = basis.random(2, "rows", 4, fixed)
+    local = LocalSpec(lr=1.0, precondition=True, sampling="full")
+    f = Federation(
+        work, [torch.arange(4)], Method(side="both"), local, {"*": 2}, law="haar", seed=seed, columns=2, fixed=fixed,
+        basis={"weight:A": rows},
+    )  # fmt: skip
+    return f, spectrum, rows.T @ rows
+
+
+def gap(f: Federation) -> tuple[Tensor, Tensor]:
+    """The distance of W from the optimum, and the gradient there."""
+    x, y = f.workload.inputs, f.workload.targets
+    w = f.state.weights["weight"]
+    return w - torch.linalg.lstsq(x, y).solution.T, (x @ w.T - y).T @ x / len(x)
+
+
+def test_a_fixed_basis_stops_at_the_best_of_its_span_and_a_fresh_row_does_not():
+    confined, _, p0 = two_sided(2, 0)
+    start = confined.state.weights["weight"]
+    for _ in range(300):
+        confined.round()
+    off, gradient_there = gap(confined)
+    assert (gradient_there @ p0).abs().max() < 1e-9 < 1e-2 < gradient_there.abs().max()
+    moved = confined.state.weights["weight"] - start
+    torch.testing.assert_close(moved @ p0, moved, rtol=0, atol=1e-12)
+    free, _, _ = two_sided(1, 0)
+    for _ in range(1000):
+        free.round()
+    assert gap(free)[0].abs().max() < 1e-9 < off.abs().max()
+
+
+def test_14_two_sided_bound_under_pl():
+    """``E f(W^T) - f* <= (1 - gamma mu lam)^T Delta0`` with lam = (p/m) k1/(n - k0) = 2/5 1/3."""
+    values = []
+    for seed in range(100):
+        f, spectrum, _ = two_sided(1, seed)
+        path = [float((gap(f)[0].square() * spectrum).sum() / 2)]
+        for _ in range(12):
+            f.round()
+            path.append(float((gap(f)[0].square() * spectrum).sum() / 2))
+        values.append(path)
+    mean = np.mean(values, 0)
+    lam = 2 / 5 * 1 / 3
+    assert all(mean[t] <= (1 - 0.6 * lam) ** t * mean[0] for t in range(13)) and mean[-1] < 0.9 * mean[0]
+    block = f.blocks[0]
+    assert rates.eigenvalues(block, f.method.at(1), "haar") == pytest.approx((lam, 2 / 5))
+
+
+def test_mean_of_a_two_sided_projection():
+    """``E[H_L G H_R] = (p/m) [G P0 + k1/(n - k0) G (I - P0)]``."""
+    f, _, p0 = two_sided(1, 0)
+    g, total = normal(9, 5, 4), []
+    for number in range(1, 4001):
+        sketches = f.sketches(number).values
+        total.append(projection(sketches["weight:B"], "left") @ g @ projection(sketches["weight:A"], "right"))
+    expected = 2 / 5 * (g @ p0 + 1 / 3 * (g - g @ p0))
+    within(torch.stack(total), expected)
