@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from fedrac.training.passes import MOST
 
 _SHARE = {"cuda": 4}  # activations take this part of a device's memory at most
-_SHARE_OF_MACHINE = 32  # a machine may run a host on every core, and has other things to do
+_SHARE_OF_MACHINE = 64  # a machine may run a host on every core, and has other things to do
 
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container
 
