@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from fedrac.data.examples import Examples, as_tensor
+from fedrac.data.split import Index
 from fedrac.data.tasks import IGNORED
 from fedrac.data.tokens import Tokens
 
-_TEXTS = 64  # of one batch: their activations are what takes memory
+_TEXTS, _TOKENS = 64, 8192  # of one batch: their activations are what takes memory
 
 Batch = tuple[Tensor, Tensor]
 
@@ -63,7 +64,25 @@ def following(texts: Tensor) -> Tensor:
 
 
 def batches(examples: Examples, size: int, device: torch.device, dtype: torch.dtype) -> Iterator[Batch]:
-    """Batches of at most ``size`` rows (64 for texts), in order."""
-    step = min(size, _TEXTS) if isinstance(examples.inputs, Tokens) else size
-    for start in range(0, len(examples), step):
-        yield batch(examples.take(np.arange(start, min(start + step, len(examples)))), device, dtype)
+    """Batches of at most ``size`` rows (64 for texts, fewer if they are long), in the order of `order_of`."""
+    order = order_of(examples)
+    for part in _parts(examples, order, size):
+        yield batch(examples.take(order[part]), device, dtype)
+
+
+def order_of(examples: Examples) -> Index:
+    """The order (N,) int64 in which `batches` has the examples: texts of the same length beside one another, the
+    longest first, so that little is computed for padding."""
+    if not isinstance(examples.inputs, Tokens):
+        return np.arange(len(examples))
+    return np.argsort(-examples.inputs.lengths, kind="stable")
+
+
+def _parts(examples: Examples, order: Index, size: int) -> Iterator[slice]:
+    start = 0
+    while start < len(order):
+        step = size
+        if isinstance(examples.inputs, Tokens):
+            longest = int(examples.inputs.lengths[order[start]])
+            step = min(size, _TEXTS, max(_TOKENS // longest, 1))
+        yield slice(start, start := min(start + step, len(order)))

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedrac.data.batch import batches
+from fedrac.data.batch import batches, order_of
 from fedrac.data.columns import read
 from fedrac.data.examples import Examples
 from fedrac.data.glue import TASKS
@@ -84,11 +84,13 @@ class Predictor:
     def _answers(self, inputs: NDArray[Any] | Tokens) -> Iterator[dict[str, Any]]:
         texts = isinstance(inputs, Tokens)
         examples = Examples(inputs, np.zeros(len(inputs), np.int64))  # of unknown targets
+        found = []
         for rows, _ in batches(examples, ROWS, self.device, self.dtype):
             lengths = rows[:, 1].sum(1).tolist() if texts else [None] * len(rows)
             for output, length in zip(_outputs(self.model, rows), lengths, strict=True):
                 of_tokens = output[:length] if output.ndim > 1 else output  # without those of the padding
-                yield dict(self.run.task.answer(of_tokens, self.run.labels))
+                found.append(dict(self.run.task.answer(of_tokens, self.run.labels)))
+        return (found[place] for place in np.argsort(order_of(examples)))
 
     @torch.no_grad()
     def _continued(self, tokenizer: Tokenizer, text: str) -> dict[str, Any]:

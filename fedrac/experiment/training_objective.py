@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fedrac.algorithm.blocks import Block
 from fedrac.algorithm.server import shares
 from fedrac.data import Data
-from fedrac.data.batch import batches
+from fedrac.data.batch import batches, order_of
 from fedrac.experiment.settings import Experiment
 from fedrac.partition import partition
 from fedrac.protocol.messages import from_record
@@ -43,7 +43,8 @@ def objective(
     reference = next(model.parameters())
     size, l2 = experiment.evaluate.batch_size, experiment.local.l2
     parts = list(batches(examples.train, size, reference.device, reference.dtype))
-    weights = torch.split(example_weights(experiment, examples).to(reference.device), [len(y) for _, y in parts])
+    ordered = example_weights(experiment, examples)[torch.from_numpy(order_of(examples.train))]
+    weights = torch.split(ordered.to(reference.device), [len(y) for _, y in parts])
 
     @torch.no_grad()
     def value(arrays: ArrayRecord) -> float:

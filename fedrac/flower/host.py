@@ -20,6 +20,7 @@ from fedrac.algorithm.state import ServerState
 from fedrac.algorithm.streams import Index
 from fedrac.data.batch import Batch, Rows, batches
 from fedrac.data.own import load as load_own
+from fedrac.data.tokens import Tokens
 from fedrac.loading import limits
 from fedrac.loading.told import text_of, told
 from fedrac.partition import partition
@@ -77,6 +78,8 @@ class Host:
         self.model = model.to(self.device, self.dtype).requires_grad_(False)
         with _telling("the model does not fit the data: check model.inputs, model.outputs and data.classes"):
             check_model(self.model, self.data.train, self.data.task, self.device, self.dtype)
+        texts = self.data.train.inputs
+        self._lengths = torch.from_numpy(texts.lengths) if isinstance(texts, Tokens) else None
         self._rows, self._ways = Rows(self.data.train, self.device, self.dtype), KnownWays()
         # Shared with the hosts `beside` this one; asked for the same blocks in every round of a run.
         self._find = lru_cache(maxsize=1)(partial(_blocks_of, self.model))
@@ -142,7 +145,7 @@ class Host:
         method = plan.spec.method.at(plan.spec.round)
         begin = start_of_round(blocks, method, values, state.factors, dtype, plan.spec.local.precondition)
         start = begin.to(self.device)
-        problem = TrainingSetup(self.model, blocks, self._loss, self._take, self._ways)
+        problem = TrainingSetup(self.model, blocks, self._loss, self._take, self._ways, self._lengths)
 
         def train(clients: Sequence[int]) -> CohortResult:
             shards = [Shard(c, torch.from_numpy(self.partition.of(c))) for c in clients]

@@ -18,6 +18,7 @@ from fedrac.algorithm.blocks import Block
 from fedrac.training import layer_updates
 from fedrac.training.dropout import ClientDropout
 from fedrac.training.layer_updates import Factors
+from fedrac.training.layout import Layout
 from fedrac.training.linear_update import AddUpdate
 from fedrac.training.per_client import Units
 from fedrac.training.way import NotTogether, Way
@@ -33,7 +34,7 @@ class CohortAdapter:
         dropout: what draws for the clients, where the model drops anything.
 
     The factors are set before each forward pass with `use`. A forward pass inside `attached` takes inputs of
-    ``clients * rows_per_client`` rows, those of the first client first.
+    the layout's rows.
     """
 
     def __init__(
@@ -49,11 +50,11 @@ class CohortAdapter:
                     self._by_layer.setdefault(path, {})[attribute] = block
         self._factors: Mapping[str, Tensor] = {}
         self._of_block: dict[str, Factors] = {}
-        self._clients = self._rows = 1
+        self._layout = Layout(1, 1)
 
-    def use(self, factors: Mapping[str, Tensor], clients: int, rows: int) -> None:
-        """Sets the factors, by `Block.key`, of the next forward passes; ``rows`` is that of the whole cohort."""
-        self._factors, self._clients, self._rows = factors, clients, rows
+    def use(self, factors: Mapping[str, Tensor], layout: Layout) -> None:
+        """Sets the factors, by `Block.key`, of the next forward passes, and whose their rows are."""
+        self._factors, self._layout = factors, layout
         self._of_block.clear()
 
     @contextmanager
@@ -73,7 +74,7 @@ class CohortAdapter:
                 handle.remove()
 
     def _begin(self, model: nn.Module, args: Any) -> None:
-        self.units.use(self._factors, self._clients, self._rows)
+        self.units.use(self._factors, self._layout)
 
     def _hook(self, path: str, blocks: Mapping[str, Block]) -> Any:
         def hook(layer: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
@@ -102,19 +103,19 @@ class CohortAdapter:
             assert factors.D is not None
             self._check_rows(path, out)
             channel = 1 if isinstance(layer, nn.Conv2d) else -1
-            return out + layer_updates.bias(factors.D, out, max(len(out), self._rows), channel)
+            return out + layer_updates.bias(factors.D, out, max(len(out), self._layout.rows), channel, self._layout)
         x = self._input(path, args)
         if isinstance(layer, nn.Embedding):
-            return out + block.scale * layer_updates.embedding(layer, x, factors, self._clients)
+            return out + block.scale * layer_updates.embedding(layer, x, factors, self._layout)
         x = x.to(out.dtype)  # they differ under autocast
         if isinstance(layer, nn.Linear):
             out = out if out.shape[0] == x.shape[0] else out.expand(x.shape[0], *out.shape[1:]).clone()
             added: Tensor = AddUpdate.apply(  # type: ignore[no-untyped-call]
-                out.detach(), x, *factors.pair(), block.scale, self._clients, layer.weight.to(out.dtype), factors.before
+                out.detach(), x, *factors.pair(), block.scale, self._layout, layer.weight.to(out.dtype), factors.before
             )
             return added
         assert isinstance(layer, nn.Conv2d)
-        return out + block.scale * layer_updates.conv2d(layer, x, out, factors, self._clients)
+        return out + block.scale * layer_updates.conv2d(layer, x, out, factors, self._layout)
 
     def _input(self, path: str, args: tuple[Any, ...]) -> Tensor:
         """The layer's input; one that all rows share (position ids, say) is repeated for every row."""
@@ -122,11 +123,11 @@ class CohortAdapter:
             raise NotTogether(f"layer {path!r} is called with keyword arguments only")
         x: Tensor = args[0]
         self._check_rows(path, x)
-        return x.expand(self._rows, *x.shape[1:]) if x.shape[0] == 1 else x
+        return x.expand(self._layout.rows, *x.shape[1:]) if x.shape[0] == 1 else x
 
     def _check_rows(self, path: str, x: Tensor) -> None:
-        if x.shape[0] != 1 and x.shape[0] % self._rows:
+        if x.shape[0] != 1 and x.shape[0] % self._layout.rows:
             raise NotTogether(
-                f"layer {path!r} saw {len(x)} rows for a batch of {self._rows}: the batch must be the first dimension "
-                "of every adapted layer's input"
+                f"layer {path!r} saw {len(x)} rows for a batch of {self._layout.rows}: the batch must be the first "
+                "dimension of every adapted layer's input"
             )

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fedrac.algorithm.streams import Stream
+from fedrac.training.layout import Layout
 from fedrac.training.way import NotTogether
 
 _GAMMA = -7046029254386353131  # 0x9E3779B97F4A7C15, the golden-ratio increment of SplitMix64, as int64
@@ -53,7 +54,7 @@ class ClientDropout(TorchFunctionMode):
     Args:
         seed: the run's seed.
         round_: the round.
-        clients: ids, in the order in which their rows lie in the batch.
+        clients: ids; layouts number them in this order.
         device: where the masks are made.
     """
 
@@ -63,11 +64,11 @@ class ClientDropout(TorchFunctionMode):
         self._device = device
         self._step = self._calls = 0
         self._ahead = 1
-        self._clients = self._rows = len(clients)
-        self._place: int | None = None
+        self._layout = Layout(len(clients), len(clients))
+        self._alone: int | None = None
         self._refused = False
         self._first_call = 0
-        # By call and client: what was asked, the first step, and what was drawn for it and those after it.
+        # By call and client (if alone): what was asked, the first step, and what was drawn for it and those after it.
         self._made: dict[tuple[int, int | None], tuple[Any, int, Tensor]] = {}
         self.used = False
 
@@ -76,12 +77,12 @@ class ClientDropout(TorchFunctionMode):
         keys = np.array([int(Stream(*name).words(1)[0]) - 2**63 for name in self._streams], np.int64)
         return keys if self._device.type == "cpu" else torch.from_numpy(keys).to(self._device)
 
-    def start(self, step: int, clients: int, rows: int, ahead: int = 1) -> None:
-        """Before each forward pass: its step, how many clients (the first ones) are in the batch, and its rows.
+    def start(self, step: int, layout: Layout, ahead: int = 1) -> None:
+        """Before each forward pass: its step, and whose its rows are; the clients are the first ones.
 
         ``ahead`` steps, this one counted, will be alike: masks are made for some of them at once.
         """
-        self._step, self._clients, self._rows, self._ahead, self._calls = step, clients, rows, ahead, 0
+        self._step, self._layout, self._ahead, self._calls = step, layout, ahead, 0
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -92,15 +93,17 @@ class ClientDropout(TorchFunctionMode):
         return replacement(self, *args, **(kwargs or {}))
 
     @contextmanager
-    def only(self, place: int) -> Iterator[None]:
-        """While this is open, the batch is that of one client alone, the ``place``-th. All begin with the same call."""
-        if place == 0:
+    def only(self, client: int, layout: Layout, first: bool) -> Iterator[None]:
+        """While this is open, the batch has the rows of one client alone. All begin with the same call, the ``first``
+        one's."""
+        if first:
             self._first_call = self._calls
-        self._place, self._calls = place, self._first_call
+        whole, self._layout = self._layout, layout
+        self._alone, self._calls = client, self._first_call
         try:
             yield
         finally:
-            self._place = None
+            self._alone, self._layout = None, whole
 
     @contextmanager
     def refused(self) -> Iterator[None]:
@@ -128,33 +131,48 @@ class ClientDropout(TorchFunctionMode):
 
     def _drawn(self, shape: tuple[int, ...], kind: tuple[Any, ...], make: Callable[[Any], Tensor]) -> Tensor:
         """What a call draws in this step; ``make`` turns the bits of several steps (steps, C, ...) into that."""
-        clients, rows = (self._clients, self._rows) if self._place is None else (1, self._rows // self._clients)
-        if self._refused or (clients > 1 and (not shape or shape[0] % rows)):
+        layout = self._layout
+        several = layout.clients > 1 or layout.owner is not None
+        if self._refused or (several and (not shape or shape[0] % layout.rows)):
             raise NotTogether(
-                f"what the model draws at random has the shape {shape} for a batch of {rows}: the batch must be its "
-                "first dimension"
+                f"what the model draws at random has the shape {shape} for a batch of {layout.rows}: the batch must be "
+                "its first dimension"
             )
         self.used = True
         self._calls += 1
-        asked, key = (shape, kind, clients), (self._calls, self._place)
+        asked, key = (shape, kind, layout), (self._calls, self._alone)
         known, first, drawn = self._made.get(key, (None, 0, torch.empty(0)))
         if known != asked or self._step >= first + len(drawn):
             first, steps = self._step, min(self._ahead, max(_ENTRIES // math.prod(shape), 1))
-            drawn = make(self._bits(shape, steps, clients)).reshape(steps, *shape)
+            drawn = make(self._bits(shape, steps)).reshape(steps, *shape)
             self._made[key] = asked, first, drawn
         return drawn[self._step - first]
 
-    def _bits(self, shape: tuple[int, ...], steps: int, clients: int) -> Any:
+    def _bits(self, shape: tuple[int, ...], steps: int) -> Any:
         """64 random bits for every entry of this call in this step and in those after it, as signed integers."""
         places = np.arange if self._device.type == "cpu" else partial(torch.arange, device=self._device)
         calls = places(self._step, self._step + steps) << 20 | self._calls
-        keys = self._keys[:clients] if self._place is None else self._keys[self._place : self._place + 1]
-        bits = _mix(keys + _GAMMA * calls[:, None])
+        layout = self._layout
+        if layout.owner is None:
+            keys = self._keys[: layout.clients] if self._alone is None else self._keys[self._alone : self._alone + 1]
+            bits = _mix(keys + _GAMMA * calls[:, None])
+            sizes = (shape[0] // layout.clients, *shape[1:]) if shape else ()
+        else:
+            owner, place = self._by_row(layout, shape[0] // layout.rows)
+            bits = _mix(_mix(self._keys[owner] + _GAMMA * calls[:, None]) + _GAMMA * (place + 1))
+            sizes = shape[1:]
         # One dimension after another: an entry's bits do not depend on how far the texts of others pad the batch.
-        for size in (shape[0] // clients, *shape[1:]) if shape else ():
+        for size in sizes:
             bits = _mix(bits[..., None] + _GAMMA * places(1, size + 1))
         bits ^= -(2**63)  # now they compare as if they had no sign: their first 53 bits are the uniform number
         return bits
+
+    def _by_row(self, layout: Layout, each: int) -> tuple[Any, Any]:
+        """Client and place of all that a model has made of the rows, ``each`` of every row, one after another."""
+        assert layout.owner is not None and layout.place is not None
+        owner = layout.owner.repeat_interleave(each)
+        place = (layout.place[:, None] * each + torch.arange(each, device=layout.place.device)).flatten()
+        return (owner.numpy(), place.numpy()) if self._device.type == "cpu" else (owner, place)
 
 
 def _dropout(mode: ClientDropout, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:

@@ -9,13 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedrac.training.layout import Layout
+
 
 class AddUpdate(torch.autograd.Function):
-    """``out += s x (B A)^T`` for the rows of C clients, one after another, or ``s x (B A R)^T``.
+    """``out += s x (B A)^T`` for the R rows of C clients, or ``s x (B A R)^T``.
 
-    out is (C*b, ..., m), x is (C*b, ..., n). A is (r, n) or (C, r, n); B is (m, r), (C, m, r), or None for the
-    identity, where A is the whole update (C, m, n). With R (k, n), which all share and which gets no gradient, A is the
-    core (C, p, k) of a two-sided update. Gradients are computed for x and for the factors that ask for them.
+    out is (R, ..., m), x is (R, ..., n); the layout says whose the rows are. A is (r, n) or (C, r, n); B is (m, r),
+    (C, m, r), or None for the identity, where A is the whole update (C, m, n). With ``r`` (k, n), which all share and
+    which gets no gradient, A is the core (C, p, k) of a two-sided update. Gradients are computed for x and for the
+    factors that ask for them.
 
     With the frozen W (m, n), ``out`` is ``x W^T`` without a graph of its own, and the gradient of x is that of the
     whole layer: one sum less than if the layer and its update went back apart.
@@ -29,27 +32,27 @@ class AddUpdate(torch.autograd.Function):
         a: Tensor,
         b: Tensor | None,
         scale: float,
-        clients: int,
+        layout: Layout,
         w: Tensor | None,
         r: Tensor | None = None,
     ) -> Tensor:
-        """``out`` with the update added in place, (C*b, ..., m)."""
+        """``out`` with the update added in place, (R, ..., m)."""
         rows, sums = x.reshape(-1, x.shape[-1]), out.view(-1, out.shape[-1])
         rows = rows if r is None else rows @ r.mT
         hidden = None
         if b is None:
-            _add_product(sums, rows, a.mT, scale, clients)
+            _add_product(sums, rows, a.mT, scale, layout)
         else:
-            hidden = _times(rows, a.mT, clients)
-            _add_product(sums, hidden, b.mT, scale, clients)
+            hidden = _times(rows, a.mT, layout)
+            _add_product(sums, hidden, b.mT, scale, layout)
         ctx.save_for_backward(rows, a, b, hidden, w, r)
-        ctx.scale, ctx.clients, ctx.shape = scale, clients, x.shape
+        ctx.scale, ctx.layout, ctx.shape = scale, layout, x.shape
         ctx.mark_dirty(out)
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients in the order of `forward`'s arguments, from the one of its result (C*b, ..., m).
+        """Gradients in the order of `forward`'s arguments, from the one of its result (R, ..., m).
 
         Raises:
             RuntimeError: second derivatives are asked for.
@@ -57,42 +60,38 @@ class AddUpdate(torch.autograd.Function):
         if torch.is_grad_enabled():  # as once_differentiable, which takes as long as a small product
             raise RuntimeError("second derivatives of a model with trained factors are not there: use no create_graph")
         rows, a, b, hidden, w, r = ctx.saved_tensors
-        scale, clients = ctx.scale, ctx.clients
+        scale, layout = ctx.scale, ctx.layout
         g = gradient.reshape(-1, gradient.shape[-1])
-        inner = g if b is None else _times(g, b, clients)
-        grad_a = _per_client(inner, rows, scale, clients) if ctx.needs_input_grad[2] else None
-        grad_b = _per_client(g, hidden, scale, clients) if b is not None and ctx.needs_input_grad[3] else None
+        inner = g if b is None else _times(g, b, layout)
+        grad_a = _per_client(inner, rows, scale, layout) if ctx.needs_input_grad[2] else None
+        grad_b = _per_client(g, hidden, scale, layout) if b is not None and ctx.needs_input_grad[3] else None
         grad_x = None
         if ctx.needs_input_grad[1]:
             grad_x = g.new_zeros(len(g), ctx.shape[-1]) if w is None else g @ w
             if r is None:
-                _add_product(grad_x, inner, a, scale, clients)
+                _add_product(grad_x, inner, a, scale, layout)
             else:
-                grad_x.addmm_(_times(inner, a, clients), r, alpha=scale)
+                grad_x.addmm_(_times(inner, a, layout), r, alpha=scale)
             grad_x = grad_x.view(ctx.shape)
         return gradient if w is None else None, grad_x, grad_a, grad_b, None, None, None, None
 
 
-def _split(rows: Tensor, clients: int) -> Tensor:
-    return rows.view(clients, -1, rows.shape[-1])
-
-
-def _times(rows: Tensor, matrix: Tensor, clients: int) -> Tensor:
+def _times(rows: Tensor, matrix: Tensor, layout: Layout) -> Tensor:
     """Rows times a matrix that all clients share, or each client's rows times its own."""
     if matrix.ndim == 2:
         return rows @ matrix
-    return torch.bmm(_split(rows, clients), matrix).flatten(0, 1)
+    return torch.bmm(layout.split(rows), layout.own(matrix)).flatten(0, 1)
 
 
-def _add_product(out: Tensor, rows: Tensor, matrix: Tensor, scale: float, clients: int) -> None:
+def _add_product(out: Tensor, rows: Tensor, matrix: Tensor, scale: float, layout: Layout) -> None:
     """``out += scale * rows @ matrix``, in place."""
     if matrix.ndim == 2:
         out.addmm_(rows, matrix, alpha=scale)
     else:
-        _split(out, clients).baddbmm_(_split(rows, clients), matrix, alpha=scale)
+        layout.split(out).baddbmm_(layout.split(rows), layout.own(matrix), alpha=scale)
 
 
-def _per_client(left: Tensor, right: Tensor, scale: float, clients: int) -> Tensor:
+def _per_client(left: Tensor, right: Tensor, scale: float, layout: Layout) -> Tensor:
     """``scale * left_c^T right_c`` for every client: the gradient of its own factor."""
-    product = torch.bmm(_split(left, clients).mT, _split(right, clients))
+    product = layout.sums(torch.bmm(layout.split(left).mT, layout.split(right)))
     return product if scale == 1.0 else product.mul_(scale)

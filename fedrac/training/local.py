@@ -21,8 +21,11 @@ from fedrac.training.adapter import CohortAdapter
 from fedrac.training.dropout import ClientDropout, no_global_draws
 from fedrac.training.evaluation import call
 from fedrac.training.gradients import add_l2, clip_per_client, precondition
+from fedrac.training.layout import Layout
+from fedrac.training.memory import most_tokens
 from fedrac.training.minibatches import Minibatches, Steps, chunks
 from fedrac.training.optimizer import LocalSpec, StackedOptimizer
+from fedrac.training.passes import MOST, passes
 from fedrac.training.probe import find_way
 from fedrac.training.setup import Shard, TrainingSetup
 from fedrac.training.way import NotTogether, Way
@@ -64,8 +67,9 @@ def train_cohort(
     factors = {k: torch.empty(len(shards), *v.shape, dtype=v.dtype) for k, v in start.trained.items()}
     losses = torch.empty(len(shards), dtype=torch.float64)
     with _local_mode(problem.model):
-        for places in chunks([len(s) for s in shards], spec):
-            chunk = _trained(problem, start, [shards[p] for p in places], spec, seed, round_)
+        most = spec.max_tokens or _most_tokens(problem, start, shards, spec, seed)
+        for places in chunks([len(s) for s in shards], spec, most):
+            chunk = _trained(problem, start, [shards[p] for p in places], spec, seed, round_, most)
             at = torch.tensor(places)
             for key, value in chunk.factors.items():
                 factors[key].index_copy_(0, at, value.to("cpu"))
@@ -73,15 +77,27 @@ def train_cohort(
     return CohortResult(factors, losses, torch.tensor([len(s) for s in shards]))
 
 
+def _most_tokens(problem: TrainingSetup, start: Start, shards: Sequence[Shard], spec: LocalSpec, seed: int) -> int:
+    """How many tokens (rows, of what has no length) may go through the model together."""
+    first = [shards[p] for p in chunks([len(s) for s in shards], spec, MOST)[0]]
+    return most_tokens(_way(problem, start, first, seed).kept, next(problem.model.parameters()).device)
+
+
+def _way(problem: TrainingSetup, start: Start, shards: Sequence[Shard], seed: int) -> Way:
+    """How clients are trained in such a round; it is found once."""
+    key, ways = frozenset(start.trained), problem.ways.found
+    if key not in ways:
+        ways[key] = find_way(problem, start, shards, seed)
+    return ways[key]
+
+
 def _trained(
-    problem: TrainingSetup, start: Start, shards: Sequence[Shard], spec: LocalSpec, seed: int, round_: int
+    problem: TrainingSetup, start: Start, shards: Sequence[Shard], spec: LocalSpec, seed: int, round_: int, most: int
 ) -> "_Lockstep":
     """A chunk after its last step. Where the way that was found does not do for it, another one is looked for, once."""
     key, ways = frozenset(start.trained), problem.ways.found
     for again in (False, True):
-        if key not in ways:
-            ways[key] = find_way(problem, start, shards, seed)
-        chunk = _Lockstep(problem, start, shards, spec, seed, round_, ways[key])
+        chunk = _Lockstep(problem, start, shards, spec, seed, round_, _way(problem, start, shards, seed), most)
         try:
             chunk.run()
             return chunk
@@ -91,7 +107,7 @@ def _trained(
                 ways[key] = Way(alone=str(error))
             else:
                 del ways[key]
-    chunk = _Lockstep(problem, start, shards, spec, seed, round_, ways[key])
+    chunk = _Lockstep(problem, start, shards, spec, seed, round_, ways[key], most)
     chunk.run()
     return chunk
 
@@ -108,10 +124,11 @@ class _Lockstep:
         seed: int,
         round_: int,
         way: Way,
+        most: int,
     ) -> None:
-        self.problem, self.start, self.spec, self.way = problem, start, spec, way
+        self.problem, self.start, self.spec, self.way, self.most = problem, start, spec, way, most
         self.seed, self.round, self.clients = seed, round_, [s.client for s in shards]
-        self.orders = Minibatches(shards, spec, seed, round_)
+        self.orders = Minibatches(shards, spec, seed, round_, most)
         self.device = next(problem.model.parameters()).device
         self.factors = {k: v.to(self.device).repeat(len(shards), *[1] * v.ndim) for k, v in start.trained.items()}
         self.optimizer = StackedOptimizer(self.factors, spec)
@@ -120,9 +137,11 @@ class _Lockstep:
         self.adapter = CohortAdapter(problem.model, problem.blocks, way, self.dropout)
 
     def run(self) -> None:
+        together = self._steps if self.problem.lengths is None else self._steps_by_length
+        steps = together if self.way.alone is None else self._steps_alone
         with self.adapter.attached() if self.way.alone is None else nullcontext(), no_global_draws(self.device):
             for batch in self.orders.batches():
-                losses = self._steps(batch) if self.way.alone is None else self._steps_alone(batch)
+                losses = steps(batch)
                 self.loss_sums[: batch.clients] += (losses * batch.real).sum((0, 2))
 
     def mean_losses(self) -> Tensor:
@@ -131,21 +150,45 @@ class _Lockstep:
     def _steps(self, batch: Steps) -> Tensor:
         """All steps of a batch; returns every row's loss, (S, k, b) float64."""
         parameters = self.optimizer.narrow(batch.clients)
-        factors, rows = {**self.start.frozen, **parameters}, batch.index[0].numel()
+        factors = {**self.start.frozen, **parameters}
         weight = batch.weight.flatten(1).to(self.device, next(iter(parameters.values())).dtype)
-        self.adapter.use(factors, batch.clients, rows)
+        layout = Layout(batch.clients, batch.index[0].numel())
+        self.adapter.use(factors, layout)
         losses = []
         for step, (index, weights) in enumerate(zip(batch.index.flatten(1), weight, strict=True), batch.first):
-            self.dropout.start(step, batch.clients, rows, batch.first + len(weight) - step)
+            self.dropout.start(step, layout, batch.first + len(weight) - step)
             losses.append(self._step(*self.problem.take(index), weights, parameters))
         return torch.stack(losses).to("cpu", torch.float64).view(batch.index.shape)
 
     def _step(self, inputs: object, targets: Tensor, weight: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+        loss, gradients = self._gradients(inputs, targets, weight, list(parameters.values()))
+        self._move(gradients, parameters)
+        return loss
+
+    def _gradients(
+        self, inputs: object, targets: Tensor, weight: Tensor, values: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Losses (rows,), and the gradients of their weighted sum."""
         loss = self.problem.loss(self._outputs(inputs), targets).flatten()
-        values = list(parameters.values())
         found = torch.autograd.grad(loss, values, weight.to(loss.dtype), allow_unused=True)
-        self._move([torch.zeros_like(v) if g is None else g for v, g in zip(values, found, strict=True)], parameters)
-        return loss.detach()
+        return loss.detach(), [torch.zeros_like(v) if g is None else g for v, g in zip(values, found, strict=True)]
+
+    def _steps_by_length(self, batch: Steps) -> Tensor:
+        """The same, each step in passes of texts of about the same length; a row that is not real has no loss."""
+        parameters, losses = self.optimizer.narrow(batch.clients), torch.zeros(batch.index.shape, dtype=torch.float64)
+        factors, values = {**self.start.frozen, **parameters}, list(parameters.values())
+        for place, step in enumerate(range(batch.first, batch.first + len(losses))):
+            table, weight, total = batch.index[place], batch.weight[place].flatten(), list[Tensor]()
+            for each in passes(table, batch.real[place], self.problem.lengths, self.most):
+                layout = each.layout.to(self.device)
+                self.adapter.use(factors, layout)
+                self.dropout.start(step, layout)
+                batch_of = self.problem.take(table.flatten()[each.at])
+                loss, gradients = self._gradients(*batch_of, weight[each.at].to(self.device), values)
+                total = [a.add_(b) for a, b in zip(total, gradients, strict=True)] if total else gradients
+                losses[place].view(-1)[each.at] = loss.to("cpu", torch.float64)
+            self._move(total, parameters)
+        return losses
 
     def _outputs(self, inputs: object) -> Tensor:
         """The model's outputs. Watching its calls for dropout costs time: not if the probe has shown none."""

@@ -43,8 +43,8 @@ class Steps:
 class Minibatches:
     """The mini-batches of a chunk of clients, which are in order of falling number of steps."""
 
-    def __init__(self, shards: Sequence[Shard], spec: LocalSpec, seed: int, round_: int) -> None:
-        self._spec = spec
+    def __init__(self, shards: Sequence[Shard], spec: LocalSpec, seed: int, round_: int, most: int) -> None:
+        self._spec, self._most = spec, most
         self._sizes = np.array([len(s) for s in shards], dtype=np.int64)
         self._batch = np.minimum(self._sizes, spec.rows_per_step(int(self._sizes.max())))
         self._per_epoch = -(-self._sizes // self._batch)
@@ -60,7 +60,7 @@ class Minibatches:
         return torch.from_numpy(seen)
 
     def batches(self) -> Iterator[Steps]:
-        """All mini-batches, in order, as many steps at once as have the same clients and fit ``max_rows``."""
+        """All mini-batches, in order, as many steps at once as have the same clients and have at most ``most`` rows."""
         step = np.arange(int(self._steps.max()))[:, None]
         if self._spec.sampling == "replacement":
             first, counts = step * self._batch, np.broadcast_to(self._batch, (len(step), len(self._batch)))
@@ -73,7 +73,7 @@ class Minibatches:
         changes = np.flatnonzero((np.diff(clients) != 0) | (np.diff(width) != 0)) + 1
         for begin, end in pairwise([0, *changes.tolist(), len(step)]):
             k, b = int(clients[begin]), int(width[begin])
-            most = max(self._spec.max_rows // (k * b), 1)
+            most = max(self._most // (k * b), 1)
             for start in range(begin, end, most):
                 part = slice(start, min(start + most, end))
                 yield self._batches(start, first[part, :k, None], counts[part, :k, None], np.arange(b))
@@ -95,12 +95,12 @@ class Minibatches:
         return epochs[0] if spec.epochs == 1 else np.concatenate(epochs)
 
 
-def chunks(sizes: Sequence[int], spec: LocalSpec) -> list[list[int]]:
-    """Places of the clients, most steps first, cut so that no step has more than ``spec.max_rows`` rows."""
+def chunks(sizes: Sequence[int], spec: LocalSpec, most: int) -> list[list[int]]:
+    """Places of the clients, most steps first, cut so that no step has more than ``most`` rows."""
     order = sorted(range(len(sizes)), key=lambda c: (-spec.steps(sizes[c]), -sizes[c]))
     cut: list[list[int]] = []
     for place in order:  # the first client of a chunk has the widest mini-batches
-        if not cut or (len(cut[-1]) + 1) * spec.rows_per_step(sizes[cut[-1][0]]) > spec.max_rows:
+        if not cut or (len(cut[-1]) + 1) * spec.rows_per_step(sizes[cut[-1][0]]) > most:
             cut.append([])
         cut[-1].append(place)
     return cut

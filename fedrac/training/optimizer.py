@@ -38,7 +38,8 @@ class LocalSpec:
         weight_decay: of the optimizer, acting on the factors: it shrinks the round's update, not W.
         l2: the objective has ``l2/2 ||W + s B A||^2`` for every adapted weight.
         clip: bound on the norm of one client's gradient over all its factors; None: no clipping.
-        max_rows: bound on the rows of one step of a cohort; a larger cohort is cut into chunks.
+        max_tokens: bound on the tokens of one pass through a model, padding included; on the rows of what has no
+            length. None: as many as memory allows, see `fedrac.training.memory`.
 
     Raises:
         ValueError: a value is out of its range.
@@ -56,7 +57,7 @@ class LocalSpec:
     weight_decay: float = 0.0
     l2: float = 0.0
     clip: float | None = None
-    max_rows: int = 16384
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
         known = get_args(OptimizerName)
@@ -72,7 +73,11 @@ class LocalSpec:
             ("weight_decay", 0 <= self.weight_decay < math.inf, "must not be negative, nor infinite"),
             ("l2", 0 <= self.l2 < math.inf, "must not be negative, nor infinite"),
             ("clip", self.clip is None or 0 < self.clip < math.inf, "must be positive and finite, or null for none"),
-            ("max_rows", self.max_rows >= 1, "must be at least 1"),
+            (
+                "max_tokens",
+                self.max_tokens is None or self.max_tokens >= 1,
+                "must be at least 1, or null",
+            ),
         )
         for name, holds, rule in checks:
             if not holds:

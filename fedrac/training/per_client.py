@@ -14,6 +14,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from fedrac.algorithm.blocks import Block
 from fedrac.training.alone import effective
 from fedrac.training.dropout import ClientDropout
+from fedrac.training.layout import Layout
+from fedrac.training.shares import Shares
 from fedrac.training.watch import signature
 from fedrac.training.way import FIXED, ONE, Call, NotTogether, Unit, within
 
@@ -43,14 +45,16 @@ class Units:
         self._own = {path: _owned(path, blocks) for path in units}
         self.looped: set[str] = {path for path, unit in units.items() if unit.loop}
         self._weights: dict[str, Tensor] = {}
-        self._clients = self._rows = 1
+        self._rows, self._shares = 1, Shares(Layout(1, 1))
         self._inside = False
 
-    def use(self, factors: Mapping[str, Tensor], clients: int, rows: int) -> None:
+    def use(self, factors: Mapping[str, Tensor], layout: Layout) -> None:
         """Sets the factors, by `Block.key`, of the next forward pass, and makes the weights of them."""
-        self._clients, self._rows = clients, rows
+        self._rows, self._shares = layout.rows, Shares(layout)
         blocks = {own.block.name: own.block for owned in self._own.values() for own in owned}
-        self._weights = {n: effective(b, self._model.get_parameter(n), factors) for n, b in blocks.items()}
+        self._weights = {
+            n: self._shares.own(effective(b, self._model.get_parameter(n), factors)) for n, b in blocks.items()
+        }
 
     @property
     def paths(self) -> frozenset[str]:
@@ -88,7 +92,7 @@ class Units:
         where = replace(where, inputs=tuple(map(_shared_or_not, leaves, where.inputs)))
         parts = [self._split(path, x, d) for x, d in zip(leaves, where.inputs, strict=True)]
         weights = {own.name: self._weights[own.block.name] for own in self._own[path]}
-        run = _Run(module, weights, parts, where, spec, self._clients, self._rows)
+        run = _Run(module, weights, parts, where, spec, self._shares)
         if path not in self.looped:
             try:
                 with warnings.catch_warnings(), self._drawing_for_none():
@@ -99,18 +103,18 @@ class Units:
         return run.merged(run.apart(self._drawing_for))
 
     def _split(self, path: str, leaf: Any, dim: int | None) -> Any:
-        """A tensor with its rows by client: (..., C, rows of one, ...)."""
+        """A tensor with its rows by client: (..., P, rows of one, ...)."""
         if dim is None:
             return leaf
         if leaf.shape[dim] % self._rows:
             raise NotTogether(f"module {path!r} saw {leaf.shape[dim]} rows for a batch of {self._rows}")
-        return leaf.unflatten(dim, (self._clients, -1))
+        return self._shares.split(leaf, dim)
 
     def _drawing_for_none(self) -> Any:
         return self._dropout.refused() if self._dropout else nullcontext()
 
     def _drawing_for(self, place: int) -> Any:
-        return self._dropout.only(place) if self._dropout else nullcontext()
+        return self._dropout.only(*self._shares.of(place), first=place == 0) if self._dropout else nullcontext()
 
 
 class _Run:
@@ -123,16 +127,15 @@ class _Run:
         parts: list[Any],
         where: Call,
         spec: Any,
-        clients: int,
-        rows: int,
+        shares: Shares,
     ) -> None:
         self._module, self._weights, self._parts, self._where = module, weights, parts, where
-        self._spec, self._clients, self._rows = spec, clients, rows
+        self._spec, self._shares = spec, shares
         self._out: list[Any] = []
         self._out_spec: Any = None
 
     def together(self) -> list[Any]:
-        """The outputs' leaves, tensors with the clients in front: (C, ...)."""
+        """The outputs' leaves, tensors with the clients in front: (P, ...)."""
         at = [i for i, d in enumerate(self._where.inputs) if d is not None]
 
         def one(weights: Mapping[str, Tensor], *rows: Tensor) -> list[Tensor]:
@@ -148,7 +151,7 @@ class _Run:
     def apart(self, drawing_for: Callable[[int], Any]) -> list[Any]:
         """The same, one client after another."""
         outputs = []
-        for place in range(self._clients):
+        for place in range(self._shares.count):
             own = {name: value[place] for name, value in self._weights.items()}
             leaves = [
                 x if d is None else x.select(d, place) for x, d in zip(self._parts, self._where.inputs, strict=True)
@@ -176,9 +179,9 @@ class _Run:
 
     def _joined(self, x: Tensor, dim: int | None) -> Tensor:
         if dim == ONE:
-            return x.expand(-1, self._rows // self._clients, *x.shape[2:]).flatten(0, 1)
+            return self._shares.joined(x.expand(-1, self._shares.width, *x.shape[2:]), 0)
         assert dim is not None
-        return x.movedim(0, dim).flatten(dim, dim + 1)
+        return self._shares.joined(x.movedim(0, dim), dim)
 
 
 def _shared_or_not(leaf: Any, dim: int | None) -> int | None:

@@ -25,6 +25,9 @@ from fedrac.training import alone, units
 from fedrac.training.adapter import CohortAdapter
 from fedrac.training.dropout import ClientDropout, no_global_draws
 from fedrac.training.evaluation import call
+from fedrac.training.layout import Layout
+from fedrac.training.memory import Kept
+from fedrac.training.passes import passes
 from fedrac.training.setup import Shard, TrainingSetup
 from fedrac.training.watch import Seen, watch
 from fedrac.training.way import NotTogether, Refused, Way
@@ -87,12 +90,12 @@ class _Probe:
             if way.alone is not None:
                 return way
             try:
-                found, looped, drops = self._together(way)
+                found, learnt = self._together(way)
             except Exception as error:
                 log.debug("%s cannot be trained in this way", way, exc_info=True)
                 way = self._widened(way, seen, error)
                 continue
-            way = replace(way.looping(looped), drops=drops)
+            way = learnt
             worst = self._difference(found, expected, seen)
             if not worst:
                 return way
@@ -111,7 +114,7 @@ class _Probe:
         found, drops = [], False
         for place, index in enumerate(self.index):
             dropout = self._dropout([place])
-            dropout.start(0, 1, len(index))
+            dropout.start(0, Layout(1, len(index)))
             own = {key: value[place].detach().requires_grad_() for key, value in self.trained.items()}
             with no_global_draws(self.device), dropout:
                 losses, gradients = alone.gradients(self.problem, self.start.frozen, own, index)
@@ -126,36 +129,40 @@ class _Probe:
 
         def run(rows: int) -> object:
             dropout = self._dropout([0])
-            dropout.start(0, 1, rows)
+            dropout.start(0, Layout(1, rows))
             with dropout:
                 return call(self.problem.model, tree_map(lambda x: x[:rows], inputs))
 
         return watch(self.problem.model, self.problem.blocks, {rows: partial(run, rows) for rows in _PASSES})
 
-    def _together(self, way: Way) -> tuple[list[_Found], frozenset[str], bool]:
-        """All clients in one cohort, short mini-batches filled up as in training."""
-        clients, most = len(self.index), max(map(len, self.index))
-        padded = torch.stack([index[torch.arange(most).clamp_max(len(index) - 1)] for index in self.index])
-        weight = torch.stack([(torch.arange(most) < len(i)) / len(i) for i in self.index])
-        dropout = self._dropout(range(clients))
+    def _together(self, way: Way) -> tuple[list[_Found], Way]:
+        """All clients in one cohort, short mini-batches filled up as in training, and what was learnt of the way."""
+        table = torch.nn.utils.rnn.pad_sequence(self.index, batch_first=True)
+        real = torch.stack([torch.arange(table.shape[1]) < len(index) for index in self.index])
+        table = torch.where(real, table, table[:, :1])
+        weight = (real / real.sum(1, keepdim=True)).flatten()
+        dropout = self._dropout(range(len(self.index)))
         adapter = CohortAdapter(self.problem.model, self.problem.blocks, way, dropout)
         own = {key: value.detach().requires_grad_() for key, value in self.trained.items()}
-        adapter.use({**self.start.frozen, **own}, clients, padded.numel())
-        dropout.start(0, clients, padded.numel())
+        total, losses, kept, tokens = [torch.zeros_like(v) for v in own.values()], torch.zeros(table.numel()), 0, 0
         with adapter.attached(), no_global_draws(self.device):
-            inputs, targets = self.problem.take(padded.flatten())
-            with dropout:
-                outputs = call(self.problem.model, inputs)
-            losses = self.problem.loss(outputs, targets).flatten()
-            mean = torch.dot(losses, weight.flatten().to(losses))
-            gradients = torch.autograd.grad(mean, list(own.values()), allow_unused=True)
-        full = [torch.zeros_like(v) if g is None else g for v, g in zip(own.values(), gradients, strict=True)]
-        by_client = losses.detach().view(padded.shape)
-        found = [
-            _Found(by_client[c, : len(index)], {key: g[c] for key, g in zip(own, full, strict=True)})
+            for each in passes(table, real, self.problem.lengths):
+                adapter.use({**self.start.frozen, **own}, each.layout.to(self.device))
+                dropout.start(0, each.layout.to(self.device))
+                inputs, targets = self.problem.take(table.flatten()[each.at])
+                with dropout, Kept(self.problem.model) as found:
+                    loss = self.problem.loss(call(self.problem.model, inputs), targets).flatten()
+                mean = torch.dot(loss, weight[each.at].to(loss))
+                gradients = torch.autograd.grad(mean, list(own.values()), allow_unused=True)
+                total = [t if g is None else t + g for t, g in zip(total, gradients, strict=True)]
+                losses = losses.to(loss).index_copy(0, each.at.to(self.device), loss.detach())
+                kept, tokens = kept + found.bytes, tokens + each.tokens
+        way = replace(way.looping(frozenset(adapter.units.looped)), drops=dropout.used, kept=kept / tokens)
+        by_client = losses.view(table.shape)
+        return [
+            _Found(by_client[c, : len(index)], {key: g[c] for key, g in zip(own, total, strict=True)})
             for c, index in enumerate(self.index)
-        ]
-        return found, frozenset(adapter.units.looped), dropout.used
+        ], way
 
     # --- what they say ------------------------------------------------------------------------------------------
 

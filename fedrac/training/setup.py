@@ -49,6 +49,7 @@ class TrainingSetup:
         loss: (outputs, targets) to one loss a row.
         take: (rows,) int64 to the model's inputs and the targets of those examples.
         ways: what is known of the model; give the same object again to the next round's problem.
+        lengths: (examples,) int64, tokens of every text of the data; None: they have no lengths.
     """
 
     model: nn.Module
@@ -56,3 +57,4 @@ class TrainingSetup:
     loss: Loss
     take: Take
     ways: KnownWays = field(default_factory=KnownWays)
+    lengths: Tensor | None = None

@@ -50,12 +50,14 @@ class Way:
         units: by path, the modules that are called with each client's own weights, and all that lies in them.
         alone: why the clients are trained one at a time; None: they are trained together.
         drops: whether the model drops anything in training.
+        kept: bytes that a pass keeps for its way back, for each token (each row, of what has no length).
     """
 
     layers: frozenset[str] = frozenset()
     units: Mapping[str, Unit] = field(default_factory=dict)
     alone: str | None = None
     drops: bool = False
+    kept: float = 0.0
 
     def one_at_a_time(self, why: str) -> "Way":
         """Training one client after another, for this reason or the one that it has already."""

@@ -46,6 +46,12 @@ class Workload:
             inputs, targets = inputs[:, :, :length], targets[:, :length] if targets.ndim == 2 else targets
         return inputs, targets
 
+    @property
+    def lengths(self) -> Tensor | None:
+        """Tokens of every text; None: the inputs are no texts."""
+        mask = self.inputs.get("attention_mask")
+        return None if mask is None else mask.sum(1)
+
     def logits(self, weights: dict[str, Tensor], index: Tensor) -> Tensor:
         """What the model of transformers makes of those examples with other weights."""
         return functional_call(self.model, weights, (), {n: column[index] for n, column in self.inputs.items()}).logits

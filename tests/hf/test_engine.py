@@ -1,5 +1,7 @@
 """The cohort engine on transformers' architectures against those models themselves, one client at a time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from fedrac.algorithm.sketch import SketchSpec
 from fedrac.data.batch import IGNORED
 from fedrac.training.local import CohortResult, train_cohort
 from fedrac.training.optimizer import LocalSpec
-from fedrac.training.setup import Shard, TrainingSetup
+from fedrac.training.setup import KnownWays, Shard, TrainingSetup
 
 every_architecture = pytest.mark.parametrize("factory", ARCHITECTURES, ids=lambda f: f.__name__)
 both_sides = pytest.mark.parametrize("side", ["left", "right"])
@@ -43,7 +45,7 @@ class Run:
         self.shards = [Shard(c, rows) for c, rows in enumerate(torch.arange(sum(SIZES)).split(SIZES))]
 
     def train(self, shards: list[Shard], local: LocalSpec = LOCAL) -> CohortResult:
-        problem = TrainingSetup(self.model, self.blocks, self.work.losses, self._take)
+        problem = TrainingSetup(self.model, self.blocks, self.work.losses, self._take, KnownWays(), self.work.lengths)
         return train_cohort(problem, self.start, shards, local, 0, 1)
 
     def _take(self, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,9 +93,9 @@ def test_cohort_is_each_client_alone_on_the_model_of_transformers(factory, side)
 @every_architecture
 @both_sides
 def test_cohort_is_one_client_at_a_time(factory, side):
-    """With mini-batches, AdamW, and the padding of other clients' texts."""
+    """With mini-batches, AdamW, and texts of all clients in passes by their lengths."""
     run = Run(make(factory), side)
-    together = run.train(run.shards)
+    together = run.train(run.shards, replace(LOCAL, max_tokens=20))
     for shard in run.shards:
         for key, factor in run.train([shard]).factors.items():
             torch.testing.assert_close(together.factors[key][shard.client], factor[0], rtol=1e-8, atol=1e-8)

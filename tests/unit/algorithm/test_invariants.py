@@ -22,6 +22,7 @@ from fedrac.algorithm.round_start import start_of_round
 from fedrac.algorithm.server import draw_cohort, shares
 from fedrac.algorithm.sketch import Law, SketchSpec, digest, projection
 from fedrac.algorithm.streams import Stream
+from fedrac.training.layout import Layout
 from fedrac.training.optimizer import LocalSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
@@ -75,7 +76,7 @@ def test_01_zero_factor_leaves_the_forward_pass_unchanged(factory, side):
     zero = {k: v.repeat(3, *[1] * v.ndim) for k, v in start.trained.items()}
     assert all(not v.any() for v in zero.values())
     with adapter.attached():
-        adapter.use({**start.frozen, **zero}, 3, len(x))
+        adapter.use({**start.frozen, **zero}, Layout(3, len(x)))
         actual = work.model(x)
     if factory is conv:  # a GroupNorm trained in full is computed by another kernel for a cohort
         close(actual, expected)
@@ -186,7 +187,7 @@ def test_07_merged_model_predicts_as_the_adapter(factory, method, dtype):
                 factors[key][:, b.padding] = 0.0
     start, adapter, x = f.start(1), f.adapter(), work.inputs[:12]
     with adapter.attached(), torch.no_grad():
-        adapter.use({**start.frozen, **factors}, clients, len(x))
+        adapter.use({**start.frozen, **factors}, Layout(clients, len(x)))
         together = work.model(x)
     sketches, tolerance = f.sketches(1).values, 1e-5 if dtype == torch.float32 else 1e-12
     with torch.no_grad():

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedrac.data.batch import IGNORED, batch, batches
+from fedrac.data.batch import IGNORED, batch, batches, order_of
 from fedrac.data.examples import Examples
 from fedrac.data.store import stored
 from fedrac.data.tokens import Tokens, join
@@ -71,7 +71,15 @@ def test_a_language_model_predicts_the_next_token_but_no_padding():
     assert targets.tolist() == [[2, 3, IGNORED], [IGNORED] * 3]
 
 
-def test_batches_are_padded_to_their_own_longest_row():
-    examples = Examples(join([[1], [2, 2], [3]], 0), np.array([0, 1, 2]))
-    widths = [(x.shape, y.tolist()) for x, y in batches(examples, 2, CPU, torch.float32)]
-    assert widths == [((2, 2, 2), [0, 1]), ((1, 2, 1), [2])]
+def test_batches_of_texts_are_in_order_of_length_and_as_wide_as_their_own_longest():
+    examples = Examples(join([[1], [2, 2], [3], [4, 4]], 0), np.array([0, 1, 2, 3]))
+    widths = [(x.shape, y.tolist()) for x, y in batches(examples, 3, CPU, torch.float32)]
+    assert widths == [((3, 2, 2), [1, 3, 0]), ((1, 2, 1), [2])]
+    assert order_of(examples).tolist() == [1, 3, 0, 2]
+    rows = Examples(np.zeros((3, 2), np.float32), np.array([0, 1, 2]))
+    assert order_of(rows).tolist() == [0, 1, 2]
+
+
+def test_long_texts_are_tested_a_few_at_a_time():
+    examples = Examples(join([[1] * n for n in (3000, 2000, 3, 3)], 0), np.arange(4))
+    assert [x.shape[::2] for x, _ in batches(examples, 64, CPU, torch.float32)] == [(2, 3000), (2, 3)]

@@ -50,7 +50,7 @@ def test_a_plan_comes_back_as_it_was_sent() -> None:
         Method("x", "both", "right", False, False, "products"),
         SketchSpec("haar", 2**62 + 1),
         "digest",
-        LocalSpec("adamw", 0.1 + 0.2, 3, 7, "replacement", betas=(0.8, 1 / 3), clip=1e-300, max_rows=5),
+        LocalSpec("adamw", 0.1 + 0.2, 3, 7, "replacement", betas=(0.8, 1 / 3), clip=1e-300, max_tokens=5),
         9,
     )
     weights = {"a": torch.rand(2, 3, dtype=torch.float64), "count": torch.tensor(7), "none": torch.empty(0, 2)}

@@ -13,6 +13,7 @@ from fedrac.algorithm.blocks import plan_blocks
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.round_start import draw_sketches, start_of_round
 from fedrac.algorithm.sketch import SketchSpec
+from fedrac.training.layout import Layout
 from fedrac.training.local import train_cohort
 from fedrac.training.optimizer import LocalSpec
 from fedrac.training.setup import Shard, TrainingSetup
@@ -215,7 +216,7 @@ def test_update_of_a_layer_that_all_rows_share_reaches_all_of_them():
     factors = {k: torch.randn(3, *v.shape).double() for k, v in start.trained.items()}
     zero = torch.zeros(6, 4, 6, dtype=torch.float64)
     with engine.attached(), torch.no_grad():
-        engine.use({**start.frozen, **factors}, 3, 6)
+        engine.use({**start.frozen, **factors}, Layout(3, 6))
         out = work.model(zero)
     for c in range(3):
         torch.testing.assert_close(out[2 * c], out[2 * c + 1], rtol=0, atol=1e-12)
@@ -289,7 +290,7 @@ def test_gradient_goes_back_through_what_a_layer_really_does(make_layer, outer):
     }
     x = data(6).double()
     engine = adapter(model, blocks, x)
-    engine.use(factors, 1, len(x))
+    engine.use(factors, Layout(1, len(x)))
     with engine.attached():
         out = model(x)
     scale = blocks[0].scale
@@ -310,7 +311,7 @@ def test_second_derivatives_are_refused():
     blocks = plan_blocks(model, AdaptSpec({"*": 1}), Method())
     factor = torch.ones(1, 1, 6, dtype=torch.float64).requires_grad_()
     engine = adapter(model, blocks, data(6).double())
-    engine.use({"0.weight:A": factor, "0.weight:B": torch.ones(3, 1, dtype=torch.float64)}, 1, 12)
+    engine.use({"0.weight:A": factor, "0.weight:B": torch.ones(3, 1, dtype=torch.float64)}, Layout(1, 12))
     with engine.attached():
         out = model(data(6).double()).square().sum()
     with pytest.raises(RuntimeError, match="second derivatives"):

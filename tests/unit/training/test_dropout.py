@@ -8,6 +8,7 @@ from workloads import EXAMPLES, Workload, shards, squared
 
 from fedrac.algorithm.method import Method
 from fedrac.training.dropout import ClientDropout, no_global_draws
+from fedrac.training.layout import Layout
 from fedrac.training.local import train_cohort
 from fedrac.training.optimizer import LocalSpec
 from fedrac.training.setup import KnownWays, Shard, TrainingSetup
@@ -17,7 +18,7 @@ CPU = torch.device("cpu")
 
 def entered(clients=(0, 1), rows=None, seed=0, round_=1, step=0):
     mode = ClientDropout(seed, round_, clients, CPU)
-    mode.start(step, len(clients), rows or len(clients))
+    mode.start(step, Layout(len(clients), rows or len(clients)))
     return mode
 
 
@@ -49,10 +50,10 @@ def federation(local, seed=0):
     return Federation(Workload(model, inputs, targets, squared), shards(), Method(), local, seed=seed)
 
 
-@pytest.mark.parametrize("max_rows", [1, 12, 10_000])
+@pytest.mark.parametrize("max_tokens", [1, 12, 10_000])
 @pytest.mark.parametrize("sampling", ["rr", "full"])
-def test_a_clients_masks_are_the_same_alone_in_a_cohort_and_in_a_chunk(sampling, max_rows):
-    local = LocalSpec(lr=0.1, batch_size=5, epochs=2, sampling=sampling, max_rows=max_rows)
+def test_a_clients_masks_are_the_same_alone_in_a_cohort_and_in_a_chunk(sampling, max_tokens):
+    local = LocalSpec(lr=0.1, batch_size=5, epochs=2, sampling=sampling, max_tokens=max_tokens)
     f = federation(local)
     together = f.train([4, 1, 3, 0, 2])
     for place, client in enumerate([4, 1, 3, 0, 2]):

@@ -17,7 +17,7 @@ def cohort(sizes, spec):
 
 def per_client(shards, spec, seed=0, round_=1):
     """What each client sees: by id, the list of its mini-batches."""
-    orders = Minibatches(shards, spec, seed, round_)
+    orders = Minibatches(shards, spec, seed, round_, 16384)
     seen = {s.client: [] for s in shards}
     step = 0
     for batch in orders.batches():
@@ -97,14 +97,14 @@ def test_replacement_repeats_examples():
 
 @given(SIZES, st.integers(1, 12), sampled, st.integers(1, 100))
 @settings(max_examples=80, deadline=None)
-def test_chunks_keep_within_max_rows(sizes, batch_size, sampling, max_rows):
-    spec = LocalSpec(batch_size=batch_size, sampling=sampling, max_rows=max_rows)
-    cut = chunks(sizes, spec)
+def test_chunks_keep_within_the_most_rows(sizes, batch_size, sampling, most):
+    spec = LocalSpec(batch_size=batch_size, sampling=sampling)
+    cut = chunks(sizes, spec, most)
     assert sorted(place for chunk in cut for place in chunk) == list(range(len(sizes)))
     steps = [spec.steps(sizes[place]) for chunk in cut for place in chunk]
     assert steps == sorted(steps, reverse=True)
     for chunk in cut:
-        for batch in Minibatches([Shard(p, torch.arange(sizes[p])) for p in chunk], spec, 0, 1).batches():
-            assert batch.index.numel() <= max_rows or (len(chunk) == 1 and len(batch.index) == 1)
-    if max_rows >= len(sizes) * max(spec.rows_per_step(s) for s in sizes):
+        for batch in Minibatches([Shard(p, torch.arange(sizes[p])) for p in chunk], spec, 0, 1, most).batches():
+            assert batch.index.numel() <= most or (len(chunk) == 1 and len(batch.index) == 1)
+    if most >= len(sizes) * max(spec.rows_per_step(s) for s in sizes):
         assert len(cut) == 1

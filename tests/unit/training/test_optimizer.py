@@ -55,7 +55,7 @@ def test_clients_that_leave_keep_their_value_and_the_others_theirs_and_their_mom
         ({"clip": float("inf")}, "local.clip=inf must be positive and finite"),
         ({"l2": -0.1}, "local.l2=-0.1 must not be negative"),
         ({"clip": 0.0}, "local.clip=0.0 must be positive and finite, or null for none"),
-        ({"max_rows": 0}, "local.max_rows=0 must be at least 1"),
+        ({"max_tokens": 0}, "local.max_tokens=0 must be at least 1"),
         (
             {"precondition": True, "optimizer": "adamw"},
             "local.precondition=true is the theory step, which is SGD: set local.optimizer=sgd",

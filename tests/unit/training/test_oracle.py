@@ -91,11 +91,11 @@ def test_optimizers_on_embeddings(factory, optimizer, side):
     check(Federation(make(factory), shards(), Method(side=side), local, cohort=3))
 
 
-@pytest.mark.parametrize("max_rows", [1, 12, 10_000])
+@pytest.mark.parametrize("max_tokens", [1, 12, 10_000])
 @pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
 @pytest.mark.parametrize("sampling", ["rr", "replacement", "full"])
-def test_sampling_and_chunks(sampling, optimizer, max_rows):
-    local = LocalSpec(**OPTIMIZERS[optimizer], batch_size=5, epochs=2, sampling=sampling, max_rows=max_rows)
+def test_sampling_and_chunks(sampling, optimizer, max_tokens):
+    local = LocalSpec(**OPTIMIZERS[optimizer], batch_size=5, epochs=2, sampling=sampling, max_tokens=max_tokens)
     check(Federation(make(mlp), shards(), Method(), local))
 
 

@@ -1,0 +1,66 @@
+"""How many tokens can go through a model together: as many as memory allows."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from fedrac.training.passes import MOST
+
+_SHARE = {"cuda": 4}  # activations take this part of a device's memory at most
+_SHARE_OF_MACHINE = 64  # a machine may run a host on every core, and has other things to do
+
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container
+
+
+class Kept(saved_tensors_hooks):
+    """Counts the bytes that a pass keeps for its way back, while it is entered.
+
+    Attributes:
+        bytes: found so far, the model's own weights left out.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(self._pack, lambda x: x)
+        self.bytes = 0
+        self._seen = {x.untyped_storage().data_ptr() for x in model.state_dict().values()}
+
+    def __enter__(self) -> "Kept":  # type: ignore[override]
+        super().__enter__()
+        return self
+
+    def _pack(self, x: Tensor) -> Any:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.bytes += storage.nbytes()
+        return x
+
+
+def most_tokens(kept: float, device: torch.device) -> int:
+    """Tokens (rows, of what has no length) of one pass.
+
+    It follows from the size of the memory, not from what is free of it: a run takes the same steps whenever it is made.
+
+    Args:
+        kept: bytes that a pass keeps for each token.
+    """
+    return min(max(int(_budget(device) / max(kept, 1.0)), 1), MOST)
+
+
+def _budget(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory) // _SHARE["cuda"]
+    return _of_machine() // _SHARE_OF_MACHINE
+
+
+def _of_machine() -> int:
+    """Bytes of this machine, or of the container."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if hasattr(os, "sysconf") else [2**33]
+    for path in map(Path, _LIMITS):
+        if path.exists() and (text := path.read_text().strip()).isdigit():
+            found.append(int(text))
+    return min(found)
