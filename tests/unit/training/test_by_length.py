@@ -54,7 +54,7 @@ class Texts(nn.Module):
 
 
 class Work:
-    def __init__(self, of_tokens, drop, full=()):
+    def __init__(self, of_tokens, drop, full=(), columns=None):
         torch.manual_seed(0)
         self.model = Texts(of_tokens, drop).double()
         self.task = named("tagging" if of_tokens else "classification")
@@ -64,11 +64,10 @@ class Work:
         self.ids = torch.randint(WORDS, (count, LONGEST)) * self.mask
         tags = torch.randint(WORDS, (count, LONGEST)).masked_fill(self.mask == 0, IGNORED)
         self.targets = tags if of_tokens else torch.randint(WORDS, (count,))
-        self.blocks = plan_blocks(
-            self.model, AdaptSpec({"*": "frozen", "words": 2, "inner": 2, "out": 2}, full), Method()
-        )
-        sketches = draw_sketches(self.blocks, Method(), SketchSpec(), 1)
-        self.start = start_of_round(self.blocks, Method().at(1), sketches.values, {}, torch.float64)
+        ranks, method = {"*": "frozen", "words": 2, "inner": 2, "out": 2}, Method(side="both" if columns else "left")
+        self.blocks = plan_blocks(self.model, AdaptSpec(ranks, full, columns=columns), method)
+        sketches = draw_sketches(self.blocks, method, SketchSpec(), 1)
+        self.start = start_of_round(self.blocks, method.at(1), sketches.values, {}, torch.float64)
         self.shards = [Shard(c, rows) for c, rows in enumerate(torch.randperm(count).split(SIZES))]
         self.model.requires_grad_(False)
 
@@ -85,11 +84,15 @@ class Work:
         return train_cohort(problem, self.start, shards, local, 0, 1)
 
 
-@pytest.mark.parametrize("full", [(), ("norm.*", "inner.bias"), ("recurrent.*",)], ids=["layers", "vmap", "loop"])
+@pytest.mark.parametrize(
+    "full, columns",
+    [((), None), ((), 3), (("norm.*", "inner.bias"), None), (("recurrent.*",), None)],
+    ids=["layers", "two-sided", "vmap", "loop"],
+)
 @pytest.mark.parametrize("drop", [0.0, 0.3])
 @pytest.mark.parametrize("of_tokens", [False, True])
-def test_each_client_gets_its_own_result(of_tokens, drop, full, caplog):
-    work = Work(of_tokens, drop, full)
+def test_each_client_gets_its_own_result(of_tokens, drop, full, columns, caplog):
+    work = Work(of_tokens, drop, full, columns)
     padded = work.train(work.shards, by_length=False)
     for most in (None, 30, 1):
         found = work.train(work.shards, most)
