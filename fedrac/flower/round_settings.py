@@ -29,8 +29,8 @@ class RoundSettings:
         rounds: the last round's number; None: not known, as Flower's own ``Strategy.start`` does not tell it.
 
     Raises:
-        ValueError: a choice is unknown, or does not go with another one; or updates do not fit on the grid on which they
-            are added up.
+        ValueError: a choice is unknown, or does not go with another one; or updates do not fit on the grid on which
+            they are added up.
     """
 
     workload: Mapping[str, Any]
