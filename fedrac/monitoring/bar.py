@@ -32,8 +32,6 @@ class Bar:
 
     def round(self, report: RoundReport) -> None:
         """One more; clients that did not count are named above the bar."""
-        for refusal in report.refused if self._shown else ():
-            self._bar.write(f"round {report.round}: without {refusal}")
         self._say(report.metrics)
         self._bar.update()
 

@@ -76,8 +76,6 @@ class Progress:
             print(f"\r\x1b[K{line}", end="\n" if left == 0 else "", flush=True)
         elif report.metrics or left == 0:
             print(line, flush=True)
-        for refusal in report.refused:
-            print(f"round {report.round}: without {refusal}", flush=True)
 
     def end(self, summary: Mapping[str, Any]) -> None:
         """What was reached, and where it lies."""

@@ -46,6 +46,7 @@ class Policy:
         full_first: also the weight of the first layer, whose full update may be made of the records themselves.
         most_rank: of an update.
         evaluate: whether the model is tested here.
+        secure: whether updates leave the node under masks alone (``secure_aggregation=on``).
         clip: bound on how far an update moves the weights, a Frobenius norm, as ``guard.clip``; None: none.
         noise: standard deviation of Gaussian noise that the node adds to every entry of an update, in units of
             ``clip``.
@@ -71,6 +72,7 @@ class Policy:
     full_first: bool = False
     most_rank: int = 64
     evaluate: bool = True
+    secure: bool = False
     clip: float | None = None
     noise: float = 0.0
     delta: float = 1e-5
@@ -114,6 +116,8 @@ class Policy:
         """Raises `Refused` if the node takes no part in such a round."""
         if spec.cohort < self.least_cohort:
             raise Refused(f"a round of {spec.cohort} clients is not taken part in", "least_cohort")
+        if self.secure and spec.grid is None:
+            raise Refused("updates leave this node under masks alone: set secure_aggregation=on", "secure")
         weights = adaptable(model)
         first = {place for weight in weights if weight.layer == weights[0].layer for place in weight.places}
         for block in blocks:

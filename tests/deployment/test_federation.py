@@ -71,3 +71,28 @@ def test_a_federation_from_the_first_key_to_the_last_round(federation: Federatio
     assert stranger.poll() not in (None, 0) and not federation.says("node-3", "Receiving")
     assert federation.says("node-3", "Exit Code: 305")
     assert federation.says("superlink", "No SuperNode found with the given public key")
+
+
+def test_a_sum_over_institutions_of_which_the_server_sees_no_summand(
+    federation: Federation, data: Path, tmp_path: Path
+) -> None:
+    """With TLS, and a process a message: what a node remembers between the steps of a round outlives the process.
+
+    One node's policy takes part in no other rounds.
+    """
+    output, secure = federation.folder / "outputs" / "secure", ("secure_aggregation=on", "guard.clip=2")
+    policy = federation.folder / "nodes" / "0" / "policy.yaml"
+    policy.write_text(policy.read_text() + "\nsecure: true\n")
+    federation.start_superlink()
+    federation.register(0, 1, 2)
+    federation.start_serverapp()
+    for node in range(3):
+        federation.start_node(node, data / f"node-{node}")
+    federation.run(f"data.path={data / 'server'} pretrain=none rounds=2 output_dir={output} {' '.join(secure)}")
+    wait_for(lambda: (output / "summary.json").exists() or "finished" in federation.latest()["status"], pause=10)
+    assert (output / "summary.json").exists(), federation.latest()
+    assert all(line["cohort"] == [0, 1, 2] and "refused" not in line for line in _lines(output))
+    expected = in_process(data, tmp_path / "in-process", *secure, "rounds=2")
+    for name, value in load_file(output / "checkpoint" / "weights.safetensors").items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-4 * float(expected[name].abs().max()))
+    assert federation.says("node-0", "secure: True")

@@ -77,6 +77,14 @@ def test_supernodes_do_not_change_the_run(flower_run: Callable[..., Path], tmp_p
     assert weights(found)["layers.0.weight"].dtype == torch.float64
 
 
+def test_supernodes_under_masks(flower_run: Callable[..., Path], tmp_path: Path) -> None:
+    """What a node remembers between the steps of a round stays with it, whichever actor works for it."""
+    secure = f"{OVERRIDES} evaluate.on_clients=false secure_aggregation=on guard.clip=5"
+    settings = compose.load([*compose.split_overrides(secure), "runtime.hosts=3", f"output_dir={tmp_path / 'same'}"])
+    run(settings, InProcessGrid(client_app.app, 3), tmp_path / "same")
+    compare(flower_run(secure, 3), tmp_path / "same", 0.0)
+
+
 def test_a_run_that_cannot_start_says_why(
     superlink: dict[str, str], app_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

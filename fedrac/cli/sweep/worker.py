@@ -81,8 +81,6 @@ class _Sender:
     def round(self, report: RoundReport) -> None:
         """After every round."""
         self._send(("round", (report.round, self._rounds)))
-        for refusal in report.refused:
-            self._send(("log", f"round {report.round}: without {refusal}"))
 
     def end(self, summary: Mapping[str, Any]) -> None:
         """The summary is sent when all is on disk."""

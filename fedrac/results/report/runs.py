@@ -160,19 +160,27 @@ def _text(path: Path) -> str:
 
 
 def _lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The readable lines, up to the first that is not."""
+    """The readable lines, and what is to be said of the others."""
     lines: list[dict[str, Any]] = []
-    texts = _text(path).splitlines()
+    texts = path.read_bytes().splitlines() if path.exists() else []
+    damaged: list[int] = []
     for number, text in enumerate(texts, 1):
         try:
             line = json.loads(text)
-        except json.JSONDecodeError:
-            return lines, [f"metrics.jsonl: line {number} of {len(texts)} is cut off; the lines before it are used"]
+        except ValueError:
+            damaged.append(number)
+            continue
         last = lines[-1]["round"] if lines else 0
         if not isinstance(line, dict) or type(line.get("round")) is not int or line["round"] <= last:
             raise ValueError(f"metrics.jsonl: line {number} is not that of a run: it has no round above {last}")
         lines.append(line)
-    return lines, []
+    if not lines:
+        _text(path)  # is it one?
+    if damaged == [len(texts)]:
+        return lines, [f"metrics.jsonl: line {len(texts)} of {len(texts)} is cut off; the lines before it are used"]
+    shown = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
+    remark = f"metrics.jsonl: {len(damaged)} of {len(texts)} lines cannot be read ({shown}); the others are used"
+    return lines, [remark] if damaged else []
 
 
 def _json(path: Path, remarks: list[str]) -> dict[str, Any]:

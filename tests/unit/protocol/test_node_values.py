@@ -122,7 +122,8 @@ def test_reasons_of_clients_are_one_line_wherever_they_go(
             told(reports[0])
     assert len(reports[0].refused) >= 1
     out = capsys.readouterr().out
-    assert all(text.startswith("round 1: without client") for text in out.splitlines() if "accuracy" in text)
+    assert any("accuracy" in text for text in caplog.messages)
+    assert all(text.startswith("round 1: node") for text in caplog.messages if "accuracy" in text)
     texts = [*out.splitlines(), *caplog.messages, *json.loads((tmp_path / "metrics.jsonl").read_text())["refused"]]
     assert all(text.isprintable() and len(text) < LONGEST + 100 for text in [*texts, *read(tmp_path)["refused"]])
 

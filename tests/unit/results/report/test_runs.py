@@ -143,3 +143,13 @@ def test_no_pickle_is_opened(tmp_path: Path) -> None:
 def test_no_such_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         find(tmp_path / "nowhere", tmp_path)
+
+
+@pytest.mark.parametrize("damage", [b'{"round": 2, "sec', b"\xff\xfe\x00", b""])
+def test_a_damaged_line_is_named_and_costs_no_other(tmp_path: Path, damage: bytes) -> None:
+    folder = record(tmp_path / "run", (0.5, 0.6, 0.7))
+    lines = (folder / "metrics.jsonl").read_bytes().split(b"\n")
+    (folder / "metrics.jsonl").write_bytes(b"\n".join([lines[0], damage, *lines[2:]]))
+    run = found(tmp_path)[0]["run"]
+    assert run.columns["round"].tolist() == [1, 3] and run.columns["test/accuracy"].tolist() == [0.5, 0.7]
+    assert run.remarks == ["metrics.jsonl: 1 of 3 lines cannot be read (2); the others are used"]
