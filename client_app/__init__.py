@@ -1,5 +1,5 @@
-"""The Flower ClientApp: a host of clients; see `fedrac.flower.client_app`."""
+"""The Flower ClientApp: a host of clients; see `fedrac.flower.node_app`."""
 
-from fedrac.flower.client_app import app
+from fedrac.flower.node_app import app
 
 __all__ = ["app"]

@@ -93,7 +93,7 @@ def answering(answer: Answer) -> Callable[[Message, Context], Message]:
                     _admit(message, context, rules)
                 content = answer(message, context)
             except CannotRebuild as lack:
-                content = encode_lack(str(lack))
+                content = encode_lack(lack.reason, lack.offers)
             except Exception as error:
                 place = f" ({rules.place(error.key)})" if isinstance(error, Refused) and rules else ""
                 content = _refusal(reason_of(error) + place)

@@ -28,7 +28,7 @@ from fedrac.protocol.connected_clients import ConnectedClients
 from fedrac.protocol.downloads import Downloads
 from fedrac.protocol.messages import RoundSpec, Shapes, encode_plan, pack, payload_bytes, to_record
 from fedrac.protocol.replay import FinishedRound
-from fedrac.protocol.replies import Reply, keeps, lack_of
+from fedrac.protocol.replies import Reply, keeps, lack_of, offers_of
 from fedrac.protocol.round_replies import collect, enforce, enforce_finite
 from fedrac.protocol.round_report import CohortFailure, RoundReport
 from fedrac.protocol.secure_server import Ask, SecureRound
@@ -146,15 +146,16 @@ class Rounds:
         return found
 
     def more(self, round_: RoundUnderWay, answer: Message) -> RecordDict | None:
-        """The whole state for a host that says it cannot make it of what it was sent."""
+        """What a host still needs that says it cannot make the state of what it was sent."""
         node = answer.metadata.src_node_id
         if (reason := lack_of(answer)) is None or node not in round_.hosts:
             return None
-        log.info("round %d: node %s is sent the whole weights: %s", round_.report.round, node, reason)
-        whole, size = self._downloads.whole(node, reason)
+        log.info("round %d: node %s is sent more: %s", round_.report.round, node, reason)
+        hosted = self._connected.hosts[node]
+        rest, size = self._downloads.more(node, hosted, reason, offers_of(answer))
         # A host that simulates clients has its own memory to mend, not that of a client.
-        round_.report.download_bytes += 0 if self._connected.hosts[node].partition else size
-        return whole
+        round_.report.download_bytes += 0 if hosted.partition else size
+        return rest
 
     def finish(self, round_: RoundUnderWay, replies: Iterable[Message], ask: Ask) -> ServerState:
         """Checks the replies, averages the factors in order of client id, and makes the server step.

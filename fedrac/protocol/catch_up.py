@@ -10,6 +10,7 @@ from fedrac.algorithm.state import ServerState
 from fedrac.protocol.messages import RoundPlan
 from fedrac.protocol.node_config import MEMORY, NodeConfig
 from fedrac.protocol.node_state import Initial, NodeState
+from fedrac.protocol.processes import stays
 from fedrac.protocol.replay import Replay
 
 
@@ -40,10 +41,10 @@ def replica_of(initial: Initial, context: Context) -> NodeState:
     """Where this node keeps its state: ``state`` of its node-config.
 
     A folder; ``memory``; or nowhere, if it is empty. Unless told, a node with data of its own keeps it in the cache;
-    one that shares common data, as in a simulation, keeps nothing.
+    one that shares common data keeps it in memory, if its process stays.
     """
     node, run = NodeConfig.read(context.node_config), f"{context.run_id:x}"
     if node.state == MEMORY:
         return NodeState(initial, None, True, run)
     keeps = node.state or (node.data and node.state is None)
-    return NodeState(initial, node.folder if keeps else None, False, run)
+    return NodeState(initial, node.folder if keeps else None, node.state is None and not keeps and stays(), run)

@@ -18,7 +18,7 @@ from fedrac.algorithm.streams import Index
 from fedrac.partition.partition import NODES
 from fedrac.protocol.messages import from_record
 from fedrac.protocol.node_bindings import NodeBindings, identity_of
-from fedrac.protocol.node_values import MOST_CLIENTS, MOST_EXAMPLES, line, listed
+from fedrac.protocol.node_values import MOST_CLIENTS, MOST_EXAMPLES, MOST_OFFERS, line, listed
 from fedrac.protocol.replies import content_of
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def decode_hosted(message: Message) -> Hosted:
     if (examples < 1).any() or (examples > MOST_EXAMPLES).any():
         raise ValueError(f"a client has no examples, or more than {MOST_EXAMPLES}")
     about = content.config_records["about"]
-    offers = tuple(_digest(offer) for offer in listed("offers", about["offers"])[:_OFFERS])
+    offers = tuple(_digest(offer) for offer in listed("offers", about["offers"])[:MOST_OFFERS])
     return Hosted(clients.numpy(), examples.numpy(), _digest(about["partition"]), _digest(about["initial"]), offers)
 
 
@@ -87,7 +87,6 @@ def _digest(text: Any) -> str:
     return line(text, 64)
 
 
-_OFFERS = 8  # digests that a host may offer
 _LATE_SECONDS = 60.0  # for a node that joins a run under way to say whom it serves: the others wait meanwhile
 _PATIENCE_SECONDS = 60.0  # with a first question; doubled with every further one
 _AGAIN_SECONDS = 600.0  # until a node that was left out is asked again

@@ -27,6 +27,8 @@ class Downloads:
         self._kept: dict[int, str] = {}  # by node id, the digest of what it keeps
         self._reached: dict[int, str] = {}  # by client, the digest of what it was last sent
         self._cannot_replay: set[int] = set()
+        self._helped: dict[int, str] = {}  # by node id, the digest of the state for which it was sent more
+        self._behind: dict[int, str] = {}  # by node id, what a process of it had that could not use what it was sent
         self.move(state)
 
     def is_at(self, state: ServerState) -> bool:
@@ -50,12 +52,21 @@ class Downloads:
         """What brings a host to the state; the same object for all hosts that need the same."""
         return self._content(self._base(node, hosted), node not in self._cannot_replay)
 
-    def whole(self, node: int, reason: str) -> tuple[RecordDict, int]:
-        """What brings a host to the state that could not make it of what it was sent, and its bytes."""
+    def more(self, node: int, hosted: Hosted, reason: str, offers: Sequence[str]) -> tuple[RecordDict, int]:
+        """What brings a host to the state that could not make it of what it was sent, and its bytes.
+
+        It starts from the newest of ``offers``. A simulated node has more processes than one: what is sent now may come
+        to another one, which has less, so a second time all of it is sent; the one that asked is served next time.
+        """
         self._kept.pop(node, None)
         if reason == "differs":
             self._cannot_replay.add(node)
-        return self._content("", False), self._size("")
+        base = "" if self._helped.get(node) == self.digest else self._chain.newest(offers)
+        self._helped[node] = self.digest
+        if hosted.partition and base:
+            self._behind[node] = base
+        replay = node not in self._cannot_replay
+        return self._content(base, replay), self._size(base, replay)
 
     def count(self, node: int, hosted: Hosted, clients: Sequence[int]) -> int:
         """Bytes that `content` brings the clients of one host, as ``download_bytes`` counts them.
@@ -72,7 +83,7 @@ class Downloads:
         """A host has answered: it and its clients were sent the state."""
         self._reached |= dict.fromkeys(clients, self.digest)
         if kept:
-            self._kept[node] = self.digest
+            self._kept[node] = self._behind.pop(node, self.digest)
 
     def _base(self, node: int, hosted: Hosted) -> str:
         kept = [self._kept[node]] if node in self._kept else []

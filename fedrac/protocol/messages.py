@@ -145,7 +145,7 @@ def encode_update(update: Update) -> RecordDict:
     steps = {"means": torch.cat([step.means for step in update.steps])} if update.steps else {}
     about: dict[str, Any] = {"round": update.round, "digest": update.digest, "base": update.base}
     about |= {"rounds": [step.round for step in update.steps], "etas": [step.eta for step in update.steps]}
-    about["sizes"] = [len(step.means) for step in update.steps]
+    about |= {"sizes": [len(step.means) for step in update.steps], "path": list(update.path)}
     arrays = {"steps": steps, "weights": update.weights, "factors": update.factors, "basis": update.basis}
     return RecordDict({"update": ConfigRecord(about), **{name: to_record(part) for name, part in arrays.items()}})
 
@@ -163,6 +163,7 @@ def decode_update(content: RecordDict) -> Update:
         weights=from_record(arrays["weights"]),
         factors=from_record(arrays["factors"]),
         basis=from_record(arrays["basis"]),
+        path=tuple(about["path"]),
     )
 
 

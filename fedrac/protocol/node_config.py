@@ -9,7 +9,7 @@ from typing import Any
 from fedrac.loading import cache
 from fedrac.partition.partition import NODES
 
-_KEYS = ("partition-id", "num-partitions", "data", "tell-examples", "state", "policy")
+_KEYS = ("partition-id", "num-partitions", "data", "tell-examples", "state", "policy", "idle")
 _MOST = 2**20
 MEMORY = "memory"  # for `state`: one process answers all messages of the node, so that its memory is enough
 
@@ -26,6 +26,8 @@ class NodeConfig:
         state: a folder for the node's copy of the weights; `MEMORY`; None: where it is usual, see
             `fedrac.protocol.catch_up`.
         policy: a file, or `fedrac.protocol.policy.OPEN`; see there.
+        idle: seconds without a message after which the node's worker ends (`fedrac.flower.worker`); 0: it has none.
+            None: as usual.
     """
 
     place: int
@@ -34,6 +36,7 @@ class NodeConfig:
     tell_examples: int | None = None
     state: str | None = None
     policy: str | None = None
+    idle: int | None = None
 
     @property
     def folder(self) -> Path:
@@ -56,6 +59,8 @@ class NodeConfig:
             raise ValueError(f"node-config data={data!r} must be a path or an import path, in quotes")
         if told is not None and (data is None or type(told) is not int or told < 1):
             raise ValueError(f"node-config tell-examples={told!r}: a whole number from 1, for a node with data=")
+        if (idle := config.get("idle")) is not None and (type(idle) is not int or idle < 0):
+            raise ValueError(f"node-config idle={idle!r}: seconds, a whole number from 0")
         try:
             place = int(config["partition-id"])
             count = int(config["num-partitions"]) if data is None else _MOST
@@ -71,7 +76,7 @@ class NodeConfig:
         for key, what in (("state", "folder"), ("policy", "file")):
             if not isinstance(value := config.get(key, ""), str):
                 raise ValueError(f"node-config {key}={value!r} must be a {what}, in quotes")
-        return cls(place, count, data, told, config.get("state"), config.get("policy"))
+        return cls(place, count, data, told, config.get("state"), config.get("policy"), idle)
 
 
 def own_nodes(partition: Mapping[str, Any]) -> list[dict[str, int | str]]:

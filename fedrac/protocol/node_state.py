@@ -7,7 +7,7 @@ found there saves time. Nothing relies on the disk either: a copy is what its di
 import contextlib
 import logging
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,16 @@ _latest: tuple[str | None, DigestedState] | None = None  # the run it belongs to
 
 
 class CannotRebuild(Exception):
-    """The state that the server wants cannot be made here: its base is ``missing``, or the result ``differs``."""
+    """The state that the server wants cannot be made here.
+
+    Attributes:
+        reason: its base is ``missing``, or the result ``differs``.
+        offers: digests of the states that are here instead.
+    """
+
+    def __init__(self, reason: str, offers: Sequence[str] = ()) -> None:
+        super().__init__(reason)
+        self.reason, self.offers = reason, offers
 
 
 def remember(state: DigestedState, run: str | None = None) -> None:
@@ -70,7 +79,8 @@ class NodeState:
     Attributes:
         initial: what it can build.
         folder: on a disk that outlives the process; None: it keeps no files.
-        in_memory: the next message will come to this very process, so that what it remembers counts as kept.
+        in_memory: the next message is likely to come to a process that remembers the state, so that it counts as kept;
+            one that does not says so, and what it has.
         run: as Flower names it, never as a message does. A node shows a run nothing that another run has left here:
             whoever starts one could otherwise take the weights of all.
     """
@@ -82,10 +92,12 @@ class NodeState:
 
     def offers(self) -> list[str]:
         """Digests of the states that are here, for the server to choose from."""
-        found = self._remembered() if self.in_memory else None
+        return [*self._digests(self.in_memory), self.initial.digest]
+
+    def _digests(self, in_memory: bool = True) -> list[str]:
+        found = self._remembered() if in_memory else None
         kept = _digest_in(self._file) if self._file else ""
-        there = ([found.digest] if found else []) + ([kept] if kept else [])
-        return [*there, self.initial.digest]
+        return ([found.digest] if found else []) + ([kept] if kept else [])
 
     def follow(self, update: Update, advance: Callable[[ServerState, Step], ServerState]) -> tuple[ServerState, bool]:
         """The server's state, and whether the next message may build on it.
@@ -99,14 +111,22 @@ class NodeState:
         """
         found = self._held(update.digest)
         if found is None:
-            held = (self._held(update.base) or self._built(update.base)) if update.base else None
-            if update.base and held is None:
-                raise CannotRebuild("missing")
-            found = state_digest.take(apply(update, held.state if held else None, advance), held)
+            way, held = self._beginning(update)
+            if way.base and held is None:
+                raise CannotRebuild("missing", [digest for digest in self.offers() if digest != update.base])
+            found = state_digest.take(apply(way, held.state if held else None, advance), held)
             if found.digest != update.digest:
                 raise CannotRebuild("differs")
         remember(found, self.run)
         return found.state, self._keep(found) or self.in_memory
+
+    def _beginning(self, update: Update) -> tuple[Update, DigestedState | None]:
+        """The shortest part of the way whose first state is here, and that state; the whole way and None if none is."""
+        way = update.without(self._digests())
+        held = self._held(way.base) if way.base else None
+        if held is None:
+            way, held = update, (self._held(update.base) or self._built(update.base)) if update.base else None
+        return way, held
 
     def _held(self, digest: str) -> DigestedState | None:
         found = self._remembered()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 NOT_FINITE = "is not finite"  # how the reason of such a refusal ends
 LONGEST = 500  # characters of a text
 MOST_EXAMPLES = 2**40  # of a client
+MOST_OFFERS = 8  # digests that a host may offer
 MOST_CLIENTS = 2**31  # ids lie below
 LARGEST = 1e100  # loss or metric of a client: sums over as many clients as there are stay finite
 

@@ -7,7 +7,6 @@ who owns the machine.
 
 import difflib
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
@@ -26,6 +25,7 @@ from fedrac.loading import limits
 from fedrac.loading.limits import Limits, Refused
 from fedrac.loading.told import told
 from fedrac.protocol.messages import RoundSpec
+from fedrac.protocol.processes import simulated
 
 OPEN = "open"
 
@@ -221,7 +221,7 @@ def of_node(named: str | None) -> PolicyFile | None:
     Raises:
         ValueError: as for `read`; the server is told no more than that.
     """
-    if named == OPEN or (named is None and _simulated()):
+    if named == OPEN or (named is None and simulated()):
         return None
     if named is None:
         return STRICT
@@ -229,9 +229,3 @@ def of_node(named: str | None) -> PolicyFile | None:
         return read(Path(named).expanduser())
     except (ValueError, OSError) as error:
         raise told(ValueError(f"node-config policy={named}: {error}"), "the node's policy cannot be read") from error
-
-
-def _simulated() -> bool:
-    """Whether this process is one of Flower's simulation: a worker of Ray. No message can make it one."""
-    ray = sys.modules.get("ray")
-    return ray is not None and bool(ray.is_initialized())

@@ -19,6 +19,7 @@ from fedrac.protocol.node_values import (
     LARGEST,
     MOST_CLIENTS,
     MOST_EXAMPLES,
+    MOST_OFFERS,
     NOT_FINITE,
     integers,
     line,
@@ -137,16 +138,22 @@ def content_of(message: Message) -> RecordDict:
     return message.content
 
 
-def encode_lack(reason: str) -> RecordDict:
+def encode_lack(reason: str, offers: Sequence[str] = ()) -> RecordDict:
     """The answer of a host that cannot make the state that the server wants; see `CannotRebuild`."""
-    return RecordDict({"cannot_rebuild": ConfigRecord({"reason": reason})})
+    return RecordDict({"cannot_rebuild": ConfigRecord({"reason": reason, "offers": list(offers)})})
 
 
 def lack_of(message: Message) -> str | None:
-    """Why a host needs the whole state; None if it does not ask for it."""
+    """Why a host needs more than it was sent; None if it does not ask for it."""
     if message.has_error() or "cannot_rebuild" not in message.content.config_records:
         return None
     return line(message.content.config_records["cannot_rebuild"].get("reason", ""))
+
+
+def offers_of(message: Message) -> tuple[str, ...]:
+    """Digests of the states that a host has which needs more; none if its answer makes no sense."""
+    found = message.content.config_records["cannot_rebuild"].get("offers", [])
+    return tuple(line(offer, 64) for offer in found[:MOST_OFFERS]) if isinstance(found, list) else ()
 
 
 def is_late(message: Message, round_: int) -> bool:

@@ -7,6 +7,7 @@ where it is computed: a message that was lost in this way is sent again.
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 More = Callable[[Message], RecordDict | None]
 
 TRIES = 20  # in a row that bring no reply: Ray takes half a minute to call a node dead
+_MORE = 2  # times that a node is given more
 _PAUSE = 0.5  # seconds; living actors answer nothing in less, an unreachable one takes longer to fail
 
 
@@ -35,7 +37,7 @@ def deliver(
         messages: what the nodes are asked.
         timeout: seconds to wait for all of it.
         more: what a node still needs, if its answer says so; it is sent together with what it was asked before. None if
-            it needs nothing. A node is given more once.
+            it needs nothing. A node is given more twice at most.
 
     Returns:
         The replies. A message that was lost again and again has an error for a reply.
@@ -43,7 +45,7 @@ def deliver(
     deadline = time.monotonic() + timeout
     waiting = {message.metadata.dst_node_id: message for message in messages}
     replies: list[Message] = []
-    helped: set[int] = set()
+    helped: Counter[int] = Counter()
     fruitless = 0
     while True:
         answers = list(grid.send_and_receive(list(waiting.values()), timeout=max(deadline - time.monotonic(), 0.0)))
@@ -52,11 +54,11 @@ def deliver(
             node = answer.metadata.src_node_id
             if node in waiting and _is_lost(answer):
                 lost[node] = answer
-            elif node in waiting and node not in helped and (rest := more(answer)) is not None:
+            elif node in waiting and helped[node] < _MORE and (rest := more(answer)) is not None:
                 completed[node] = _again(waiting[node], rest)
             else:
                 replies.append(answer)
-        helped |= set(completed)
+        helped.update(completed.keys())
         fruitless = fruitless + 1 if len(lost) == len(waiting) else 0
         if lost and (fruitless == TRIES or time.monotonic() + _PAUSE > deadline):
             replies += lost.values()

@@ -6,7 +6,7 @@ rounds since then, or the tensors that have changed, whichever are fewer bytes.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -40,6 +40,8 @@ class Update:
         base: digest of the state to start from; empty if ``weights`` and ``factors`` are all there is.
         steps: rounds to replay, in order.
         weights, factors, basis: tensors that replace those of ``base``, before any step.
+        path: digests of the states that the steps start from, the first of which is that of ``base`` and of what replaces
+            tensors of it: who holds a later one of them makes the rest alone.
     """
 
     round: int
@@ -49,6 +51,15 @@ class Update:
     weights: Mapping[str, Tensor]
     factors: Mapping[str, Tensor]
     basis: Mapping[str, Tensor] = field(default_factory=dict)
+    path: tuple[str, ...] = ()
+
+    def without(self, held: Collection[str]) -> "Update":
+        """What is left of it for who holds these digests."""
+        place = max((place for place, digest in enumerate(self.path) if digest in held), default=None)
+        if place is None:
+            return self
+        path, steps = self.path[place:], self.steps[place:]
+        return replace(self, base=path[0], steps=steps, path=path, weights={}, factors={}, basis={})
 
 
 class StateLog:
@@ -67,6 +78,7 @@ class StateLog:
         self._replays = replays
         self._place = 0
         self._places = {self.tip.digest: 0}
+        self._digests = [self.tip.digest]  # by place
         self._changed = dict.fromkeys(self.tip.prints, 0)  # the place at which a tensor got its present value
         self._steps: deque[Step] = deque()  # those that lead to the newest places, without a gap
         self._jump: tuple[int, set[str]] | None = None  # the place before the steps that no step left, and what changed
@@ -76,6 +88,7 @@ class StateLog:
         before, self.tip = self.tip, state_digest.take(state, self.tip)
         self._place += 1
         self._places[self.tip.digest] = self._place
+        self._digests.append(self.tip.digest)
         changed = {k for k, value in self.tip.prints.items() if before.prints.get(k) != value}
         self._changed |= dict.fromkeys(changed, self._place)
         if step is None or not self._replays:
@@ -105,7 +118,8 @@ class StateLog:
         if not (replay and base) or self._size_of(given) + _size_of_steps(steps) >= self._size_of(changed):
             steps, given = (), changed
         rest = state_digest.state_of(0, {k: v for k, v in self.tip.tensors.items() if k in given})
-        return Update(self.tip.state.round, self.tip.digest, base, steps, rest.weights, rest.factors, rest.basis)
+        path = tuple(self._digests[self._place - len(steps) : self._place])
+        return Update(self.tip.state.round, self.tip.digest, base, steps, rest.weights, rest.factors, rest.basis, path)
 
     def _way(self, place: int) -> tuple[tuple[Step, ...], set[str]]:
         """Steps from ``place`` to the tip, and tensors to set before them: all of them where no steps lead there."""

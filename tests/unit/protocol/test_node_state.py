@@ -1,7 +1,9 @@
 """Nodes that keep, lose, or spoil their copy of the weights: the run is the same bit for bit, the bytes are not."""
 
 import errno
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from fedrac.algorithm.state import ServerState
 from fedrac.flower import client_app
 from fedrac.flower.in_process_grid import InProcessGrid
 from fedrac.flower.strategy import FedRacLora
-from fedrac.protocol import node_state, state_digest, state_log
+from fedrac.protocol import catch_up, node_state, state_digest, state_log
 from fedrac.protocol.connected_clients import Hosted
 from fedrac.protocol.downloads import Downloads
 from fedrac.protocol.messages import decode_update
@@ -49,12 +51,16 @@ class Nodes(InProcessGrid):
     def _deliver(self, message: Message) -> str:
         if message.metadata.message_type == MessageType.TRAIN:
             self.updates.append(decode_update(message.content))
-        latest, node_state._latest = node_state._latest, None
-        key = super()._deliver(message)
-        node_state._latest = latest
+        with contextmanager(self._process)():
+            key = super()._deliver(message)
         if (reason := lack_of(self._replies[key])) is not None:
             self.lacks.append(reason)
         return key
+
+    def _process(self) -> Iterator[None]:
+        latest, node_state._latest = node_state._latest, None
+        yield
+        node_state._latest = latest
 
 
 class Accident(Nodes):
@@ -207,6 +213,41 @@ def test_a_server_that_was_started_again_knows_what_nodes_hold(tmp_path: Path) -
     assert not grid.lacks and all(update.base for update in grid.updates)
 
 
+class Workers(Nodes):
+    """Every message goes to any of some processes that stay, as in Flower's simulation."""
+
+    def __init__(self, nodes: int, processes: int, moments: random.Random) -> None:
+        super().__init__(["memory"] * nodes)
+        for context in self._contexts.values():
+            del context.node_config["state"]
+        self.moments = moments
+        self.remembered: list[Any] = [None] * processes
+
+    def _process(self) -> Iterator[None]:
+        process = self.moments.randrange(len(self.remembered))
+        keep, node_state._latest = node_state._latest, self.remembered[process]
+        yield
+        self.remembered[process], node_state._latest = node_state._latest, keep
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_a_simulation_starts_from_what_its_processes_have(monkeypatch: pytest.MonkeyPatch, processes: int) -> None:
+    """A message does not grow with the rounds, whichever process it comes to."""
+    monkeypatch.setattr(catch_up, "stays", lambda: True)
+    work = {**settings(), "server": ServerSpec(runs.CLIENTS)}
+    wide = workload(model={"_target_": "fedrac.models.mlp", "inputs": 4, "hidden": [40], "outputs": 3})
+    usual, found = strategy(wide, **work), strategy(wide, **work)
+    runs.train(usual, 2, rounds=60)
+    grid = Workers(2, processes, random.Random(1))
+    reports = run(grid, found, 60)
+    equal(found.effective_weights(), usual.effective_weights())
+    assert not any(report.refused for report in reports)
+    late = grid.updates[len(grid.updates) // 2 :]
+    assert np.mean([len(update.steps) for update in late]) < 2 * processes
+    assert sum(bool(update.weights) for update in late) < len(late) // 5  # two processes in turn that have little
+    assert bool(grid.lacks) == (processes > 1)
+
+
 # --- the parts ------------------------------------------------------------------------------------------------------
 
 
@@ -241,6 +282,38 @@ def test_the_shorter_way_is_taken_and_leads_to_the_tip(behind: int) -> None:
     after = state_log.apply(update, states[8 - behind], add)
     assert state_digest.take(after).digest == found.tip.digest == update.digest
     assert state_log.size(found.update_from(base, replay=False)) == (4 * 16 if behind else 0)
+
+
+def test_who_holds_a_later_state_than_the_base_makes_the_rest_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, states = grown(5)
+    monkeypatch.setattr(node_state, "_latest", None)
+    made: list[int] = []
+
+    def counted(before: ServerState, step: Step) -> ServerState:
+        made.append(step.round)
+        return add(before, step)
+
+    node = NodeState(Initial(lambda: state(0.0).weights), None, True, "1")
+    node.follow(StateLog(states[3]).update_from(""), counted)
+    update = found.update_from(state_digest.take(states[1]).digest)
+    assert [step.round for step in update.steps] == [2, 3, 4, 5]
+    equal(dict(node.follow(update, counted)[0].weights), dict(states[5].weights))
+    assert made == [4, 5]
+
+
+def test_a_process_that_was_behind_is_served_the_next_time() -> None:
+    """It said what it had; what was sent for that came to another process of the node."""
+    found = [state(float(value), value) for value in range(4)]
+    digests = [state_digest.take(each).digest for each in found]
+    link = Downloads(found[0].weights, found[0], replays=True)
+    node, own = hosted("split", digests[0]), hosted("", digests[0])
+    for number, which in ((1, node), (2, own)):
+        link.move(found[number], Step(number, 1.0, torch.ones(1)))
+        link.landed(7, [0], kept=True)
+        assert decode_update(link.content(7, which)).base == digests[number]
+        link.more(7, which, "missing", [digests[0]])
+        link.landed(7, [0], kept=True)
+        assert decode_update(link.content(7, which)).base == (digests[0] if which is node else digests[number])
 
 
 def test_who_holds_nothing_is_sent_everything() -> None:
@@ -374,12 +447,12 @@ def test_a_node_with_data_of_its_own_is_charged_for_its_messages() -> None:
     assert decode_update(link.content(1, real)).base == state_digest.take(state(2.0)).digest
     assert link.count(1, real, [0]) == 5 * 4
     assert link.count(2, simulated, [1, 2, 7]) == (5 + 5 + 15) * 4  # client 7 takes part for the first time
-    whole, size = link.whole(1, "missing")
+    whole, size = link.more(1, real, "missing", ())
     everything = sum(t.numel() * t.element_size() for t in first.weights.values())
     assert size == everything and decode_update(whole).base == ""
     assert link.count(1, real, [0]) == 3 * 5 * 4  # what it kept is forgotten; what it can build is not
     assert link.count(3, hosted(""), [0]) == everything
-    link.whole(1, "differs")
+    link.more(1, real, "differs", ())
     assert link.count(1, real, [0]) == 16 * 4  # from now on, what has changed
 
 

@@ -11,7 +11,17 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, Re
 from torch import Tensor
 
 from fedrac.protocol.messages import to_record
-from fedrac.protocol.replies import Refusal, Reply, decode_reply, encode_lack, encode_reply, join, keeps, lack_of
+from fedrac.protocol.replies import (
+    Refusal,
+    Reply,
+    decode_reply,
+    encode_lack,
+    encode_reply,
+    join,
+    keeps,
+    lack_of,
+    offers_of,
+)
 
 ASKED = [7, 2, 5]
 ROUND = 3
@@ -192,6 +202,11 @@ def test_a_host_that_needs_more() -> None:
         assert lack_of(answer(encode_lack(reason))) == reason
         assert told in refused(encode_lack(reason))
     assert lack_of(answer(content())) is None and lack_of(answer(Error(1))) is None
+    assert offers_of(answer(encode_lack("missing", ["a", "b"]))) == ("a", "b")
+    foreign: list[Any] = ["x", 3, ["y" * 9] * 99, ["z" * 999]]
+    for offers in foreign:
+        found = offers_of(answer(RecordDict({"cannot_rebuild": ConfigRecord({"offers": offers})})))
+        assert len(found) <= 8 and all(len(offer) <= 64 for offer in found)
 
 
 def test_whether_a_host_keeps_the_state() -> None:
