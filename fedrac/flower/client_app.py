@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -12,6 +12,7 @@ from fedrac.aggregation.update_vectors import UpdateVectors
 from fedrac.algorithm.blocks import Block
 from fedrac.algorithm.round_start import draw_sketches
 from fedrac.algorithm.state import ServerState
+from fedrac.flower.host import Host
 from fedrac.flower.node import answering, host_of, ledger_of, rules_of
 from fedrac.protocol import secure_client
 from fedrac.protocol.catch_up import follow, merged, replica_of
@@ -46,23 +47,21 @@ def query(message: Message, context: Context) -> RecordDict:
 @answering
 def train(message: Message, context: Context) -> RecordDict:
     """Trains the clients that the server's plan names."""
-    plan = decode_plan(message.content)
-    host = host_of(plan.spec.workload, context)
-    host.check_served(plan.clients)
-    blocks, rules = host.blocks(plan), rules_of(context)
+    asked, rules = _Asked.read(message, context), rules_of(context)
     if rules is not None:
-        rules.policy.check_round(plan.spec, tuple(blocks), host.model)
-    state, kept = follow(plan, blocks, replica_of(host.initial, context))
+        rules.policy.check_round(asked.plan.spec, tuple(asked.blocks), asked.host.model)
+    state, kept = asked.follow(context)
     if rules is not None:
         ledger_of(context).count("rounds", rules.policy.most_rounds)
-    reply, failed = host.train(plan, state)
+    reply, failed = asked.host.train(asked.plan, state)
     if rules is not None and rules.policy.clip is not None:
-        reply = _protected(plan, blocks, state, reply, ledger_of(context), rules.policy)
-    if plan.spec.grid is not None:
-        boxes, space = message.content.config_records[SECURE], _space(plan, blocks, state)
-        reply, more = hidden(plan.spec.round, plan.spec.grid, space, host.seed, reply, boxes, context.state)
+        reply = _protected(asked.plan, asked.blocks, state, reply, ledger_of(context), rules.policy)
+    spec = asked.plan.spec
+    if spec.grid is not None:
+        boxes, space = message.content.config_records[SECURE], _space(asked.plan, asked.blocks, state)
+        reply, more = hidden(spec.round, spec.grid, space, asked.host.seed, reply, boxes, context.state)
         failed |= more
-    return encode_reply(plan.spec.round, reply, failed, kept)
+    return encode_reply(spec.round, reply, failed, kept)
 
 
 @app.query(SECURE)
@@ -79,11 +78,35 @@ def secure(message: Message, context: Context) -> RecordDict:
 @answering
 def evaluate(message: Message, context: Context) -> RecordDict:
     """Tests the global model on the data of the clients that the server names."""
-    plan = decode_plan(message.content)
-    host = host_of(plan.spec.workload, context)
-    host.check_served(plan.clients)
-    state, kept = follow(plan, host.blocks(plan), replica_of(host.initial, context))
-    return encode_metrics(host.evaluate(merged(plan, host.blocks(plan), state), plan.clients), kept)
+    asked = _Asked.read(message, context)
+    state, kept = asked.follow(context)
+    return encode_metrics(asked.host.evaluate(merged(asked.plan, asked.blocks, state), asked.plan.clients), kept)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the server asks for, whether it is to train or to test.
+
+    Attributes:
+        plan: as it was sent.
+        host: serves all its clients.
+        blocks: the trained parameters that it describes.
+    """
+
+    plan: RoundPlan
+    host: Host
+    blocks: Sequence[Block]
+
+    @classmethod
+    def read(cls, message: Message, context: Context) -> "_Asked":
+        plan = decode_plan(message.content)
+        host = host_of(plan.spec.workload, context)
+        host.check_served(plan.clients)
+        return cls(plan, host, host.blocks(plan))
+
+    def follow(self, context: Context) -> tuple[ServerState, bool]:
+        """The state that the plan starts from, and whether the node keeps it."""
+        return follow(self.plan, self.blocks, replica_of(self.host.initial, context))
 
 
 def _protected(

@@ -10,16 +10,17 @@ from flwr.clientapp import ClientApp
 from fedrac.flower.worker import channel, front
 from fedrac.protocol import processes
 
-app = ClientApp()
+
+class NodeApp(ClientApp):
+    """`fedrac.flower.client_app`, wherever it computes."""
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """The answer to a message of any kind."""
+        if processes.simulated() or not channel.available() or front.idle_seconds(context) <= 0:
+            from fedrac.flower import client_app
+
+            return client_app.app(message, context)
+        return front.ask(message, context)
 
 
-@app.query()
-@app.train()
-@app.evaluate()
-def answer(message: Message, context: Context) -> Message:
-    """Hands on what comes; see `fedrac.flower.client_app`."""
-    if processes.simulated() or not channel.available() or front.idle_seconds(context) <= 0:
-        from fedrac.flower import client_app
-
-        return client_app.app(message, context)
-    return front.ask(message, context)
+app = NodeApp()

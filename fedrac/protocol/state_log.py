@@ -40,8 +40,8 @@ class Update:
         base: digest of the state to start from; empty if ``weights`` and ``factors`` are all there is.
         steps: rounds to replay, in order.
         weights, factors, basis: tensors that replace those of ``base``, before any step.
-        path: digests of the states that the steps start from, the first of which is that of ``base`` and of what replaces
-            tensors of it: who holds a later one of them makes the rest alone.
+        path: digests of the states that the steps start from; who holds one of them needs no more than the steps after
+            it.
     """
 
     round: int
