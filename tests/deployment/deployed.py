@@ -122,7 +122,7 @@ class Federation:
         own = self.folder / "nodes" / str(node)
         compose = f'partition-id={node} data="{data}" policy="{own / "policy.yaml"}"'
         command = (
-            f"flower-supernode --superlink 127.0.0.1:{self.port} --root-certificates {own / 'ca.crt'} "
+            f"python -m fedrac.flower.supernode --superlink 127.0.0.1:{self.port} --root-certificates {own / 'ca.crt'} "
             f"--auth-supernode-private-key {own / 'key'} --port {free_port()} --node-config '{compose}'"
         )
         cache = {"FEDRAC_CACHE": str(self.folder / "state" / f"node-{node}" / "cache")}
