@@ -57,7 +57,12 @@ def _inputs(data: Data) -> list[Finding]:
         Finding("learns", f"that an example has the shape {inputs.shape[1:]}; values lie in {low:.4g} .. {high:.4g}")
     ]
     if max(abs(low), abs(high)) > _FAR:
-        found.append(Finding("doubtful", f"an input of {max(abs(low), abs(high)):.4g} is far from 1: agree on a scale"))
+        found.append(
+            Finding(
+                "doubtful",
+                f"an input of {max(abs(low), abs(high)):.4g} is far from 1: agree on a scale (data.standardize=agreed)",
+            )
+        )
     constant = int((values.min(0) == values.max(0)).sum())
     if values.shape[1] <= constant:
         found.append(Finding("wrong", "all inputs are constant"))

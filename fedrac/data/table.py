@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fedrac.data.columns import Columns, named_files, read_named
 from fedrac.data.examples import Data, Examples
 from fedrac.data.split import Index, split
+from fedrac.data.standard import AGREED, Scale
 from fedrac.data.store import stored
 from fedrac.data.tasks import named
 from fedrac.loading.told import told
@@ -29,7 +30,7 @@ def table(
     group: str | None = None,
     test_path: str | None = None,
     test_fraction: float = 0.2,
-    standardize: bool = True,
+    standardize: bool | str | Mapping[str, Sequence[float]] = True,
     split_seed: int = 0,
     classes: Sequence[str | int] | None = None,
     partial: bool = False,
@@ -46,7 +47,8 @@ def table(
         group: the column that names the natural client of a row.
         test_path: another table for testing; where None, ``test_fraction`` of the rows are (of every class
             alike).
-        standardize: shift and scale each feature to mean 0, deviation 1 over the training rows.
+        standardize: shift and scale each feature to mean 0, deviation 1 over the training rows; or by lists ``mean``
+            and ``deviation``. ``agreed``: by those that all parties agree on before the run; until then not at all.
         split_seed: names the split; not the run's seed.
         classes: the values of ``target``, to be numbered 0, 1, ... in this order; where None, those that occur.
         partial: a party's share of a federation. All rows of ``path`` are for training; classes may be missing, so
@@ -62,11 +64,18 @@ def table(
                 f"data.path={path} data.target={target}: set both, e.g. data.path=/data/table.csv data.target=label"
             )
         )
+    if isinstance(standardize, str) and not (partial and standardize == AGREED):
+        raise told(
+            ValueError(
+                f"data.standardize={standardize}: parties with rows of their own agree, others say true or false"
+            )
+        )
     labelled = _has_labels(task)
-    if partial and (standardize or not features or (labelled and classes is None)):
+    if partial and (standardize is True or not features or (labelled and classes is None)):
         wrong = (
-            "all parties of a federation must read their columns alike: set data.standardize=false, data.features to "
-            "the list of columns and, for a classification, data.classes to the list of all labels, e.g. [no,yes]"
+            "all parties of a federation must read their columns alike: set data.standardize=false or agreed, "
+            "data.features to the list of columns and, for a classification, data.classes to the list of all labels, "
+            "e.g. [no,yes]"
         )
         raise told(ValueError(wrong))
     files = named_files(path, test_path, partial)
@@ -81,7 +90,9 @@ def table(
             _one_class(targets[0], partial)
         inputs = features or [name for name in columns.frame.columns if name not in (*targets, group)]
         x = columns.numbers(list(inputs))
-        if standardize:
+        if isinstance(standardize, Mapping):
+            x = Scale.of(standardize, x.shape[1]).apply(x)
+        elif standardize is True:
             spread = x[train].std(axis=0)
             x = (x - x[train].mean(axis=0)) / np.where(spread > 0, spread, 1)
         clients = None if group is None else np.unique(columns.plain(group), return_inverse=True)[1]

@@ -14,6 +14,7 @@ from fedrac.data.batch import batches, order_of
 from fedrac.data.columns import read
 from fedrac.data.examples import Examples
 from fedrac.data.glue import TASKS
+from fedrac.data.standard import Scale
 from fedrac.data.tokenizer import Tokenizer
 from fedrac.data.tokens import Tokens
 from fedrac.experiment.finished_run import FinishedRun
@@ -151,7 +152,7 @@ def _features(file: Path, data: Mapping[str, Any]) -> Any:
     """The feature columns of a table, for a run on tables."""
     if "standardize" not in data:
         raise ValueError(f"{file}: give a .npy file of inputs (N, ...), as the model takes them")
-    if data["standardize"]:
+    if data["standardize"] is True:
         raise ValueError(
             "this run scaled its columns by its training rows (data.standardize=true), which are not part of its "
             "result: give a .npy file of scaled inputs, or train with data.standardize=false"
@@ -159,4 +160,6 @@ def _features(file: Path, data: Mapping[str, Any]) -> Any:
     columns = read([file])
     targets = [data["target"]] if isinstance(data["target"], str) else data["target"]
     names = data["features"] or [name for name in columns.frame.columns if name not in (*targets, data["group"])]
-    return columns.numbers(list(names)).astype(np.float32)
+    values = columns.numbers(list(names))
+    scale = data["standardize"]
+    return (Scale.of(scale, values.shape[1]).apply(values) if scale else values).astype(np.float32)

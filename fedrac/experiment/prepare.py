@@ -16,7 +16,7 @@ from fedrac import data, models
 from fedrac.algorithm.state import ServerState
 from fedrac.data import metrics, own
 from fedrac.data.batch import batches
-from fedrac.experiment import basis
+from fedrac.experiment import basis, common_scale
 from fedrac.experiment.pretrain import initial_weights
 from fedrac.experiment.settings import Experiment, parse
 from fedrac.experiment.training_objective import objective
@@ -66,10 +66,13 @@ class ReadyRun:
 def prepare(settings: DictConfig, grid: Grid) -> ReadyRun:
     """Reads the settings, loads what they name, asks the nodes which clients they serve, and tests the first weights.
 
+    Where the nodes are to agree on a common scale of their columns, they do so first, and ``settings`` get it.
+
     Raises:
         ValueError: a setting is wrong.
         RuntimeError: no node is connected, or one cannot serve.
     """
+    common_scale.agree(settings, grid)
     experiment = parse(settings)
     if experiment.runtime.threads is not None:
         torch.set_num_threads(experiment.runtime.threads)

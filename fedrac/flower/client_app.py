@@ -14,7 +14,8 @@ from fedrac.algorithm.round_start import draw_sketches
 from fedrac.algorithm.state import ServerState
 from fedrac.flower.host import Host
 from fedrac.flower.node import answering, host_of, ledger_of, rules_of
-from fedrac.protocol import secure_client
+from fedrac.loading.limits import Refused
+from fedrac.protocol import column_sums, secure_client
 from fedrac.protocol.catch_up import follow, merged, replica_of
 from fedrac.protocol.client_evaluation import encode_metrics
 from fedrac.protocol.connected_clients import decode_question, encode_hosted
@@ -72,6 +73,18 @@ def secure(message: Message, context: Context) -> RecordDict:
     if asked["step"] == "keys":
         host_of(json.loads(str(asked["workload"])), context).check_served(ids(asked, "clients"))
     return secure_client.answer(asked, context.state)
+
+
+@app.query(column_sums.ACTION)
+@answering
+def columns(message: Message, context: Context) -> RecordDict:
+    """Sums over the columns of the node's own table, under masks."""
+    workload, rules = column_sums.workload_of(message.content), rules_of(context)
+    if rules is not None and rules.policy.noise:
+        raise Refused("sums of columns are exact, and what leaves here has noise", "noise")
+    words = host_of(workload, context).column_sums()
+    (masked,) = secure_client.masked(0, message.content.config_records[SECURE], words, context.state).values()
+    return column_sums.answer(masked)
 
 
 @app.evaluate()

@@ -18,6 +18,7 @@ from fedrac.algorithm.blocks import Block, find_blocks
 from fedrac.algorithm.round_start import draw_sketches, start_of_round
 from fedrac.algorithm.state import ServerState
 from fedrac.algorithm.streams import Index
+from fedrac.data import standard
 from fedrac.data.batch import Batch, Rows, batches
 from fedrac.data.own import load as load_own
 from fedrac.data.tokens import Tokens
@@ -71,6 +72,7 @@ class Host:
         code_digest.check(workload.get("code", code_digest.digest()))
         self.seed, self._own, self._told, self._least = int(workload["seed"]), own, tell_examples, least
         self.data, self.partition = _holding(workload, partition_id, own)
+        self._agrees = workload["data"].get("standardize") == standard.AGREED
         self.device = pick_device(workload["device"])
         self.dtype: torch.dtype = getattr(torch, workload["dtype"])
         with _telling():  # it has not seen the data
@@ -169,6 +171,17 @@ class Host:
             for name, total in evaluation.sums(self.model, self.data.task, parts).items():
                 columns.setdefault(name, []).append(total * min(1.0, count / len(held)))
         return columns
+
+    def column_sums(self) -> dict[int, Tensor]:
+        """By the one client of a node with a table of its own, what `fedrac.data.standard` takes a common scale from.
+
+        Raises:
+            ValueError: the run does not ask for such a scale, or these data have no columns.
+        """
+        inputs = self.data.train.inputs
+        if not self._own or not self._agrees or isinstance(inputs, Tokens):
+            raise told(ValueError("data.standardize=agreed is for nodes with tables of their own (partition=nodes)"))
+        return {int(self.clients[0]): standard.sums(inputs)}
 
     def _held_out(self, client: int) -> data.Examples:
         if self._own and len(self.data.test):

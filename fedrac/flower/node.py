@@ -9,6 +9,7 @@ from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 
+from fedrac.data import standard
 from fedrac.flower.host import Host, reason_of
 from fedrac.loading import limits
 from fedrac.loading.limits import Refused
@@ -47,7 +48,12 @@ def host_of(workload: Mapping[str, Any], context: Context) -> Host:
     """The host that this node is, as its node-config says; loaded once a process."""
     node, rules = NodeConfig.read(context.node_config), rules_of(context)
     if rules is not None:
-        ledger_of(context).pin(json.dumps(workload, sort_keys=True))
+        scale = workload["data"].get("standardize")  # may be agreed on in the run, once
+        agreed = scale if isinstance(scale, dict) else None
+        data = {**workload["data"], "standardize": standard.AGREED} if agreed else workload["data"]
+        ledger_of(context).pin(json.dumps({**workload, "data": data}, sort_keys=True))
+        if agreed:
+            ledger_of(context).pin(json.dumps(agreed, sort_keys=True), "scale")
     tell = 1 if rules and rules.policy.noise else node.tell_examples
     least = rules.policy.least_examples if rules else 1
     if node.data is not None:

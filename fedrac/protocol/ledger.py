@@ -52,11 +52,12 @@ class Ledger:
         self._try_to_write(kept)
         return number
 
-    def pin(self, workload: str) -> None:
+    def pin(self, workload: str, kind: str = "workload") -> None:
         """Makes sure that a run keeps to one description: by asking for many, a server could read out a column.
 
         Args:
-            workload: the run's, as JSON.
+            workload: the run's, as JSON; or the part of it that ``kind`` names.
+            kind: what is pinned.
 
         Raises:
             ValueError: it had another one.
@@ -65,12 +66,12 @@ class Ledger:
         record = self.context.state.config_records.setdefault(_NAME, ConfigRecord())
         kept = self._read()
         run = kept.setdefault("runs", {}).setdefault(f"{self.context.run_id:x}", {})
-        for first in (record.get("workload"), run.get("workload")):
+        for first in (record.get(kind), run.get(kind)):
             if first not in (None, digest):
                 raise told(ValueError("the run described its data, model or partition otherwise before"))
-        record["workload"] = digest
-        if run.get("workload") is None:
-            run["workload"] = digest
+        record[kind] = digest
+        if run.get(kind) is None:
+            run[kind] = digest
             self._try_to_write(kept)
 
     def spend(self, policy: Policy) -> float:

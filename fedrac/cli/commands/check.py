@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedrac.data import site_check
+from fedrac.data import site_check, standard
 from fedrac.data.own import load as load_own
 from fedrac.data.site_check import Finding
 from fedrac.experiment import compose
@@ -59,4 +59,8 @@ def _findings(experiment: Experiment, place: str, tell: int | None, rules: polic
         return [*raw, Finding("wrong", f"a run could not use them; the server would be told: {text_of(error)}")]
     count = len(found.train) if tell is None else min(len(found.train), tell)
     told = [f"examples: {1 if rules.noise else count}", "digests of the weights that the node keeps or can build"]
+    if experiment.data.get("standardize") == standard.AGREED:
+        told.append(
+            "of every column the sum, and that of the squares, over the rows of all nodes together, under masks"
+        )
     return [*(Finding("learns", text) for text in told), *site_check.of_data(found), *raw]

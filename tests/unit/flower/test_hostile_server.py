@@ -20,6 +20,7 @@ from fedrac.algorithm.server import ServerSpec
 from fedrac.flower import client_app, node
 from fedrac.flower.in_process_grid import InProcessGrid
 from fedrac.protocol.connected_clients import encode_question
+from fedrac.protocol.secure_messages import KIND, NAME, encode
 
 MESSAGES = 10_000
 NAMES = [f"Ms-Galloway-{n}" for n in range(20)]
@@ -120,9 +121,9 @@ def changed(text: str, draw: random.Random, outside: Path) -> str:
 def crafted(content: RecordDict, draw: random.Random, outside: Path) -> RecordDict:
     """A message with one thing changed. Flower's own checks of types are left out."""
     content = copy.deepcopy(content)
-    record, field = ("question", "workload") if "question" in content else ("plan", "spec")
-    kind = draw.random()
-    if kind < 0.75 or record == "question":
+    record = next(name for name in ("question", NAME, "plan") if name in content)
+    field, kind = "spec" if record == "plan" else "workload", draw.random()
+    if kind < 0.75 or record != "plan":
         content[record].__dict__["_data"][field] = changed(str(content[record][field]), draw, outside)
     elif kind < 0.8:
         clients = draw.choice([[1], [0, 0], [], [-1], ["x"], [10**18], "x", None, [0.5]])
@@ -171,7 +172,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path
 
 
 def honest(site: Path) -> list[tuple[str, RecordDict]]:
-    """A question, a training and a test, as a server sends them."""
+    """A question, a training, a test, and a wish for keys, as a server sends them."""
     work = {**runs.workload(data=TABLE, partition={"scheme": "nodes"}, model=MODEL), "dtype": "float32"}
     grid = InProcessGrid(client_app.app, [{"partition-id": 0, "data": str(site / "data")}])
     server = strategy(work, adapt=AdaptSpec({"*": 1}), server=ServerSpec(1))
@@ -180,6 +181,7 @@ def honest(site: Path) -> list[tuple[str, RecordDict]]:
         (MessageType.QUERY, encode_question(work)),
         (MessageType.TRAIN, plan.content),
         (MessageType.EVALUATE, plan.content),
+        (KIND, encode(step="keys", round=1, clients=[0], workload=json.dumps(work))),
     ]
 
 
