@@ -228,6 +228,7 @@ class FedRacLora(Strategy):
 
         Raises:
             CohortFailure: a round had too few good replies, or diverged.
+            ValueError: ``initial_arrays`` are not the model's.
         """
         self.rounds, self.state, self._rounds = num_rounds, state, None
         self.summary()
@@ -236,7 +237,13 @@ class FedRacLora(Strategy):
         return loop.run(begun, num_rounds)
 
     def _open(self, initial: ArrayRecord) -> tuple[Rounds, ServerState]:
-        """What makes the rounds from where the run stands, and where that is."""
+        """What makes the rounds from where the run stands, and where that is.
+
+        Raises:
+            ValueError: the arrays are not those of the model.
+        """
+        if missing := [block.name for block in self.blocks if block.name not in initial]:
+            raise ValueError(f"initial_arrays have no {missing[0]!r}: give ArrayRecord(model.state_dict())")
         if self.state is None:
             self.state = initial_state(from_record(initial), self.blocks, self.method, self.sketch, self.basis)
         if self._rounds is None or not self._rounds.is_at(self.state):

@@ -250,5 +250,5 @@ def test_settings_that_contradict_one_another() -> None:
 
 
 def test_arrays_that_are_not_the_models() -> None:
-    with pytest.raises(CohortFailure, match="Missing key"):
+    with pytest.raises(ValueError, match=r"initial_arrays have no 'layers\.0\.weight'"):
         strategy().start(grid(), ArrayRecord(), 1)
