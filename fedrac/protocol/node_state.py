@@ -1,7 +1,7 @@
 """A node's copy of the server's state: in the memory of its process, on its disk, or built from the configuration.
 
-Flower starts a new process for every message of a node unless told otherwise, so nothing relies on memory; what is
-found there saves time. Nothing relies on the disk either: a copy is what its digest says, or it does not count.
+A node's process may end at any time, and a simulation's next message may come to another one, so nothing relies on
+memory; what is found there saves time. Nothing relies on the disk either: a copy is what its digest says, or it does not count.
 """
 
 import contextlib
