@@ -1,7 +1,8 @@
 """A node's copy of the server's state: in the memory of its process, on its disk, or built from the configuration.
 
 A node's process may end at any time, and a simulation's next message may come to another one, so nothing relies on
-memory; what is found there saves time. Nothing relies on the disk either: a copy is what its digest says, or it does not count.
+memory; what is found there saves time. Nothing relies on the disk either: a copy is what its digest says, or it does
+not count.
 """
 
 import contextlib
