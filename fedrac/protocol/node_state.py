@@ -25,6 +25,7 @@ from fedrac.protocol.state_log import Step, Update, apply
 log = logging.getLogger(__name__)
 
 RUNS = 3  # of so many runs a folder keeps the state: the newest ones
+ROUNDS = 10  # that a folder may be behind memory: what a process that ends must be sent again
 _latest: tuple[str | None, DigestedState] | None = None  # the run it belongs to, None: to the server beside
 
 
@@ -163,10 +164,14 @@ class NodeState:
     def _keep(self, state: DigestedState) -> bool:
         """Puts the state in the place of the run's last one and removes old runs; False if the disk does not take it.
 
+        Where memory has it, a file of some rounds before is enough.
+
         Nothing waits for the disk: a file that a power cut spoils has another digest than it says.
         """
         if self.folder is None or (place := self._file) is None:
             return False
+        if self.in_memory and 0 <= state.state.round - int(_said(place).get("round", -ROUNDS)) < ROUNDS:
+            return True
         part = place.with_suffix(".part")
         try:
             if _digest_in(place) != state.digest:
@@ -190,8 +195,13 @@ def _about(state: DigestedState) -> dict[str, str]:
 
 def _digest_in(path: Path) -> str:
     """What a file says it holds; empty if it says nothing."""
+    return _said(path).get("digest", "")
+
+
+def _said(path: Path) -> dict[str, str]:
+    """What `_about` wrote into a file; empty if it says nothing."""
     try:
         with safe_open(path, "pt") as file:
-            return str((file.metadata() or {}).get("digest", ""))
+            return file.metadata() or {}
     except (OSError, SafetensorError):
-        return ""
+        return {}
