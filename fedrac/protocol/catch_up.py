@@ -41,10 +41,11 @@ def replica_of(initial: Initial, context: Context) -> NodeState:
     """Where this node keeps its state: ``state`` of its node-config.
 
     A folder; ``memory``; or nowhere, if it is empty. Unless told, a node with data of its own keeps it in the cache;
-    one that shares common data keeps it in memory, if its process stays.
+    one that shares common data keeps no file. A process that stays has it in memory besides, unless ``state`` is
+    empty.
     """
     node, run = NodeConfig.read(context.node_config), f"{context.run_id:x}"
     if node.state == MEMORY:
         return NodeState(initial, None, True, run)
     keeps = node.state or (node.data and node.state is None)
-    return NodeState(initial, node.folder if keeps else None, node.state is None and not keeps and stays(), run)
+    return NodeState(initial, node.folder if keeps else None, node.state != "" and stays(), run)

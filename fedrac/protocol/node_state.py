@@ -1,7 +1,8 @@
 """A node's copy of the server's state: in the memory of its process, on its disk, or built from the configuration.
 
-Flower starts a new process for every message of a node unless told otherwise, so nothing relies on memory; what is
-found there saves time. Nothing relies on the disk either: a copy is what its digest says, or it does not count.
+A node's process may end at any time, and a simulation's next message may come to another one, so nothing relies on
+memory; what is found there saves time. Nothing relies on the disk either: a copy is what its digest says, or it does
+not count.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from fedrac.protocol.state_log import Step, Update, apply
 log = logging.getLogger(__name__)
 
 RUNS = 3  # of so many runs a folder keeps the state: the newest ones
+ROUNDS = 10  # that a folder may be behind memory: what a process that ends must be sent again
 _latest: tuple[str | None, DigestedState] | None = None  # the run it belongs to, None: to the server beside
 
 
@@ -162,10 +164,14 @@ class NodeState:
     def _keep(self, state: DigestedState) -> bool:
         """Puts the state in the place of the run's last one and removes old runs; False if the disk does not take it.
 
+        Where memory has it, a file of some rounds before is enough.
+
         Nothing waits for the disk: a file that a power cut spoils has another digest than it says.
         """
         if self.folder is None or (place := self._file) is None:
             return False
+        if self.in_memory and 0 <= state.state.round - int(_said(place).get("round", -ROUNDS)) < ROUNDS:
+            return True
         part = place.with_suffix(".part")
         try:
             if _digest_in(place) != state.digest:
@@ -189,8 +195,13 @@ def _about(state: DigestedState) -> dict[str, str]:
 
 def _digest_in(path: Path) -> str:
     """What a file says it holds; empty if it says nothing."""
+    return _said(path).get("digest", "")
+
+
+def _said(path: Path) -> dict[str, str]:
+    """What `_about` wrote into a file; empty if it says nothing."""
     try:
         with safe_open(path, "pt") as file:
-            return str((file.metadata() or {}).get("digest", ""))
+            return file.metadata() or {}
     except (OSError, SafetensorError):
-        return ""
+        return {}

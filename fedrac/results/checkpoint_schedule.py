@@ -58,10 +58,10 @@ class Checkpoints:
 
     def __init__(self, folder: Path, spec: CheckpointSpec, strategy: FedRacLora) -> None:
         self._folder, self._spec, self._strategy = folder, spec, strategy
-        self._state = strategy.state  # after the last recorded round; None: there is none
-        self._written = strategy.finished_rounds
+        self._round = self._written = strategy.finished_rounds  # the last recorded one, and the last on the disk
         self._whole = checkpoint.whole_round(folder)
         self._rounds: list[FinishedRound] | None = None  # that are not written yet; None: what comes is written whole
+        self._only: ServerState | None = None  # of the last recorded round, where nothing else leads to it
         self._logged = 0  # bytes of numbers, here and in the log
         self._best = -math.inf
         checkpoint.recover(folder)
@@ -84,8 +84,8 @@ class Checkpoints:
         self._take()
         if improved or self._strategy.guard.noise or report.round % self._spec.every == 0:
             self._write()
-        if improved and self._state is not None:
-            checkpoint.mark_best(self._folder, self._state.round)
+        if improved:
+            checkpoint.mark_best(self._folder, self._round)
 
     def before_clients(self) -> None:
         """Before clients see a round's result; those of the next round see it when the round is recorded.
@@ -100,25 +100,25 @@ class Checkpoints:
     def _take(self) -> None:
         """The round that has just been finished, once; where it makes the log too long, the rest is dropped."""
         state, last = self._strategy.state, self._strategy.last_round
-        if state is None or state is self._state:
+        if state is None or last is None or state.round == self._round:
             return
-        self._state = state
-        if self._rounds is None or last is None:
-            return
-        self._rounds.append(last)
-        self._logged += last.step.means.nbytes
-        if self._logged >= sum(tensor.nbytes for tensor in (*state.weights.values(), *state.factors.values())):
-            self._rounds = None
+        self._round = state.round
+        if self._rounds is not None:
+            self._rounds.append(last)
+            self._logged += last.step.means.nbytes
+            if self._logged >= sum(tensor.nbytes for tensor in (*state.weights.values(), *state.factors.values())):
+                self._rounds = None
+        self._only = state if self._rounds is None else None
 
     def _write(self) -> None:
-        if self._state is None or self._written == self._state.round:
+        if self._written == self._round:
             return
         rounds, self._rounds = self._rounds, None  # after a failure
-        if rounds is None:
-            self._write_whole(self._state)
-        else:
+        if rounds is not None:
             checkpoint.append(self._folder, self._strategy.replay, rounds)
-        self._rounds, self._written = [], self._state.round
+        elif self._only is not None:
+            self._write_whole(self._only)
+        self._rounds, self._only, self._written = [], None, self._round
 
     def _write_whole(self, state: ServerState) -> None:
         checkpoint.save(self._folder, state, self._strategy.replay.merged(state), self._spec.keep)
@@ -126,6 +126,15 @@ class Checkpoints:
 
     def close(self) -> None:
         """The last recorded round is written whole, and so is the best one: at the end, however it came."""
-        if self._state is not None and self._whole != self._state.round:
-            self._write_whole(self._state)
+        if self._whole != self._round:
+            self._write_whole(self._recorded())
         checkpoint.complete_best(self._folder)
+
+    def _recorded(self) -> ServerState:
+        """After the last recorded round; the next one may be finished, and its tests not."""
+        if (state := self._strategy.state) is not None and state.round == self._round:
+            return state
+        if self._only is not None:
+            return self._only
+        self._write()
+        return checkpoint.load(self._folder)

@@ -22,10 +22,10 @@ def test_looks_are_soon_after_an_answer_and_rare_later(monkeypatch: pytest.Monke
     clock.sleep(0.5)  # the answer is made
     for _ in range(60):
         clock.sleep(3)
-    assert slept[:3] == [0.1] * 3 and slept[-1] == 3
+    assert slept[:3] == [0.1, 0.3, 0.3] and slept[-1] == 3
     clock.sleep(0.5)
     clock.sleep(3)
-    assert slept[-2:] == [0.1, 0.1]
+    assert slept[-2:] == [0.1, 0.3]
     assert clock.time is time.time
 
 

@@ -21,6 +21,7 @@ from fedrac.flower.worker import channel, front
 from fedrac.protocol import code_digest
 
 NODE = 7
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="whose process is at the other end, as Linux tells")
 
 
 @pytest.fixture(autouse=True)

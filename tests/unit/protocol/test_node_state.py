@@ -376,6 +376,23 @@ def test_a_folder_keeps_the_newest_state_of_the_newest_runs(monkeypatch: pytest.
         assert kept(tmp_path, str(run)).offers() == [state_digest.take(state(2.0 + run)).digest, initial]
 
 
+@pytest.mark.parametrize("stays", [False, True])
+def test_a_process_that_stays_seldom_writes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stays: bool) -> None:
+    """When it ends, its file is some rounds behind at most."""
+    monkeypatch.setattr(node_state, "_latest", None)
+    found = StateLog(state(0.0))
+    node = NodeState(Initial(lambda: state(0.0).weights), tmp_path, stays, "1")
+    written = []
+    for number in range(1, 26):
+        found.add(state(float(number), number), Step(number, 1.0, torch.ones(1)))
+        assert node.follow(found.update_from(""), add)[1]
+        written.append((tmp_path / "1.safetensors").read_bytes())
+    assert len(set(written)) == (3 if stays else 25)
+    monkeypatch.setattr(node_state, "_latest", None)
+    behind = [state_digest.take(state(float(number))).digest for number in range(25 - node_state.ROUNDS, 26)]
+    assert node.offers()[0] in behind
+
+
 @pytest.mark.parametrize("in_memory", [False, True])
 @pytest.mark.parametrize("stays", [False, True], ids=["new process", "same process"])
 def test_a_run_gets_nothing_of_another_run(

@@ -137,6 +137,22 @@ def test_seldom_checkpoints_are_one_append(tmp_path: Path) -> None:
     assert not run.log.exists() and checkpoint.whole_round(tmp_path) == 5
 
 
+@pytest.mark.parametrize("every", [1, 3, 100])
+def test_a_stop_between_a_round_and_its_record(tmp_path: Path, every: int) -> None:
+    """While the round is tested: the one before it is written whole, whatever was on the disk."""
+    run = Logged(tmp_path, 5, CheckpointSpec(every=every, best=None))
+    with pytest.raises(KeyboardInterrupt):
+        runs.train(run.strategy, rounds=6, state=run.strategy.state, on_round=_interrupt)
+    assert run.strategy.finished_rounds == 6
+    run.checkpoints.close()
+    same(checkpoint.load(tmp_path), run.states[-1])
+    assert not run.log.exists() and checkpoint.whole_round(tmp_path) == 5
+
+
+def _interrupt(_: RoundReport) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("closed", [True, False], ids=["ended", "killed"])
 def test_the_best_one_is_a_place_in_the_log(tmp_path: Path, closed: bool) -> None:
     """Its files are those of the checkpoint; at the end it is whole, and a plain state dict."""
