@@ -21,7 +21,8 @@ from fedrac.algorithm.adapt import AdaptSpec
 from fedrac.algorithm.blocks import plan_blocks, trained_shapes
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.round_start import draw_sketches
-from fedrac.algorithm.server import advance, draw_cohort, mean_shapes
+from fedrac.algorithm.selection import draw_cohort
+from fedrac.algorithm.server import advance, mean_shapes
 from fedrac.algorithm.sketch import SketchSpec
 from fedrac.algorithm.state import ServerState
 from fedrac.flower import client_app

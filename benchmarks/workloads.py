@@ -15,7 +15,7 @@ from torch import nn
 
 from benchmarks.encoder import Encoder
 from fedrac.algorithm.adapt import AdaptSpec
-from fedrac.algorithm.server import draw_cohort
+from fedrac.algorithm.selection import draw_cohort
 from fedrac.algorithm.streams import Index
 from fedrac.data import Data, Examples
 from fedrac.data.store import stored

@@ -17,6 +17,7 @@ from fedrac.aggregation import privacy
 from fedrac.aggregation.robust import Mean, check, lengths, robust_mean, total
 from fedrac.aggregation.update_vectors import UpdateVectors
 from fedrac.algorithm.method import Method
+from fedrac.algorithm.selection import SelectionSpec
 from fedrac.algorithm.state import GuardState
 
 _MOST_NOISE = 1e6
@@ -84,7 +85,7 @@ class GuardSpec:
         """Whether anything is to be done."""
         return self.mean != "mean" or self.clip is not None
 
-    def check(self, method: Method, weighting: str, clients: int) -> None:
+    def check(self, method: Method, weighting: str, clients: int, selection: SelectionSpec) -> None:
         """Whether it fits the rest of the run; ``clients`` is the least number that may answer in a round.
 
         Raises:
@@ -100,6 +101,16 @@ class GuardSpec:
             raise ValueError(
                 f"server.weighting={weighting} with guard.mean={self.mean}, guard.clip={self.clip}: a client could "
                 "give itself any weight; set server.weighting=uniform"
+            )
+        if selection.rule != "uniform" and self.active:
+            raise ValueError(
+                f"cohort.selection={selection.rule} with guard.mean={self.mean}, guard.clip={self.clip}: a client "
+                "could have itself drawn as often as it likes; set cohort.selection=uniform"
+            )
+        if self.noise and not selection.is_uniform:
+            raise ValueError(
+                f"cohort.available={selection.available} with guard.noise={self.noise}: the privacy that is spent is "
+                "known of cohorts that are drawn from all clients; set cohort.available=null"
             )
         if self.noise:
             privacy.require()

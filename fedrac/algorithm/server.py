@@ -17,9 +17,10 @@ from fedrac.algorithm.blocks import Block
 from fedrac.algorithm.method import Method, RoundMethod
 from fedrac.algorithm.round_start import draw_sketches, start_of_round
 from fedrac.algorithm.schedule import ScheduleSpec
+from fedrac.algorithm.selection import SelectionSpec
+from fedrac.algorithm.simulated_time import SystemSpec
 from fedrac.algorithm.sketch import SketchSpec
 from fedrac.algorithm.state import ServerState
-from fedrac.algorithm.streams import Index, Stream
 
 Weighting = Literal["uniform", "examples"]
 Shares = NDArray[np.float64]
@@ -37,6 +38,8 @@ class ServerSpec:
         weighting: ``uniform`` (the plain mean of Algorithm 2) or ``examples``.
         eta: the server's step eta', dimensionless; 1 makes the new model the mean of the clients' models.
         schedule: of ``eta`` over rounds.
+        selection: how a cohort is drawn.
+        system: how long clients take, in simulated time, and until when they are waited for.
 
     Raises:
         ValueError: a value is out of its range.
@@ -47,6 +50,8 @@ class ServerSpec:
     weighting: Weighting = "uniform"
     eta: float = 1.0
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    selection: SelectionSpec = field(default_factory=SelectionSpec)
+    system: SystemSpec = field(default_factory=SystemSpec)
 
     def __post_init__(self) -> None:
         if not 1 <= self.cohort_size <= _MOST_CLIENTS:
@@ -89,26 +94,6 @@ def initial_state(
     master = next(iter(weights[b.name].dtype for b in blocks))
     carried = start_of_round(adapted, method.at(1), sketches, {}, master).trained
     return ServerState(0, dict(weights), carried, basis=fixed)
-
-
-def draw_cohort(clients: Sequence[int] | Index, size: int, seed: int, round_: int) -> list[int]:
-    """``size`` distinct clients, uniform over all of them, ascending, from the stream ``cohort/round``.
-
-    Args:
-        clients: ids of all clients, (M,).
-        size: C.
-        seed: the run's seed, or the secret of `fedrac.aggregation.guard`.
-        round_: from 1.
-
-    Raises:
-        ValueError: there are fewer clients than that.
-    """
-    if size > len(clients):
-        raise ValueError(f"cohort.size={size} is larger than the population of {len(clients)} clients: lower it")
-    ordered = np.asarray(clients, dtype=np.int64)
-    if (ordered[1:] < ordered[:-1]).any():  # looking is cheaper than sorting, and a population is sorted already
-        ordered = np.sort(ordered)
-    return [int(c) for c in ordered[Stream(seed, "cohort", round_).subset(len(ordered), size)]]
 
 
 def shares(examples: Sequence[int], weighting: Weighting) -> Shares:

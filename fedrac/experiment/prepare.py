@@ -27,6 +27,7 @@ from fedrac.models import norms
 from fedrac.partition.partition import NODES
 from fedrac.protocol.messages import from_record, to_record
 from fedrac.results import checkpoint, node_bindings
+from fedrac.results.record import read_metrics
 from fedrac.training import evaluation
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,8 @@ def prepare(settings: DictConfig, grid: Grid) -> ReadyRun:
     state = _stopped_at(Path(settings.resume)) if settings.resume else None
     if settings.resume:
         strategy.connected.bindings.watch(node_bindings.read(Path(settings.resume)))
+        for line in read_metrics(Path(settings.resume) / "metrics.jsonl"):
+            strategy.connected.drawn |= dict.fromkeys(line["cohort"], line["round"])
     strategy.connect(grid)
     test = _measuring(experiment, model, examples, strategy) if examples else None
     if test is None and experiment.evaluate.metrics:

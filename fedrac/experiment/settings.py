@@ -16,7 +16,9 @@ from fedrac.algorithm import peft_names
 from fedrac.algorithm.adapt import AdaptSpec
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.schedule import ScheduleSpec
+from fedrac.algorithm.selection import Rule, SelectionSpec
 from fedrac.algorithm.server import ServerSpec
+from fedrac.algorithm.simulated_time import SystemSpec
 from fedrac.algorithm.sketch import Law
 from fedrac.flower.round_settings import Send, TestClients
 from fedrac.monitoring import trackers
@@ -31,7 +33,7 @@ _SECTIONS = (
     *("secure_aggregation", "cohort", "evaluate"),
     *("checkpoint", "pretrain", "basis", "runtime"),
 )
-_KEYS = {"seed", "rounds", "rank", "output_dir", "resume", "track", *_SECTIONS}
+_KEYS = {"seed", "rounds", "rank", "output_dir", "resume", "track", "system", *_SECTIONS}
 
 
 class ConfigError(ValueError):
@@ -96,6 +98,7 @@ class CohortSpec:
         size: clients a round, C.
         min_fraction: the least share of them that must answer well, in (0, 1].
         timeout: seconds to wait for their answers.
+        selection, available: see `SelectionSpec`.
 
     Raises:
         ValueError: ``timeout`` is not positive.
@@ -104,6 +107,8 @@ class CohortSpec:
     size: int
     min_fraction: float
     timeout: float
+    selection: Rule = "uniform"
+    available: float | str | None = None
 
     def __post_init__(self) -> None:
         if not self.timeout > 0:
@@ -244,6 +249,8 @@ def parse(config: DictConfig) -> Experiment:
     local_schedule = _typed(ScheduleSpec, local.pop("schedule", {}), "local.schedule")
     server["schedule"] = _typed(ScheduleSpec, server.get("schedule", {}), "server.schedule")
     server |= {"cohort_size": cohort.size, "min_fraction": cohort.min_fraction}
+    server["selection"] = _typed(SelectionSpec, {"rule": cohort.selection, "available": cohort.available}, "cohort")
+    server["system"] = _typed(SystemSpec, raw.get("system") or {}, "system")
     sketch = _typed(SketchConfig, raw["sketch"], "sketch")
     evaluate = _typed(EvaluateSpec, raw["evaluate"], "evaluate")
     counts = {"rounds": raw.get("rounds"), "evaluate.every": evaluate.every, "evaluate.batch_size": evaluate.batch_size}

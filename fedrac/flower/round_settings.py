@@ -57,7 +57,7 @@ class RoundSettings:
         tested = self.test_clients
         if tested is not True and tested is not False and tested != "all" and tested < 1:
             raise ValueError(f"evaluate.on_clients={tested} must be true, false, all, or a number of at least 1")
-        self.guard.check(self.method, self.server.weighting, self.server.least_clients)
+        self.guard.check(self.method, self.server.weighting, self.server.least_clients, self.server.selection)
         self.secure.check(self.guard, self.method, self.server, tested is not False)
         for number in range(1, self.method.period + 1):
             self.grid(self.method.at(number))

@@ -19,7 +19,7 @@ from fedrac.aggregation.update_vectors import UpdateVectors
 from fedrac.algorithm.blocks import trained_shapes
 from fedrac.algorithm.method import RoundMethod
 from fedrac.algorithm.round_start import Sketches, draw_sketches
-from fedrac.algorithm.server import advance, draw_cohort, mean_letters, round_means, shares
+from fedrac.algorithm.server import advance, mean_letters, round_means, shares
 from fedrac.algorithm.state import GuardState, ServerState
 from fedrac.algorithm.streams import Stream
 from fedrac.flower.round_settings import RoundSettings
@@ -27,12 +27,13 @@ from fedrac.protocol.client_evaluation import collect_metrics
 from fedrac.protocol.connected_clients import ConnectedClients
 from fedrac.protocol.downloads import Downloads
 from fedrac.protocol.messages import RoundSpec, Shapes, encode_plan, pack, payload_bytes, to_record
-from fedrac.protocol.replay import FinishedRound
+from fedrac.protocol.replay import FinishedRound, Replay
 from fedrac.protocol.replies import Reply, keeps, lack_of, offers_of
 from fedrac.protocol.round_replies import collect, enforce, enforce_finite
 from fedrac.protocol.round_report import CohortFailure, RoundReport
 from fedrac.protocol.secure_server import Ask, SecureRound
 from fedrac.protocol.secure_update import MASKED
+from fedrac.protocol.simulated_clock import SimulatedClock
 from fedrac.protocol.state_log import Step
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,16 @@ class Rounds:
     ) -> None:
         self._settings, self._connected = settings, connected
         self._downloads = Downloads(initial, state, settings.send_sketch == "seed")
+        self._clock = SimulatedClock(
+            settings.server.system,
+            settings.sketch.seed,
+            Replay(settings.blocks, settings.method, settings.sketch),
+            settings.local.epochs,
+            connected,
+            self._downloads,
+            initial,
+            state.round,
+        )
         self.last: FinishedRound | None = None
 
     def is_at(self, state: ServerState) -> bool:
@@ -91,12 +102,15 @@ class Rounds:
         """Draws the cohort and the sketches of round ``number``, which starts from ``state``."""
         of = self._settings
         state = replace(state, round=number - 1, guard=begin(of.guard, state.guard))
-        secret, clients = secret_of(of.guard, state.guard), self._connected.clients
-        size, seed = min(of.server.cohort_size, len(clients)), of.sketch.seed if secret is None else secret
+        secret, connected = secret_of(of.guard, state.guard), self._connected
+        seed, size = of.sketch.seed if secret is None else secret, of.server.cohort_size
         report = RoundReport(number, [], of.server.eta * of.factor(of.server.schedule, number))
-        report.cohort = draw_cohort(clients, size, seed, number)
+        report.cohort = of.server.selection.draw(connected.clients, connected.examples, size, seed, number)
         sketches = draw_sketches(of.blocks, of.method, of.sketch, number, state.basis)
-        return RoundUnderWay(state, of.method.at(number), sketches, self._connected.by_host(report.cohort), report)
+        if of.server.system.is_active:
+            self._clock.tell(report, {} if of.send_sketch == "seed" else sketches.values)
+        hosts = connected.by_host([client for client in report.cohort if client not in report.late])
+        return RoundUnderWay(state, of.method.at(number), sketches, hosts, report)
 
     def open(self, round_: RoundUnderWay, ask: Ask) -> RoundUnderWay:
         """Has the clients agree on masks, where the server is to see their sum alone; who cannot is left out.

@@ -102,7 +102,9 @@ class ConnectedClients:
 
     Attributes:
         clients: ids of all clients that they serve, ascending, (M,) int64.
+        examples: how many each of them has, (M,) int64.
         bindings: which node is which client, where each has data of its own.
+        drawn: by client, the last round before this process that it was drawn for.
     """
 
     def __init__(self, workload: Mapping[str, Any], timeout: float) -> None:
@@ -112,6 +114,8 @@ class ConnectedClients:
         self._identities: dict[int, str] = {}  # of the nodes that are there now
         self.hosts: dict[int, Hosted] = {}
         self.clients: Index = np.empty(0, np.int64)
+        self.examples: Index = np.empty(0, np.int64)
+        self.drawn: dict[int, int] = {}
         self._began = False
         self._left_out: dict[int, float] = {}  # by node id: when
         self._doubted: set[int] = set()
@@ -259,11 +263,11 @@ class ConnectedClients:
         if self._separate:
             self.bindings.bind({int(h.clients[0]): self._identities[node] for node, h in hosts.items()})
         self.hosts, self.clients, self._nodes = hosts, ids, nodes
-        self._examples = np.concatenate([np.empty(0, np.int64), *(h.examples for h in hosts.values())])[order]
+        self.examples = np.concatenate([np.empty(0, np.int64), *(h.examples for h in hosts.values())])[order]
 
     def examples_of(self, cohort: Sequence[int]) -> dict[int, int]:
         """How many examples each client of the cohort has, as its host says."""
-        counts = self._examples[np.searchsorted(self.clients, cohort)]
+        counts = self.examples[np.searchsorted(self.clients, cohort)]
         return dict(zip(cohort, counts.tolist(), strict=True))
 
     def by_host(self, cohort: Sequence[int]) -> dict[int, list[int]]:

@@ -79,6 +79,10 @@ class Downloads:
         reached = Counter(self._reached.get(client, "") for client in clients)  # many have what many others have
         return sum(self._size(self._chain.newest([hosted.initial, base])) * n for base, n in reached.items())
 
+    def first(self, hosted: Hosted) -> int | None:
+        """What the clients of a host have that was never sent anything: 0, the state before round 1; None: nothing."""
+        return 0 if self._chain.newest([hosted.initial]) else None
+
     def landed(self, node: int, clients: Sequence[int], kept: bool) -> None:
         """A host has answered: it and its clients were sent the state."""
         self._reached |= dict.fromkeys(clients, self.digest)

@@ -103,7 +103,8 @@ def enforce(report: RoundReport, good: int, server: ServerSpec) -> None:
     size = server.cohort_size
     if good < server.least_clients:
         away = [f"{size - len(report.cohort)} clients were away"] if len(report.cohort) < size else []
-        reasons = "; ".join([*map(str, report.refused[:5]), *away])
+        late = [f"{len(report.late)} were later than system.deadline"] if report.late else []
+        reasons = "; ".join([*map(str, report.refused[:5]), *away, *late])
         diverged = bool(report.refused) and all(refusal.diverged for refusal in report.refused)
         raise (Divergence if diverged else CohortFailure)(
             f"round {report.round}: {good} of {size} clients answered well, cohort.min_fraction="

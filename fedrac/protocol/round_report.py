@@ -31,6 +31,8 @@ class RoundReport:
         guard: ``guard/...`` and ``privacy/...`` numbers, where updates are clipped or noise is added.
         metrics: ``test/...`` (server) and ``clients/...`` metrics, on rounds with an evaluation.
         clients: how many answered well.
+        late: clients of the cohort whose answer came after ``system.deadline``, in simulated time.
+        simulated_seconds: how long the round lasted in simulated time; None: nothing is simulated.
         tested: what each client found that tested the round's result; None: nobody did.
     """
 
@@ -45,4 +47,6 @@ class RoundReport:
     guard: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     clients: int = 0
+    late: Sequence[int] = ()
+    simulated_seconds: float | None = None
     tested: ClientMetrics | None = None

@@ -23,6 +23,7 @@ from fedrac.results import client_record
 log = logging.getLogger(__name__)
 
 _NUMBERS = ("seconds", "upload_bytes", "download_bytes")  # of every line
+_SIMULATED = ("simulated_seconds", "stragglers")  # of lines of a run with a simulated time
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -159,6 +160,7 @@ def summarise(
         "upload_bytes": sum(line["upload_bytes"] for line in lines),
         "download_bytes": sum(line["download_bytes"] for line in lines),
         "seconds": sum(line["seconds"] for line in lines),
+        **{name: sum(line[name] for line in lines) for name in _SIMULATED if lines and all(name in x for x in lines)},
         **({"clients": client_record.distribution(tested)} if tested else {}),
     }
 
@@ -176,6 +178,10 @@ def metrics_line(report: RoundReport) -> dict[str, Any]:
         **report.guard,
         **report.metrics,
     }
+    if report.simulated_seconds is not None:
+        line |= {"simulated_seconds": report.simulated_seconds, "stragglers": len(report.late)}
+    if report.late:
+        line["late"] = list(report.late)
     if report.refused:
         line["refused"] = [str(refusal) for refusal in report.refused]
     return {name: _finite(value) for name, value in line.items()}

@@ -12,11 +12,11 @@ from fedrac.algorithm.adapt import AdaptSpec
 from fedrac.algorithm.blocks import Block, Rank, plan_blocks
 from fedrac.algorithm.method import Method, RoundMethod
 from fedrac.algorithm.round_start import Sketches, Start, draw_sketches, start_of_round
+from fedrac.algorithm.selection import draw_cohort
 from fedrac.algorithm.server import (
     Shares,
     Weighting,
     advance,
-    draw_cohort,
     effective_weights,
     initial_state,
     round_means,

@@ -111,12 +111,17 @@ def _curves(comparison: Comparison, folder: Path) -> Iterator[Drawing]:
                     if len(entry[0].rounds(metric))]  # fmt: skip
             if not used:
                 continue
-            for column in _PROGRESS:
+            for column in _progress(used):
                 name = f"{metric.replace('/', '_')}_by_{column}" + (f"_{number + 1}" if panel.title else "")
                 _curve(folder / name, metric, column, panel.title, used)
                 section = style.metric_name(metric).capitalize()
                 caption = f"{section} over {style.progress_name(column)}" + (f"; {panel.title}" if panel.title else "")
                 yield Drawing(section, folder / name, caption)
+
+
+def _progress(lines: Sequence[_Line]) -> list[str]:
+    simulated = all("simulated_seconds" in run.columns for group, _, _ in lines for run in group.runs)
+    return [*_PROGRESS, *(["simulated_seconds"] if simulated else [])]
 
 
 def _is_drawn(metric: str) -> bool:

@@ -24,6 +24,7 @@ _FILES = {
 }
 _RUN_FOLDERS = ("checkpoint", "best", "tensorboard", "clients.parquet")  # or what begins so
 _NUMBERS = ("round", "seconds", "upload_bytes", "download_bytes")
+SIMULATED = ("simulated_seconds", "stragglers")  # of runs with a simulated time
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +73,7 @@ class Run:
         return [name for name, values in self.columns.items() if "/" in name and np.isfinite(values).any()]
 
     def total(self, name: str) -> Floats:
-        """Running total of ``upload_bytes``, ``download_bytes`` or ``seconds``, (rounds,).
+        """Running total of ``upload_bytes``, ``download_bytes``, ``seconds`` and of `SIMULATED`, (rounds,).
 
         The seconds begin after the first round: most of its time is that of loading data and of warming up.
         """
@@ -144,7 +145,7 @@ def read(folder: Path, name: str) -> Run:
     initial = {k: _number(v) for k, v in _mapping(summary.get("initial")).items()}
     diverged = summary.get("diverged") is True
     versions = {k: str(v) for k, v in _json(folder / "versions.json", remarks).items()}
-    names = dict.fromkeys([*_NUMBERS, *(key for line in lines for key in line if "/" in key)])
+    names = dict.fromkeys([*_NUMBERS, *(k for line in lines for k in line if "/" in k or k in SIMULATED)])
     columns = {key: np.array([_number(line.get(key)) for line in lines]) for key in names}
     labels, tested = _labels(folder, remarks), _tested(folder, remarks)
     return Run(name, dict(flat(config)), columns, initial, diverged, labels, tested, versions, remarks)

@@ -50,6 +50,7 @@ _AXES = {
     "upload_bytes": "uploaded by all clients",
     "download_bytes": "downloaded",
     "seconds": "time after the first round",
+    "simulated_seconds": "simulated time",
 }
 _METRICS = {
     "test/accuracy": "test accuracy",
@@ -141,7 +142,7 @@ def label_progress(axes: Axes, column: str, totals: Sequence[float]) -> None:
     """Names the axis of rounds, bytes or seconds.
 
     Args:
-        column: ``round``, ``upload_bytes``, ``download_bytes`` or ``seconds``.
+        column: ``round``, ``upload_bytes``, ``download_bytes``, ``seconds`` or ``simulated_seconds``.
         totals: where each line ends; where they lie far apart the axis is logarithmic.
     """
     axes.set_xlabel(_AXES[column])
@@ -152,7 +153,7 @@ def label_progress(axes: Axes, column: str, totals: Sequence[float]) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=column == "round"))
     if column.endswith("bytes"):
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show_bytes(value)))
-    elif column == "seconds":
+    elif column.endswith("seconds"):
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show_seconds(value)))
 
 
@@ -197,7 +198,12 @@ def legend(figure_: Figure, axes: Axes, title: str | None = None) -> None:
 
 def progress_name(column: str) -> str:
     """What ``round``, ``upload_bytes`` or ``seconds`` is, in words."""
-    return {"round": "rounds", "upload_bytes": "bytes uploaded", "seconds": "wall time"}.get(column, column)
+    return {
+        "round": "rounds",
+        "upload_bytes": "bytes uploaded",
+        "seconds": "wall time",
+        "simulated_seconds": "simulated time",
+    }.get(column, column)
 
 
 def label_setting(axes: Axes, name: str, values: Sequence[float]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from fedrac.data.metrics import is_lower_better
 from fedrac.protocol.client_evaluation import spread
 from fedrac.results.report.compare import Comparison, Group, is_spread, key_name
+from fedrac.results.report.runs import SIMULATED
 from fedrac.results.report.style import metric_name, show_bytes, show_seconds
 
 SPREAD = {"mean": "mean", "worst10": "worst 10 %", "sd": "standard deviation"}  # of clients, and what they are called
@@ -76,6 +77,9 @@ def _row(group: Group, comparison: Comparison, budget: float | None) -> Row:
         measured[name] = _value([run.total(column)[-1] for run in group.runs], "bytes")
     if min(run.rounds for run in group.runs) > 1:  # time begins after the first round
         measured["time"] = _value([run.total("seconds")[-1] for run in group.runs], "seconds")
+    if all(name in run.columns for run in group.runs for name in SIMULATED):
+        measured["simulated time"] = _value([run.total("simulated_seconds")[-1] for run in group.runs], "seconds")
+        measured["stragglers"] = _value([run.total("stragglers")[-1] for run in group.runs], "count")
     return _of(group, measured)
 
 

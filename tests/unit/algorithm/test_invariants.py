@@ -19,7 +19,8 @@ from fedrac.algorithm.adapt import AdaptSpec
 from fedrac.algorithm.blocks import Block, plan_blocks, trained_shapes
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.round_start import start_of_round
-from fedrac.algorithm.server import draw_cohort, shares
+from fedrac.algorithm.selection import draw_cohort
+from fedrac.algorithm.server import shares
 from fedrac.algorithm.sketch import Law, SketchSpec, digest, projection
 from fedrac.algorithm.streams import Stream
 from fedrac.training.layout import Layout

@@ -12,10 +12,10 @@ from fedrac.algorithm.adapt import AdaptSpec
 from fedrac.algorithm.blocks import plan_blocks
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.round_start import draw_sketches, start_of_round
+from fedrac.algorithm.selection import draw_cohort
 from fedrac.algorithm.server import (
     ServerSpec,
     average,
-    draw_cohort,
     effective_weights,
     initial_state,
     product,

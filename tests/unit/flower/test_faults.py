@@ -10,7 +10,8 @@ from flwr.app import Error, Message, MessageType
 from flwr.common.constant import ErrorCode
 from runs import arrays, equal, node_of, start, strategy
 
-from fedrac.algorithm.server import ServerSpec, draw_cohort
+from fedrac.algorithm.selection import draw_cohort
+from fedrac.algorithm.server import ServerSpec
 from fedrac.flower import client_app
 from fedrac.flower.in_process_grid import InProcessGrid
 from fedrac.flower.strategy import FedRacLora

@@ -19,11 +19,12 @@ def record(
     upload: int = 10,
     finished: bool = True,
     tested: ClientMetrics | None = None,
+    simulated: Sequence[float] = (),
     **config: Any,
 ) -> Path:
     """A run with one evaluated round for each accuracy; dots in names of settings are written as ``__``.
 
-    ``tested`` is what clients found in the last one.
+    ``tested`` is what clients found in the last one, ``simulated`` how long each took in simulated time.
     """
     settings = OmegaConf.create({"seed": 1, "rounds": len(accuracies), "method": {"name": "Fed-RAC-LoRA"}})
     for key, value in config.items():
@@ -34,6 +35,8 @@ def record(
         report = RoundReport(number, [0], 1.0, 2.0 / number, upload, 100, (), 0.5, metrics)
         if tested is not None and number == len(accuracies):
             report.tested, report.metrics = tested, {**metrics, **tested.spread()}
+        if simulated:
+            report.simulated_seconds, report.late = simulated[number - 1], [7]
         run.add(report)
     if finished:
         run.summarise(settings.method.name, {"test/accuracy": 0.125, "test/loss": 4.0})

@@ -189,3 +189,14 @@ def test_markers_are_on_the_tested_rounds_and_tell_methods_apart(tmp_path: Path)
     style.band(axes, range(7), np.zeros(7), "few", marker="o")
     style.band(axes, range(100), np.zeros(100), "many", marker="o")
     assert [line.get_markevery() for line in axes.lines] == [1, 5]
+
+
+def test_simulated_time_is_an_axis_where_all_runs_have_it(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        record(tmp_path / str(seed), seed=seed, simulated=(2.0, 3.0, 4.0))
+    output = report.write(tmp_path, tmp_path / "report").page.parent
+    assert (output / "figures" / "test_accuracy_by_simulated_seconds.svg").exists()
+    assert "9 s | 3 |" in (output / "table.md").read_text()
+    record(tmp_path / "3", seed=3)
+    output = report.write(tmp_path, tmp_path / "report").page.parent
+    assert not (output / "figures" / "test_accuracy_by_simulated_seconds.svg").exists()

@@ -1,0 +1,103 @@
+"""The simulated time of a run's rounds: who would be late, and how long each round would last.
+
+It follows from the settings and from the cohorts so far, so that a run that goes on after a stop has the same times.
+"""
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from fedrac.algorithm.blocks import trained_shapes
+from fedrac.algorithm.server import mean_shapes
+from fedrac.algorithm.simulated_time import SystemSpec, Work
+from fedrac.protocol.connected_clients import ConnectedClients
+from fedrac.protocol.downloads import Downloads
+from fedrac.protocol.messages import Shapes
+from fedrac.protocol.replay import Replay
+from fedrac.protocol.round_report import RoundReport
+
+
+class SimulatedClock:
+    """Tells the time of one run.
+
+    A client that was drawn keeps what it downloaded, and is sent the means of the rounds since then, or the trained
+    weights, whichever are fewer bytes; one that was never drawn begins with the weights before round 1.
+
+    Args:
+        system: what clients can do.
+        seed: the run's.
+        replay: what the server's steps have in common.
+        epochs: passes over a client's data in a round.
+        connected: the clients, and the last round before this process that each was drawn for.
+        downloads: says which clients can build the weights before round 1, and counts.
+        initial: these weights.
+        finished: the last round that counts; later ones are done again.
+    """
+
+    def __init__(
+        self,
+        system: SystemSpec,
+        seed: int,
+        replay: Replay,
+        epochs: int,
+        connected: ConnectedClients,
+        downloads: Downloads,
+        initial: Mapping[str, Tensor],
+        finished: int,
+    ) -> None:
+        self._system, self._seed, self._epochs = system, seed, epochs
+        self._connected, self._downloads = connected, downloads
+        self._drawn = {client: last for client, last in connected.drawn.items() if last <= finished}
+        blocks, method = replay.blocks, replay.method
+        size = initial[blocks[0].name].element_size()
+        rounds = [method.at(number) for number in range(1, method.period + 1)]
+        self._uploads = [size * _count(trained_shapes(blocks, at)) for at in rounds]  # bytes, of a period's rounds
+        self._steps = [size * _count(mean_shapes(blocks, at)) for at in rounds]
+        changes = method.merge or method.average == "products"  # else the weights stay, and factors are carried
+        self._weights = size * sum(math.prod(b.shape) for b in blocks if changes or b.rank is None)
+        adapted = [block for block in blocks if block.rank is not None]
+        self._carried = 0 if method.merge else size * _count(trained_shapes(adapted, rounds[0]))
+        self._model = sum(value.nbytes for value in initial.values())
+
+    def tell(self, report: RoundReport, matrices: Mapping[str, Tensor]) -> None:
+        """Enters into the report how long its cohort takes, who is late, and what those who are late download.
+
+        Args:
+            matrices: what everybody is sent besides.
+        """
+        system, number, seconds = self._system, report.round, {}
+        more = sum(value.nbytes for value in matrices.values())
+        examples = self._connected.examples_of(report.cohort)
+        for node, clients in self._connected.by_host(report.cohort).items():
+            begin = self._downloads.first(self._connected.hosts[node])
+            for client in clients:
+                download = self.download(self._drawn.get(client, begin), number, bool(matrices)) + more
+                work = Work(examples[client] * self._epochs, download, self._uploads[(number - 1) % len(self._uploads)])
+                seconds[client] = system.seconds(client, work, self._seed, number)
+        self._drawn |= dict.fromkeys(report.cohort, number)
+        deadline = math.inf if system.deadline is None else system.deadline
+        report.late = [client for client in report.cohort if seconds[client] > deadline]
+        report.simulated_seconds = deadline if report.late else max(seconds.values(), default=0.0)
+        for node, clients in self._connected.by_host(report.late).items():
+            count = self._downloads.count(node, self._connected.hosts[node], clients)
+            report.download_bytes += count + more * len(clients)
+
+    def download(self, last: int | None, number: int, whole: bool) -> int:
+        """Bytes that bring a client to the start of round ``number``.
+
+        Args:
+            last: the last round that it was drawn for; 0: it has the weights before round 1; None: it has nothing.
+            whole: it cannot make the server's steps itself.
+        """
+        if last is None:
+            return self._model + self._carried
+        missed = range(max(last, 1), number)
+        changed = self._weights * bool(missed) + self._carried
+        if whole or (last == 0 and self._carried):  # nobody has factors to begin with
+            return changed if missed or last == 0 else 0
+        return min(changed, sum(self._steps[(round_ - 1) % len(self._steps)] for round_ in missed))
+
+
+def _count(shapes: Shapes) -> int:
+    return sum(map(math.prod, shapes.values()))
