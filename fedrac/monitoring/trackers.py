@@ -1,9 +1,10 @@
-"""Runs followed in TensorBoard or MLflow, with the numbers that ``metrics.jsonl`` gets."""
+"""Runs followed in TensorBoard, MLflow or Weights & Biases, with the numbers that ``metrics.jsonl`` gets."""
 
 import importlib.util
 import json
 import re
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,7 +96,45 @@ class MLflow:
         self._client.set_terminated(self._run, "FINISHED" if good else "FAILED")
 
 
-_TRACKERS: Mapping[str, Callable[[], Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
+class WandB:
+    """A run in the project that ``WANDB_PROJECT`` names (``fedrac``); its files are in the run's folder ``wandb``.
+
+    With ``WANDB_MODE=offline`` nothing leaves the machine: ``wandb sync`` sends it later.
+    """
+
+    def open(self, folder: Path, settings: DictConfig, finished: int) -> None:
+        """A run that goes on keeps its id, which is in ``wandb.json``.
+
+        Rounds that are done again are logged again, with the same numbers; W&B keeps the first ones.
+        """
+        import os
+
+        import wandb
+
+        config: dict[str, Any] = OmegaConf.to_container(settings, resolve=True)  # type: ignore[assignment]
+        about = folder / "wandb.json"
+        if not (finished and about.exists()):
+            write_atomically(about, to_json({"run_id": uuid.uuid4().hex[:12]}) + "\n")
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "fedrac"),
+            name=folder.name,
+            dir=folder,
+            id=str(json.loads(about.read_text())["run_id"]),
+            resume="allow",
+            config=config,
+            settings=wandb.Settings(console="off", save_code=False),  # what is printed and run stays here
+        )
+
+    def log(self, values: Mapping[str, float], round_: int) -> None:
+        """On disk at once; it is sent, where it is, in the background."""
+        self._run.log(dict(values), step=round_)
+
+    def close(self, good: bool) -> None:
+        """The run is finished or failed; waits until all is sent."""
+        self._run.finish(exit_code=0 if good else 1)
+
+
+_TRACKERS: Mapping[str, Callable[[], Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}
 
 
 def check(name: Any) -> None:
@@ -106,7 +145,7 @@ def check(name: Any) -> None:
     if name is None:
         return
     if name not in _TRACKERS:
-        raise ValueError(f"track={name!r} is unknown: choose {' or '.join(_TRACKERS)}, or null")
+        raise ValueError(f"track={name!r} is unknown: choose {', '.join(_TRACKERS)} or null")
     if importlib.util.find_spec(name) is None:
         raise ValueError(f"track={name}: {name} is not installed; pip install 'fedrac[{name}]'")
 

@@ -185,5 +185,10 @@ def _check(experiment: Experiment) -> None:
     for name, schedule in (("local", experiment.local_schedule), ("server", experiment.server.schedule)):
         if schedule.shape != "constant" or schedule.warmup:
             raise ValueError(f"the theorems are for constant steps: set {name}.schedule={{shape: constant, warmup: 0}}")
+    if not experiment.server.selection.is_uniform or experiment.server.system.deadline is not None:
+        raise ValueError(
+            "the theorems are for uniform cohorts that all answer: set cohort.selection=uniform cohort.available=null "
+            "system.deadline=null"
+        )
     if local.sampling == "replacement":
         raise ValueError("local.sampling=replacement is not covered here: set local.sampling=rr or full")

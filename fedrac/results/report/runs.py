@@ -20,9 +20,9 @@ Skipped = tuple[str, str]
 
 _FILES = {
     *("config.yaml", "metrics.jsonl", "summary.json", "versions.json", "status.json", "nodes.json"),
-    *("task.json", "clients.npz", "error.txt", "mlflow.json", "metrics.damaged.jsonl"),
+    *("task.json", "clients.npz", "error.txt", "mlflow.json", "wandb.json", "metrics.damaged.jsonl"),
 }
-_RUN_FOLDERS = ("checkpoint", "best", "tensorboard", "clients.parquet")  # or what begins so
+_RUN_FOLDERS = ("checkpoint", "best", "tensorboard", "wandb", "clients.parquet")  # or what begins so
 _NUMBERS = ("round", "seconds", "upload_bytes", "download_bytes")
 SIMULATED = ("simulated_seconds", "stragglers")  # of runs with a simulated time
 

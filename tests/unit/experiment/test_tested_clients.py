@@ -10,6 +10,7 @@ import pytest
 import torch
 from command import TINY, facts
 
+import fedrac
 from fedrac import data, models
 from fedrac.experiment import compose
 from fedrac.experiment.run import in_process, run
@@ -77,6 +78,7 @@ def test_a_resumed_run_has_the_rows_of_one_that_was_never_stopped(tmp_path: Path
     made(tmp_path / "cut", "evaluate.on_clients=true", "evaluate.every=1", "rounds=2")
     made(tmp_path / "cut", "rounds=4", resume=True)
     pandas.testing.assert_frame_equal(rows(tmp_path / "cut"), rows(tmp_path / "whole"))
+    pandas.testing.assert_frame_equal(fedrac.load(tmp_path / "cut").clients, rows(tmp_path / "whole"))
     assert facts(str(tmp_path / "cut")) == facts(str(tmp_path / "whole"))
 
 

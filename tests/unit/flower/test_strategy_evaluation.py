@@ -7,6 +7,7 @@ import pytest
 import runs
 import torch
 from flwr.app import ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp.strategy import Strategy
 from runs import arrays, grid, node_of, start, strategy, workload
 
 from fedrac import data, models
@@ -69,3 +70,17 @@ def test_a_metric_that_one_host_makes_up_is_left_out() -> None:
         return replies
 
     assert evaluation(found, spoil) == evaluation(found, lambda replies: replies)
+
+
+@pytest.mark.parametrize("wanted", [2, "all"])
+def test_flowers_own_loop_asks_the_same_clients(wanted: Any) -> None:
+    """The same ones in all rounds, whoever was in the cohort; and the cohorts' downloads are those without a test."""
+    own, plain = (strategy(evaluate_on_clients=wanted) for _ in range(2))
+    reports: list[Any] = []
+    result = own.start(grid(3), start(), 3, on_round=reports.append)
+    other = Strategy.start(plain, grid(3), start(), 3)
+    assert dict(other.evaluate_metrics_clientapp) == dict(result.evaluate_metrics_clientapp)
+    tested = {tuple(report.tested.clients) for report in reports}
+    assert len(tested) == 1 and len(tested.pop()) == (runs.CLIENTS if wanted == "all" else 2)
+    untested = runs.train(strategy(), 3)
+    assert [report.download_bytes for report in reports] == [report.download_bytes for report in untested]

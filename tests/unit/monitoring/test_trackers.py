@@ -1,7 +1,8 @@
-"""What TensorBoard and MLflow get is what ``metrics.jsonl`` has."""
+"""What TensorBoard, MLflow and Weights & Biases get is what ``metrics.jsonl`` has."""
 
 import importlib.util
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,50 @@ def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.info.status == "FINISHED" and found.data.params["cohort.size"] == "3"
 
 
+def logged(content: bytes) -> Iterator[bytes]:
+    """The records of a file of W&B: seven bytes, then LevelDB's log, in blocks of 32 KiB."""
+    place, parts = 7, b""
+    while place + 7 <= len(content):
+        if (left := 32768 - place % 32768) < 7:  # the rest of a block that has no place for a header
+            place += left
+            continue
+        size, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        parts += content[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield parts
+            parts = b""
+
+
+@pytest.mark.slow
+def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run, also after a stop; read from the files that ``wandb sync`` would send."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    folder = tmp_path / "run"
+    followed(folder, *TINY, "track=wandb")
+    expected = followed(folder, "rounds=4")
+    history: dict[str, list[tuple[int, float]]] = {}
+    ended, names = [], set()
+    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns):
+        names.add(path.name)
+        for data in logged(path.read_bytes()):
+            record = Record()
+            record.ParseFromString(data)
+            for item in record.history.item:
+                name = item.key or "/".join(item.nested_key)
+                history.setdefault(name, []).append((record.history.step.num, json.loads(item.value_json)))
+            ended += [record.exit.exit_code] if record.HasField("exit") else []
+    close({name: points for name, points in history.items() if not name.startswith("_")}, expected)
+    about = json.loads((folder / "wandb.json").read_text())
+    assert names == {f"run-{about['run_id']}.wandb"} and ended == [0, 0]
+
+
 def test_what_cannot_be_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="track='wandb' is unknown: choose tensorboard or mlflow"):
-        parse(compose.load([*TINY, "track=wandb"]))
+    with pytest.raises(ConfigError, match="track='comet' is unknown: choose tensorboard, mlflow, wandb or null"):
+        parse(compose.load([*TINY, "track=comet"]))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"mlflow is not installed; pip install 'fedrac\[mlflow\]'"):
         parse(compose.load([*TINY, "track=mlflow"]))
