@@ -10,7 +10,7 @@ JOBS ?= 2
 MNIST ?=
 MOVIES ?=
 MINILM ?=
-PAPER := counterexample linear_regression logistic_regression federated_theory table3 table5 federated movies
+PAPER := counterexample linear_regression logistic_regression federated_theory table3 table5 federated communication movies
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments import counterexample, federated, federated_theory, mnist, movies, regression
+from experiments import communication, counterexample, federated, federated_theory, mnist, movies, regression
 from fedrac.results.record import write_atomically
 
 HERE = Path(__file__).parent
@@ -16,6 +16,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Path, Path], str]]] = {
     "table5": ("MNIST, epochs a block (Table 5)", mnist.table5),
     "federated_theory": (federated_theory.TITLE, federated_theory.section),
     "federated": (federated.TITLE, federated.section),
+    "communication": (communication.TITLE, communication.section),
     "movies": (movies.TITLE, movies.section),
 }
 

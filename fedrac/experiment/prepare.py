@@ -154,6 +154,7 @@ def build_strategy(experiment: Experiment, model: nn.Module, test_on_clients: bo
         server=experiment.server,
         guard=experiment.guard,
         secure=experiment.secure,
+        bits=experiment.bits,
         send_sketch=experiment.send_sketch,
         evaluate_every=experiment.evaluate.every,
         evaluate_on_clients=test_on_clients if asked is False else asked,

@@ -2,11 +2,12 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from torch import Tensor
 
 from fedrac.aggregation.update_vectors import UpdateVectors
 from fedrac.algorithm.blocks import Block
@@ -18,6 +19,7 @@ from fedrac.loading.limits import Refused
 from fedrac.protocol import column_sums, secure_client
 from fedrac.protocol.catch_up import follow, merged, replica_of
 from fedrac.protocol.client_evaluation import encode_metrics
+from fedrac.protocol.coding import CodedRound, UploadCoding
 from fedrac.protocol.connected_clients import decode_question, encode_hosted
 from fedrac.protocol.ledger import Ledger
 from fedrac.protocol.messages import RoundPlan, decode_plan
@@ -62,7 +64,7 @@ def train(message: Message, context: Context) -> RecordDict:
         boxes, space = message.content.config_records[SECURE], _space(asked.plan, asked.blocks, state)
         reply, more = hidden(spec.round, spec.grid, space, asked.host.seed, reply, boxes, context.state)
         failed |= more
-    return encode_reply(spec.round, reply, failed, kept)
+    return encode_reply(spec.round, reply, failed, kept, _coding(asked.plan, asked.blocks, state))
 
 
 @app.query(SECURE)
@@ -131,9 +133,22 @@ def _protected(
     return protected(reply, _space(plan, blocks, state), policy)
 
 
+def _coding(plan: RoundPlan, blocks: Sequence[Block], state: ServerState) -> UploadCoding | None:
+    """How what the clients found is sent."""
+    spec, method = plan.spec, plan.spec.method.at(plan.spec.round)
+    if spec.bits.upload is None:
+        return None
+    from_zero = method.merge and method.train != "both"
+    sketches = {} if from_zero else _sketches(plan, blocks, state)
+    return CodedRound(spec.sketch.seed, spec.round, blocks, method, sketches, state).uploads(spec.bits.upload)
+
+
 def _space(plan: RoundPlan, blocks: Sequence[Block], state: ServerState) -> UpdateVectors:
     """In which updates are measured."""
     method = plan.spec.method.at(plan.spec.round)
-    drawn = (plan.spec.method, plan.spec.sketch, plan.spec.round)
-    sketches = plan.sketches or draw_sketches(blocks, *drawn, state.basis).values
-    return UpdateVectors(blocks, method, sketches, state.factors)
+    return UpdateVectors(blocks, method, _sketches(plan, blocks, state), state.factors)
+
+
+def _sketches(plan: RoundPlan, blocks: Sequence[Block], state: ServerState) -> Mapping[str, Tensor]:
+    spec = plan.spec
+    return plan.sketches or draw_sketches(blocks, spec.method, spec.sketch, spec.round, state.basis).values

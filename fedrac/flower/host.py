@@ -33,7 +33,9 @@ from fedrac.protocol.replies import Reply, join
 from fedrac.protocol.state_digest import in_master_dtype
 from fedrac.training import evaluation
 from fedrac.training.local import CohortResult, train_cohort
+from fedrac.training.logit_adjustment import adjusted
 from fedrac.training.model_check import check_model
+from fedrac.training.optimizer import LocalSpec
 from fedrac.training.setup import KnownWays, Shard, TrainingSetup
 from fedrac.training.way import Refused
 
@@ -149,9 +151,13 @@ class Host:
         start = begin.to(self.device)
         problem = TrainingSetup(self.model, blocks, self._loss, self._take, self._ways, self._lengths)
 
+        local = plan.spec.local
+
         def train(clients: Sequence[int]) -> CohortResult:
             shards = [Shard(c, torch.from_numpy(self.partition.of(c))) for c in clients]
-            return train_cohort(problem, start, shards, plan.spec.local, self.seed, plan.spec.round)
+            return train_cohort(
+                self._adjusted(problem, shards, local), start, shards, local, self.seed, plan.spec.round
+            )
 
         reply, failed = _train_all(train, plan.clients)
         return replace(reply, examples=self._tell(reply.clients)), failed
@@ -190,6 +196,17 @@ class Host:
 
     def _load(self, weights: Mapping[str, Tensor]) -> None:
         self.model.load_state_dict(weights)
+
+    def _adjusted(self, problem: TrainingSetup, shards: Sequence[Shard], local: LocalSpec) -> TrainingSetup:
+        """With logits shifted by each client's shares of the classes, where that is wanted."""
+        if not local.logit_adjustment:
+            return problem
+        if self.data.task.name != "classification":
+            raise told(
+                ValueError("local.logit_adjustment is for one label an example (classification): set it to 0 here")
+            )
+        labels = torch.as_tensor(np.asarray(self.data.train.targets))
+        return adjusted(problem, shards, labels, self.data.outputs, local.logit_adjustment)
 
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return self.data.task.loss(outputs, targets)

@@ -9,6 +9,7 @@ from fedrac.aggregation.guard import GuardSpec
 from fedrac.aggregation.secure_grid import SecureGrid, SecureSpec, grid_of
 from fedrac.algorithm.blocks import Block, trained_shapes
 from fedrac.algorithm.method import Method, RoundMethod
+from fedrac.algorithm.rounding import BitsSpec
 from fedrac.algorithm.schedule import ScheduleSpec
 from fedrac.algorithm.server import ServerSpec
 from fedrac.algorithm.sketch import SketchSpec
@@ -23,8 +24,8 @@ class RoundSettings:
     """What all rounds of a run follow; see `fedrac.flower.strategy.FedRacLora`.
 
     Attributes:
-        workload, blocks, method, sketch, local, local_schedule, server, guard, secure, send_sketch: as the strategy has
-            them.
+        workload, blocks, method, sketch, local, local_schedule, server, guard, secure, bits, send_sketch: as the
+            strategy has them.
         test_clients: who tests, `FedRacLora`'s ``evaluate_on_clients``.
         rounds: the last round's number; None: not known, as Flower's own ``Strategy.start`` does not tell it.
 
@@ -42,6 +43,7 @@ class RoundSettings:
     server: ServerSpec
     guard: GuardSpec
     secure: SecureSpec
+    bits: BitsSpec
     send_sketch: Send
     test_clients: TestClients
     rounds: int | None
@@ -59,6 +61,11 @@ class RoundSettings:
             raise ValueError(f"evaluate.on_clients={tested} must be true, false, all, or a number of at least 1")
         self.guard.check(self.method, self.server.weighting, self.server.least_clients, self.server.selection)
         self.secure.check(self.guard, self.method, self.server, tested is not False)
+        if self.secure.enabled and self.bits.upload is not None:
+            raise ValueError(
+                f"upload.bits={self.bits.upload} with secure_aggregation.enabled=true: under masks all updates lie on "
+                "one grid already, and a scale of each client's own would tell what they hide. Set upload.bits=null"
+            )
         for number in range(1, self.method.period + 1):
             self.grid(self.method.at(number))
 

@@ -19,14 +19,15 @@ from fedrac.aggregation.update_vectors import UpdateVectors
 from fedrac.algorithm.blocks import trained_shapes
 from fedrac.algorithm.method import RoundMethod
 from fedrac.algorithm.round_start import Sketches, draw_sketches
-from fedrac.algorithm.server import advance, mean_letters, round_means, shares
+from fedrac.algorithm.server import advance, mean_letters, mean_shapes, round_means, shares
 from fedrac.algorithm.state import GuardState, ServerState
 from fedrac.algorithm.streams import Stream
 from fedrac.flower.round_settings import RoundSettings
 from fedrac.protocol.client_evaluation import collect_metrics
+from fedrac.protocol.coding import CodedRound
 from fedrac.protocol.connected_clients import ConnectedClients
 from fedrac.protocol.downloads import Downloads
-from fedrac.protocol.messages import RoundSpec, Shapes, encode_plan, pack, payload_bytes, to_record
+from fedrac.protocol.messages import RoundSpec, Shapes, encode_plan, payload_bytes, to_record
 from fedrac.protocol.replay import FinishedRound, Replay
 from fedrac.protocol.replies import Reply, keeps, lack_of, offers_of
 from fedrac.protocol.round_replies import collect, enforce, enforce_finite
@@ -85,7 +86,8 @@ class Rounds:
         self._clock = SimulatedClock(
             settings.server.system,
             settings.sketch.seed,
-            Replay(settings.blocks, settings.method, settings.sketch),
+            Replay(settings.blocks, settings.method, settings.sketch, settings.bits.download),
+            settings.bits.upload,
             settings.local.epochs,
             connected,
             self._downloads,
@@ -144,7 +146,7 @@ class Rounds:
         blocks = [block.description() for block in of.blocks]
         digest, size = round_.sketches.digest, len(report.cohort)
         grid = of.grid(round_.method)
-        spec = RoundSpec(report.round, of.workload, blocks, of.method, of.sketch, digest, local, size, grid)
+        spec = RoundSpec(report.round, of.workload, blocks, of.method, of.sketch, digest, local, size, grid, of.bits)
         matrices = to_record(round_.sketches.values if of.send_sketch == "matrix" else {})
         for node, clients in round_.hosts.items():
             if node in round_.failed:
@@ -191,13 +193,21 @@ class Rounds:
         enforce(report, len(reply.clients), self._settings.server)
         report.train_loss, report.clients = sum(reply.losses) / len(reply.losses), len(reply.clients)
         means, guarded = self._means(round_, reply, ask)
-        state = advance(round_.state, blocks, round_.method, round_.sketches.values, means, report.eta)
+        coding, before = self._coded(round_).means(self._settings.bits.download), round_.state
+        packed = coding.encode(means)
+        if coding.bits is not None:  # the server steps with what the nodes get
+            means = coding.decode(packed, mean_shapes(blocks, round_.method))
+        state = advance(before, blocks, round_.method, round_.sketches.values, means, report.eta)
         enforce_finite(report.round, [*(state.weights[b.name] for b in blocks), *state.factors.values()])
         state = replace(state, guard=guarded)
-        step = Step(report.round, report.eta, pack(means))
+        step = Step(report.round, report.eta, packed)
         self._downloads.move(state, step)
         self.last = FinishedRound(step, self._downloads.digest, guarded)
         return state
+
+    def _coded(self, round_: RoundUnderWay) -> CodedRound:
+        of, sketches = self._settings, round_.sketches.values
+        return CodedRound(of.sketch.seed, round_.report.round, of.blocks, round_.method, sketches, round_.state)
 
     def _good(self, round_: RoundUnderWay, replies: Iterable[Message]) -> Reply:
         shapes: Shapes = trained_shapes(self._settings.blocks, round_.method)
@@ -207,7 +217,8 @@ class Rounds:
             shapes, dtype = {MASKED: (grid.length(entries),)}, grid.dtype
         announced = self._connected.examples_of(round_.report.cohort)
         before = round_.secure.refused if round_.secure else []
-        found = collect(round_.report, round_.hosts, replies, shapes, dtype, announced, before)
+        coding = self._coded(round_).uploads(self._settings.bits.upload)
+        found = collect(round_.report, round_.hosts, replies, shapes, dtype, announced, before, coding)
         for node, kept in found.kept.items():
             self._downloads.landed(node, round_.hosts[node], kept)
             if not kept and not self._connected.hosts[node].partition:

@@ -24,6 +24,7 @@ from fedrac.aggregation.secure_grid import SecureSpec
 from fedrac.algorithm.adapt import AdaptSpec
 from fedrac.algorithm.blocks import described, plan_blocks, trained_shapes
 from fedrac.algorithm.method import Method
+from fedrac.algorithm.rounding import BitsSpec
 from fedrac.algorithm.schedule import ScheduleSpec
 from fedrac.algorithm.server import ServerSpec, initial_state
 from fedrac.algorithm.sketch import Law, SketchSpec
@@ -49,14 +50,11 @@ class FedRacLora(Strategy):
     Args:
         model: says which parameters there are; its values are not used.
         workload: data, partition, model, seed, dtype and device, as `fedrac.flower.host.Host` reads them; hosts get it.
-        method: the four choices.
-        adapt: which parameters are trained, and at which rank.
-        law: of the random factor.
+        method, adapt, law: the four choices; which parameters are trained, at which rank; of the random factor.
         local: how clients train.
         local_schedule: of ``local.lr`` over rounds.
         server: cohort, averaging and server step.
-        guard: clipping, robust means, noise for privacy.
-        secure: whether the server sees sums of updates alone.
+        guard, secure, bits: clipping, robust means, noise; sums alone for the server; bits of numbers that are sent.
         send_sketch: ``seed`` (hosts rebuild the random factors) or ``matrix`` (they are sent).
         evaluate_every: rounds between evaluations; the last round is always evaluated.
         evaluate_on_clients: also test on clients' data: True, of the round's cohort; a number, of so many clients, the
@@ -88,6 +86,7 @@ class FedRacLora(Strategy):
         server: ServerSpec | None = None,
         guard: GuardSpec | None = None,
         secure: SecureSpec | None = None,
+        bits: BitsSpec | None = None,
         send_sketch: Send = "seed",
         evaluate_every: int = 1,
         evaluate_on_clients: TestClients = False,
@@ -98,7 +97,7 @@ class FedRacLora(Strategy):
         self.local = local or LocalSpec()
         self.local_schedule = local_schedule or ScheduleSpec()
         self.server = server or ServerSpec()
-        self.guard, self.secure = guard or GuardSpec(), secure or SecureSpec()
+        self.guard, self.secure, self.bits = guard or GuardSpec(), secure or SecureSpec(), bits or BitsSpec()
         self.sketch = SketchSpec(law, int(workload["seed"]))
         self.send_sketch = send_sketch
         self.evaluate_every, self.evaluate_on_clients = evaluate_every, evaluate_on_clients
@@ -106,7 +105,7 @@ class FedRacLora(Strategy):
             raise ValueError(f"evaluate.every={evaluate_every} must be at least 1")
         self.blocks = plan_blocks(model, adapt or AdaptSpec(), self.method)
         self.described = described(model, adapt or AdaptSpec(), self.blocks)
-        self.replay = Replay(self.blocks, self.method, self.sketch)
+        self.replay = Replay(self.blocks, self.method, self.sketch, self.bits.download)
         self.connected, self._timeout = ConnectedClients(self.workload, timeout), timeout
         self.basis: Mapping[str, torch.Tensor] = {}
         self.rounds: int | None = None
@@ -261,6 +260,7 @@ class FedRacLora(Strategy):
             server=self.server,
             guard=self.guard,
             secure=self.secure,
+            bits=self.bits,
             send_sketch=self.send_sketch,
             test_clients=self.evaluate_on_clients,
             rounds=self.rounds,

@@ -34,7 +34,7 @@ def merged(plan: RoundPlan, blocks: Sequence[Block], state: ServerState) -> dict
 
 
 def _replay(plan: RoundPlan, blocks: Sequence[Block]) -> Replay:
-    return Replay(blocks, plan.spec.method, plan.spec.sketch)
+    return Replay(blocks, plan.spec.method, plan.spec.sketch, plan.spec.bits.download)
 
 
 def replica_of(initial: Initial, context: Context) -> NodeState:

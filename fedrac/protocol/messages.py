@@ -7,7 +7,7 @@ the cohort.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fedrac.aggregation.secure_grid import SecureGrid
 from fedrac.algorithm.method import Method
+from fedrac.algorithm.rounding import BitsSpec
 from fedrac.algorithm.sketch import SketchSpec
 from fedrac.protocol.state_log import Step, Update
 from fedrac.training.optimizer import LocalSpec
@@ -42,6 +43,7 @@ class RoundSpec:
         local: how clients train; its ``lr`` is this round's.
         cohort: how many clients take part in the round, as the server says.
         grid: on which updates are sent, under masks; None: the server sees each of them.
+        bits: in how many numbers are sent.
     """
 
     round: int
@@ -53,6 +55,7 @@ class RoundSpec:
     local: LocalSpec
     cohort: int
     grid: SecureGrid | None = None
+    bits: BitsSpec = field(default_factory=BitsSpec)
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,7 @@ def decode_plan(content: RecordDict) -> RoundPlan:
     typed = {
         "method": Method(**raw.pop("method")),
         "sketch": SketchSpec(**raw.pop("sketch")),
+        "bits": BitsSpec(**raw.pop("bits")),
         "local": LocalSpec(**raw.pop("local"), betas=betas),
         "grid": SecureGrid(**grid) if (grid := raw.pop("grid")) else None,
     }

@@ -15,7 +15,7 @@ from fedrac.algorithm.round_start import draw_sketches
 from fedrac.algorithm.server import advance, effective_weights, mean_shapes
 from fedrac.algorithm.sketch import SketchSpec
 from fedrac.algorithm.state import GuardState, ServerState
-from fedrac.protocol.messages import unpack
+from fedrac.protocol.coding import CodedRound
 from fedrac.protocol.state_log import Step
 
 
@@ -27,18 +27,22 @@ class Replay:
         blocks: the trained parameters.
         method: the four choices.
         sketch: law and seed of the random factors.
+        bits: of a number of a step's means; None: they are whole.
     """
 
     blocks: Sequence[Block]
     method: Method
     sketch: SketchSpec
+    bits: int | None = None
 
     @torch.no_grad()
     def advance(self, state: ServerState, step: Step) -> ServerState:
         """The state after ``step``, with the bits that the server has."""
         at = self.method.at(step.round)
-        means = unpack(step.means, mean_shapes(self.blocks, at))
-        return advance(state, self.blocks, at, self._sketches(state, step.round), means, step.eta)
+        sketches = self._sketches(state, step.round)
+        coding = CodedRound(self.sketch.seed, step.round, self.blocks, at, sketches, state).means(self.bits)
+        means = coding.decode(step.means, mean_shapes(self.blocks, at))
+        return advance(state, self.blocks, at, sketches, means, step.eta)
 
     def merged(self, state: ServerState, sketches: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """The model as it predicts in ``state``, by name in its state dict (the shapes of that), in the master dtype.

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
+from fedrac.protocol.coding import UploadCoding
 from fedrac.protocol.messages import Shapes, from_record, pack, to_record, unpack
 from fedrac.protocol.node_values import (
     LARGEST,
@@ -73,7 +74,9 @@ class Refusal:
         return f"client{'s' if len(self.clients) > 1 else ''} {ids}: {self.reason}"
 
 
-def encode_reply(round_: int, reply: Reply, failed: Mapping[int, str], kept: bool = False) -> RecordDict:
+def encode_reply(
+    round_: int, reply: Reply, failed: Mapping[int, str], kept: bool = False, coding: UploadCoding | None = None
+) -> RecordDict:
     """The content of a host's answer.
 
     Args:
@@ -81,6 +84,7 @@ def encode_reply(round_: int, reply: Reply, failed: Mapping[int, str], kept: boo
         reply: what the clients found.
         failed: clients that raised, and what.
         kept: whether the host keeps the state that it started from.
+        coding: of the factors; None: they are sent whole.
     """
     meta: dict[str, Any] = {"round": round_, "clients": list(reply.clients), "kept": kept}
     if failed:
@@ -89,7 +93,8 @@ def encode_reply(round_: int, reply: Reply, failed: Mapping[int, str], kept: boo
     factors: dict[str, Tensor] = {}
     if reply.clients:
         metrics = {"examples": list(reply.examples), "losses": list(reply.losses)}
-        factors = {"factors": pack(reply.factors, 1)}
+        packed = pack(reply.factors, 1) if coding is None else coding.encode(reply.clients, reply.factors)
+        factors = {"factors": packed}
     return RecordDict({"reply": ConfigRecord(meta), "metrics": MetricRecord(metrics), "factors": to_record(factors)})
 
 
@@ -100,6 +105,7 @@ def decode_reply(
     shapes: Shapes,
     dtype: torch.dtype,
     announced: Mapping[int, int] | None = None,
+    coding: UploadCoding | None = None,
 ) -> tuple[Reply, list[Refusal]]:
     """Checks a host's answer against what it was asked for.
 
@@ -110,13 +116,14 @@ def decode_reply(
         shapes: of every trained factor, by `Block.key`, without cohort axis.
         dtype: of the factors.
         announced: how many examples each client has, as its host said before.
+        coding: of the factors; None: they come whole.
 
     Returns:
         What is good of it, and refusals that name client and field. A fault of the whole message refuses all of its
         clients; a client whose own numbers cannot count is refused alone.
     """
     try:
-        reply, failed = _parse(content_of(message), round_, shapes, dtype)
+        reply, failed = _parse(content_of(message), round_, shapes, dtype, coding)
         _check_clients(reply, failed, asked)
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         missing = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
@@ -189,7 +196,9 @@ def join(replies: Sequence[Reply]) -> Reply:
     return _keep(together, order)
 
 
-def _parse(content: RecordDict, round_: int, shapes: Shapes, dtype: torch.dtype) -> tuple[Reply, dict[int, str]]:
+def _parse(
+    content: RecordDict, round_: int, shapes: Shapes, dtype: torch.dtype, coding: UploadCoding | None
+) -> tuple[Reply, dict[int, str]]:
     meta, metrics = content.config_records["reply"], content.metric_records["metrics"]
     if type(meta["round"]) is not int or meta["round"] != round_:
         raise ValueError(f"field round is {meta['round']!r}, expected {round_}")
@@ -207,10 +216,20 @@ def _parse(content: RecordDict, round_: int, shapes: Shapes, dtype: torch.dtype)
     record = content.array_records["factors"]
     if set(record) != {"factors"}:
         raise ValueError(f"field factors has names {sorted(record)}, expected ['factors']")
-    packed, expected = from_record(record)["factors"], (len(clients), sum(map(math.prod, shapes.values())))
-    if tuple(packed.shape) != expected or packed.dtype != dtype:
-        raise ValueError(f"field factors is {packed.dtype} {tuple(packed.shape)}, expected {dtype} {expected}")
-    return Reply(clients, examples, losses, unpack(packed, shapes)), failed
+    return Reply(clients, examples, losses, _factors(record, clients, shapes, dtype, coding)), failed
+
+
+def _factors(
+    record: ArrayRecord, clients: Sequence[int], shapes: Shapes, dtype: torch.dtype, coding: UploadCoding | None
+) -> dict[str, Tensor]:
+    """By `Block.key`, (k, ...) in ``dtype``, however they were sent."""
+    packed, sent = from_record(record)["factors"], dtype if coding is None else torch.uint8
+    size = sum(map(math.prod, shapes.values())) if coding is None else coding.size(shapes)
+    if tuple(packed.shape) != (len(clients), size) or packed.dtype != sent:
+        raise ValueError(
+            f"field factors is {packed.dtype} {tuple(packed.shape)}, expected {sent} {(len(clients), size)}"
+        )
+    return unpack(packed, shapes) if coding is None else coding.decode(clients, packed, shapes, dtype)
 
 
 def _check_clients(reply: Reply, failed: Mapping[int, str], asked: Sequence[int]) -> None:

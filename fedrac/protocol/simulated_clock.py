@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from fedrac.algorithm.blocks import trained_shapes
+from fedrac.algorithm.rounding import Rounding
 from fedrac.algorithm.server import mean_shapes
 from fedrac.algorithm.simulated_time import SystemSpec, Work
 from fedrac.protocol.connected_clients import ConnectedClients
@@ -28,6 +29,7 @@ class SimulatedClock:
         system: what clients can do.
         seed: the run's.
         replay: what the server's steps have in common.
+        upload_bits: of a number that clients send; None: it is whole.
         epochs: passes over a client's data in a round.
         connected: the clients, and the last round before this process that each was drawn for.
         downloads: says which clients can build the weights before round 1, and counts.
@@ -40,6 +42,7 @@ class SimulatedClock:
         system: SystemSpec,
         seed: int,
         replay: Replay,
+        upload_bits: int | None,
         epochs: int,
         connected: ConnectedClients,
         downloads: Downloads,
@@ -52,12 +55,12 @@ class SimulatedClock:
         blocks, method = replay.blocks, replay.method
         size = initial[blocks[0].name].element_size()
         rounds = [method.at(number) for number in range(1, method.period + 1)]
-        self._uploads = [size * _count(trained_shapes(blocks, at)) for at in rounds]  # bytes, of a period's rounds
-        self._steps = [size * _count(mean_shapes(blocks, at)) for at in rounds]
+        self._uploads = [_bytes(trained_shapes(blocks, at), size, upload_bits) for at in rounds]  # of a period's rounds
+        self._steps = [_bytes(mean_shapes(blocks, at), size, replay.bits) for at in rounds]
         changes = method.merge or method.average == "products"  # else the weights stay, and factors are carried
         self._weights = size * sum(math.prod(b.shape) for b in blocks if changes or b.rank is None)
         adapted = [block for block in blocks if block.rank is not None]
-        self._carried = 0 if method.merge else size * _count(trained_shapes(adapted, rounds[0]))
+        self._carried = 0 if method.merge else _bytes(trained_shapes(adapted, rounds[0]), size)
         self._model = sum(value.nbytes for value in initial.values())
 
     def tell(self, report: RoundReport, matrices: Mapping[str, Tensor]) -> None:
@@ -99,5 +102,6 @@ class SimulatedClock:
         return min(changed, sum(self._steps[(round_ - 1) % len(self._steps)] for round_ in missed))
 
 
-def _count(shapes: Shapes) -> int:
-    return sum(map(math.prod, shapes.values()))
+def _bytes(shapes: Shapes, size: int, bits: int | None = None) -> int:
+    """Of numbers of ``size`` bytes, or of ``bits`` bits."""
+    return size * sum(map(math.prod, shapes.values())) if bits is None else Rounding(bits, 0, ()).size(shapes)

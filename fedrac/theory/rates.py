@@ -175,7 +175,8 @@ def _check(experiment: Experiment) -> None:
         raise ValueError(
             "the theorems are for sketches that are drawn anew: set method.fresh=true, and no adapt.basis=weights"
         )
-    if local.optimizer != "sgd" or local.momentum or local.weight_decay or local.clip is not None:
+    changed = local.momentum or local.weight_decay or local.clip is not None or local.logit_adjustment
+    if local.optimizer != "sgd" or changed:
         raise ValueError("the theorems are for plain SGD steps: set local=theory")
     if method.train == "factor" and not local.precondition:
         raise ValueError("the theorems are for the projected step: set local=theory (local.precondition=true)")

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -160,13 +161,13 @@ class _Lockstep:
             losses.append(self._step(*self.problem.take(index), weights, parameters))
         return torch.stack(losses).to("cpu", torch.float64).view(batch.index.shape)
 
-    def _step(self, inputs: object, targets: Tensor, weight: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+    def _step(self, inputs: object, targets: Any, weight: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
         loss, gradients = self._gradients(inputs, targets, weight, list(parameters.values()))
         self._move(gradients, parameters)
         return loss
 
     def _gradients(
-        self, inputs: object, targets: Tensor, weight: Tensor, values: Sequence[Tensor]
+        self, inputs: object, targets: Any, weight: Tensor, values: Sequence[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
         """Losses (rows,), and the gradients of their weighted sum."""
         loss = self.problem.loss(self._outputs(inputs), targets).flatten()

@@ -37,6 +37,7 @@ class LocalSpec:
         betas, eps: of ``adamw``.
         weight_decay: of the optimizer, acting on the factors: it shrinks the round's update, not W.
         l2: the objective has ``l2/2 ||W + s B A||^2`` for every adapted weight.
+        logit_adjustment: strength of `fedrac.training.logit_adjustment`, for one label an example; 0: none.
         clip: bound on the norm of one client's gradient over all its factors; None: no clipping.
         max_tokens: bound on the tokens of one pass through a model, padding included; on the rows of what has no
             length. None: as many as memory allows, see `fedrac.training.memory`.
@@ -56,6 +57,7 @@ class LocalSpec:
     eps: float = 1e-8
     weight_decay: float = 0.0
     l2: float = 0.0
+    logit_adjustment: float = 0.0
     clip: float | None = None
     max_tokens: int | None = None
 
@@ -72,6 +74,7 @@ class LocalSpec:
             ("eps", 0 < self.eps < math.inf, "must be positive and finite"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "must not be negative, nor infinite"),
             ("l2", 0 <= self.l2 < math.inf, "must not be negative, nor infinite"),
+            ("logit_adjustment", 0 <= self.logit_adjustment < math.inf, "must not be negative, nor infinite"),
             ("clip", self.clip is None or 0 < self.clip < math.inf, "must be positive and finite, or null for none"),
             (
                 "max_tokens",

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
 from fedrac.algorithm.blocks import Block
 from fedrac.training.way import Way
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-Take = Callable[[Tensor], tuple[object, Tensor]]
+Loss = Callable[[Tensor, Any], Tensor]
+Take = Callable[[Tensor], tuple[object, Any]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class TrainingSetup:
         model: holds the frozen weights.
         blocks: the trained parameters.
         loss: (outputs, targets) to one loss a row.
-        take: (rows,) int64 to the model's inputs and the targets of those examples.
+        take: (rows,) int64 to the model's inputs and the targets of those examples, as the loss takes them.
         ways: what is known of the model; give the same object again to the next round's problem.
         lengths: (examples,) int64, tokens of every text of the data; None: they have no lengths.
     """

@@ -29,8 +29,14 @@ OVERRIDES = (
 )
 
 
-def in_process(folder: Path, hosts: int) -> Path:
-    settings = compose.load([*compose.split_overrides(OVERRIDES), f"runtime.hosts={hosts}", f"output_dir={folder}"])
+TWO_SIDED = (
+    f"{OVERRIDES} method=two_sided adapt.columns=3 adapt.basis=inputs adapt.fresh_columns=1 ++basis.data.seed=78 "
+    "upload.bits=4 download.bits=8"
+)
+
+
+def in_process(folder: Path, hosts: int, overrides: str = OVERRIDES) -> Path:
+    settings = compose.load([*compose.split_overrides(overrides), f"runtime.hosts={hosts}", f"output_dir={folder}"])
     run(settings, InProcessGrid(client_app.app, hosts), folder)
     return folder
 
@@ -83,6 +89,13 @@ def test_supernodes_under_masks(flower_run: Callable[..., Path], tmp_path: Path)
     settings = compose.load([*compose.split_overrides(secure), "runtime.hosts=3", f"output_dir={tmp_path / 'same'}"])
     run(settings, InProcessGrid(client_app.app, 3), tmp_path / "same")
     compare(flower_run(secure, 3), tmp_path / "same", 0.0)
+
+
+def test_two_sides_in_few_bits(flower_run: Callable[..., Path], tmp_path: Path) -> None:
+    """Nodes are sent the basis, rebuild both sides from it and the seed, and step with the server's rounded means."""
+    found, same = flower_run(TWO_SIDED, 2), in_process(tmp_path / "same", 2, TWO_SIDED)
+    compare(found, same, 0.0)
+    assert (found / "checkpoint" / "basis.safetensors").exists()
 
 
 def test_a_run_that_cannot_start_says_why(

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments import __main__ as page
-from experiments import choose, federated, federated_theory, mnist, movies, recorded, regression, tfidf
+from experiments import choose, communication, federated, federated_theory, mnist, movies, recorded, regression, tfidf
 from fedrac.experiment import compose
 from fedrac.experiment.settings import parse
 from fedrac.results.report.runs import Run, read
@@ -35,6 +35,23 @@ def test_accuracy_at_a_number_of_bytes_lies_on_the_curve() -> None:
         [0.2, 0.3, 0.4, 0.6, 0.8]
     )
     assert np.isnan(federated.at_bytes(one, 500))
+
+
+def test_a_level_is_reached_when_three_evaluations_hold_it() -> None:
+    assert communication.reached(run([0.5, 0.98, 0.97, 0.975, 0.98])) == 4  # evaluated in every second round
+    assert np.isnan(communication.reached(run([0.5, 0.98, 0.97, 0.97])))
+
+
+def test_bytes_and_numbers_to_a_level() -> None:
+    """A client's, of a cohort of 10; rounded uploads count the numbers of the whole ones."""
+    sizes = {None: 4000, 4: 600}
+    found = [
+        run([0.5, 0.98, 0.98, 0.98], size, **{"method.name": "FedAvg", "upload.bits": bits, "cohort.size": 10})
+        for bits, size in sizes.items()
+    ]
+    _, _, whole, few = communication._table(found).splitlines()
+    assert whole == "| FedAvg | 100 | 0.4 k | 1.6 kB | 98.00 | 1 |"
+    assert few == "| FedAvg, 4 bits | 100 | 0.4 k | 0.24 kB | 98.00 | 1 |"
 
 
 def test_the_learning_rate_is_the_best_on_average() -> None:

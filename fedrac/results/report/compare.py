@@ -12,7 +12,17 @@ from fedrac.results.report.runs import Floats, Run, Skipped
 _PLACE = ("output_dir", "resume", "seed", "track", "sweep", "data.path", "data.test_path", "runtime.hosts")
 _FIRST = ("method.name", "method.side", "rank")
 # In the order, and with the colours, that they have in every figure.
-METHODS = ("Fed-RAC-LoRA", "FedAvg", "AsymmLoRA", "FedAvg-LoRA", "Fed-COLA", "FLoRA", "FedEx-LoRA")
+METHODS = (
+    "Fed-RAC-LoRA",
+    "FedAvg",
+    "AsymmLoRA",
+    "FedAvg-LoRA",
+    "Fed-COLA",
+    "FLoRA",
+    "FedEx-LoRA",
+    "Two-sided",
+    "Fed-SB",
+)
 _NAMES = {
     "method.name": "method",
     "method.side": "sketch",
