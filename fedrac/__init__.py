@@ -17,6 +17,7 @@ it is first used, so that ``import fedrac`` takes no time. The packages beside t
 what lives in them.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
     from fedrac.flower.strategy import FedRacLora
 
     __version__: str
+
+# PyTorch's threads wait for one another by spinning, for milliseconds: whatever else computes on the machine then takes
+# their time slices, and a round takes up to a hundred times as long. OpenMP reads this when torch is loaded.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+    os.environ.setdefault("GOMP_SPINCOUNT", "100")  # of GNU's OpenMP, some microseconds
 
 __all__ = ["FedRacLora", "Run", "__version__", "fit", "load", "run", "table"]
 

@@ -28,7 +28,7 @@ from fedrac.partition.partition import NODES
 from fedrac.protocol.messages import from_record, to_record
 from fedrac.results import checkpoint, node_bindings
 from fedrac.results.record import read_metrics
-from fedrac.training import evaluation
+from fedrac.training import evaluation, threads, work
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +75,6 @@ def prepare(settings: DictConfig, grid: Grid) -> ReadyRun:
     """
     common_scale.agree(settings, grid)
     experiment = parse(settings)
-    if experiment.runtime.threads is not None:
-        torch.set_num_threads(experiment.runtime.threads)
     model, examples = models.build(experiment.model, experiment.seed), server_data(experiment)
     if said := norms.note(model):
         log.info(said)
@@ -87,6 +85,7 @@ def prepare(settings: DictConfig, grid: Grid) -> ReadyRun:
         for line in read_metrics(Path(settings.resume) / "metrics.jsonl"):
             strategy.connected.drawn |= dict.fromkeys(line["cohort"], line["round"])
     strategy.connect(grid)
+    torch.set_num_threads(experiment.runtime.threads or _threads(experiment, model, examples, strategy))
     test = _measuring(experiment, model, examples, strategy) if examples else None
     if test is None and experiment.evaluate.metrics:
         raise ValueError(
@@ -111,6 +110,16 @@ def _basis(experiment: Experiment, start: ArrayRecord, strategy: FedRacLora) -> 
     model = models.build(experiment.model, experiment.seed)
     model.load_state_dict(from_record(start))
     return basis.make(experiment, model, tuple(strategy.blocks))
+
+
+def _threads(experiment: Experiment, model: nn.Module, examples: data.Data | None, strategy: FedRacLora) -> int:
+    """As many as a step of the whole cohort has work for; as many as there are where the server knows no example."""
+    some = examples and (examples.test if len(examples.test) else examples.train)
+    device, dtype = pick_device(experiment.runtime.device), getattr(torch, experiment.runtime.dtype)
+    if not some or not len(some) or device.type != "cpu":
+        return torch.get_num_threads()
+    rows = experiment.server.cohort_size * experiment.local.rows_per_step(strategy.connected.most_examples)
+    return threads.fitting(rows * work.of_a_row(model.to(device, dtype), some))
 
 
 @torch.no_grad()

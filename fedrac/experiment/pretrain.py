@@ -1,13 +1,16 @@
 """The model that a run starts from: random, or pre-trained in one place and kept in the cache.
 
-Pre-training is Algorithm 1 with full rank: a federation of one client that trains every parameter for one round.
+Pre-training is Algorithm 1 with full rank: a federation of one client that trains every parameter for one round. It
+computes in float64 and is kept in float32: what threads, or the processor's instructions, do to the last digits is
+gone, and the cache holds the same bits whoever has filled it.
 """
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from flwr.app import ArrayRecord
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedrac import data, models
 from fedrac.algorithm.adapt import AdaptSpec
@@ -20,6 +23,7 @@ from fedrac.flower.strategy import FedRacLora
 from fedrac.loading import cache
 from fedrac.protocol.messages import to_record
 from fedrac.protocol.state_digest import in_master_dtype
+from fedrac.training import threads, work
 from fedrac.training.optimizer import LocalSpec
 
 
@@ -37,27 +41,30 @@ def initial_weights(experiment: Experiment) -> dict[str, Tensor]:
         "partition": {"scheme": "iid", "clients": 1},
         "model": dict(experiment.model),
         "seed": experiment.seed if spec.seed is None else spec.seed,
-        "dtype": "float32",
+        "dtype": "float64",
         "device": "cpu",
     }
     try:
-        data.load(workload["data"])
+        known = data.load(workload["data"])
     except ValueError as error:
         raise ValueError(
             f"pre-training: {error}. Set pretrain=none, or pretrain.data to what these data take"
         ) from error
-    arguments = {"workload": workload, "epochs": spec.epochs, "batch_size": spec.batch_size, "lr": spec.lr}
+    local = LocalSpec("adamw", spec.lr, spec.epochs, spec.batch_size)
+    model = models.build(workload["model"], workload["seed"])
+    count = threads.capped(spec.batch_size * work.of_a_row(model, known.train))
 
     def build() -> dict[str, Any]:
-        trained = _train(workload, LocalSpec("adamw", spec.lr, spec.epochs, spec.batch_size))
-        return {name: tensor.numpy() for name, tensor in trained.items()}
+        with threads.using(count):
+            trained = _train(model, workload, local)
+        return {name: tensor.numpy() for name, tensor in in_master_dtype(trained, "float32").items()}
 
-    arrays = cache.arrays(cache.key("pretrain", {**arguments, "torch": torch.__version__}), build)
+    asked = {"workload": workload, "local": asdict(local), "torch": torch.__version__}
+    arrays = cache.arrays(cache.key("pretrain", asked), build)
     return in_master_dtype({name: torch.tensor(a) for name, a in arrays.items()}, experiment.runtime.dtype)
 
 
-def _train(workload: dict[str, Any], local: LocalSpec) -> dict[str, Tensor]:
-    model = models.build(workload["model"], workload["seed"])
+def _train(model: nn.Module, workload: dict[str, Any], local: LocalSpec) -> dict[str, Tensor]:
     strategy = FedRacLora(
         model,
         workload,
@@ -66,6 +73,6 @@ def _train(workload: dict[str, Any], local: LocalSpec) -> dict[str, Tensor]:
         local=local,
         server=ServerSpec(cohort_size=1),
     )
-    start: ArrayRecord = to_record(model.state_dict())
+    start: ArrayRecord = to_record(in_master_dtype(model.state_dict(), workload["dtype"]))
     strategy.start(InProcessGrid(client_app.app), start, num_rounds=1)
     return strategy.effective_weights()

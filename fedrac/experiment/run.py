@@ -25,6 +25,7 @@ from fedrac.results import client_record, node_bindings
 from fedrac.results.checkpoint_schedule import Checkpoints
 from fedrac.results.lock import locked
 from fedrac.results.record import Record, metrics_line, summarise
+from fedrac.training import threads
 
 
 def run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | None = None) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | N
         CohortFailure: a round failed; all finished rounds are on disk. If it was a `Divergence`, so is the summary.
         BlockingIOError: another process runs in ``output_dir``.
     """
-    with locked(output_dir, f"runs there; fedrac status {output_dir} says how far it is"):
+    with locked(output_dir, f"runs there; fedrac status {output_dir} says how far it is"), threads.of_a_run():
         return _run(settings, grid, output_dir, watcher)
 
 
@@ -100,6 +101,11 @@ def run_unwritten(settings: DictConfig, grid: Grid, watcher: Watcher) -> Unwritt
         ValueError: a setting is wrong.
         CohortFailure: a round failed, or diverged.
     """
+    with threads.of_a_run():
+        return _run_unwritten(settings, grid, watcher)
+
+
+def _run_unwritten(settings: DictConfig, grid: Grid, watcher: Watcher) -> Unwritten:
     ready = prepare(settings, grid)
     lines: list[dict[str, Any]] = []
     tested: list[client_record.Columns] = []

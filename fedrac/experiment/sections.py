@@ -140,7 +140,7 @@ class RuntimeSpec:
         hosts: nodes of the in-process run.
         dtype: of the computation: ``float32``, ``float64`` or ``bfloat16``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
-        threads: of PyTorch in this process; None: as PyTorch chooses.
+        threads: of PyTorch in this process; None: by the rule of `fedrac.training.threads`.
         log: what is printed: ``text``, or ``json`` for programs.
 
     Raises:

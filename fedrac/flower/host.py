@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from fedrac.protocol.messages import RoundPlan
 from fedrac.protocol.node_state import Initial
 from fedrac.protocol.replies import Reply, join
 from fedrac.protocol.state_digest import in_master_dtype
-from fedrac.training import evaluation
+from fedrac.training import evaluation, threads, work
 from fedrac.training.local import CohortResult, train_cohort
 from fedrac.training.logit_adjustment import adjusted
 from fedrac.training.model_check import check_model
@@ -159,8 +159,20 @@ class Host:
                 self._adjusted(problem, shards, local), start, shards, local, self.seed, plan.spec.round
             )
 
-        reply, failed = _train_all(train, plan.clients)
+        with threads.of_a_host(partial(self._multiplications, plan)):
+            reply, failed = _train_all(train, plan.clients)
         return replace(reply, examples=self._tell(reply.clients)), failed
+
+    def _multiplications(self, plan: RoundPlan) -> float:
+        """Of a forward pass in the plan's largest step; a GPU's cost is not that of threads."""
+        if self.device.type != "cpu":
+            return float("inf")
+        largest = int(self.partition.sizes[np.asarray(plan.clients, np.int64)].max(initial=1))
+        return self._of_a_row * len(plan.clients) * plan.spec.local.rows_per_step(largest)
+
+    @cached_property
+    def _of_a_row(self) -> float:
+        return work.of_a_row(self.model, self.data.train)
 
     def evaluate(self, weights: Mapping[str, Tensor], clients: Sequence[int]) -> dict[str, list[float]]:
         """Sums of every metric over each client's examples, and their number (``examples``).

@@ -22,6 +22,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from fedrac.loading.cores import cores
+
 SETTINGS = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -82,7 +84,7 @@ def run_app(
     """
     federation = f"num-supernodes={supernodes} client-resources-num-cpus=1 client-resources-num-gpus={gpus}"
     if environment.get("RAY_ADDRESS", "local") == "local":  # a Ray cluster has its own count
-        federation += f" init-args-num-cpus={min(supernodes, os.cpu_count() or 1)}"
+        federation += f" init-args-num-cpus={min(supernodes, cores())}"
     config = f"preset={toml_string(preset)} overrides={toml_string(overrides)}"
     command = ["flwr", "run", str(app_dir), "--stream"]
     command += ["--run-config", config, "--federation-config", federation]

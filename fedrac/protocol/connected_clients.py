@@ -265,6 +265,11 @@ class ConnectedClients:
         self.hosts, self.clients, self._nodes = hosts, ids, nodes
         self.examples = np.concatenate([np.empty(0, np.int64), *(h.examples for h in hosts.values())])[order]
 
+    @property
+    def most_examples(self) -> int:
+        """Of one client."""
+        return int(self.examples.max(initial=1))
+
     def examples_of(self, cohort: Sequence[int]) -> dict[int, int]:
         """How many examples each client of the cohort has, as its host says."""
         counts = self.examples[np.searchsorted(self.clients, cohort)]

@@ -1,7 +1,6 @@
 """Processes that share the cells of a sweep. One that dies takes one cell with it."""
 
 import multiprocessing
-import os
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 from fedrac.cli.sweep.cells import Cell
 from fedrac.cli.sweep.worker import work
 from fedrac.experiment import compose
+from fedrac.loading.cores import cores
 
 
 class Watcher(Protocol):
@@ -88,7 +88,7 @@ def _start(jobs: int) -> _Worker:
     """A fresh interpreter: a fork of one that has started threads, as torch has, can hang."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    threads = max(1, cores() // jobs)
     process = context.Process(target=work, args=(theirs, threads), daemon=True)
     process.start()
     theirs.close()  # so that its end is seen here
