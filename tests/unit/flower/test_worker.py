@@ -15,6 +15,8 @@ import runs
 from flwr.app import Context, Message, MessageType, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedrac.aggregation.guard import GuardSpec
+from fedrac.aggregation.secure_grid import SecureSpec
 from fedrac.flower import node_app
 from fedrac.flower.in_process_grid import InProcessGrid
 from fedrac.flower.worker import channel, front
@@ -66,9 +68,12 @@ class Deployed(InProcessGrid):
         context.node_id, context.run_id = NODE, run
 
 
-def test_a_run_is_the_same_in_one_worker(place: Path) -> None:
-    """Bit for bit; its process has the state, so that nothing is sent twice."""
-    usual, found = runs.strategy(), runs.strategy()
+@pytest.mark.parametrize(
+    "settings", [{}, {"secure": SecureSpec(True, bits=24), "guard": GuardSpec(clip=5.0)}], ids=["plain", "masked"]
+)
+def test_a_run_is_the_same_in_one_worker(place: Path, settings: dict[str, Any]) -> None:
+    """Bit for bit; its process has the state, so that nothing is sent twice, and a node's secrets outlive a message."""
+    usual, found = runs.strategy(**settings), runs.strategy(**settings)
     expected = runs.train(usual, rounds=4)
     reports: list[Any] = []
     found.start(Deployed(), runs.start(), 4, on_round=reports.append)
