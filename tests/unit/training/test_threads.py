@@ -23,7 +23,7 @@ sys.meta_path.insert(0, Finder())
 """
 WAYS_IN = (
     "from fedrac.cli.main import main",
-    "import client_app",
+    "from fedrac.flower import client_app",
     "import server_app; import fedrac.experiment.run",
     "import fedrac; fedrac.run",
     "from fedrac.flower.strategy import FedRacLora",
