@@ -107,6 +107,7 @@ def parse(config: DictConfig) -> Experiment:
     raw: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     if unknown := sorted(set(raw) - _KEYS, key=str):
         raise ConfigError(f"there is no key {unknown[0]!r}; the keys are {', '.join(sorted(_KEYS))}")
+    raw.setdefault("secure_aggregation", {})  # runs of earlier versions have none
     for name in _SECTIONS:
         if not isinstance(raw.get(name), dict):
             raise ConfigError(f"{name}={raw.get(name)!r} must be a group of keys")

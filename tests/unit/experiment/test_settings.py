@@ -178,6 +178,13 @@ def test_overrides_as_a_shell_would_split_them() -> None:
     assert split_overrides("a=1  'b={c: 2}' d=\"e f\"") == ["a=1", "b={c: 2}", "d=e f"]
 
 
+def test_runs_from_before_there_was_secure_aggregation_have_none(defaults: DictConfig) -> None:
+    old = DictConfig({name: value for name, value in defaults.items() if name != "secure_aggregation"})
+    assert parse(old) == parse(defaults) and not parse(old).secure.enabled
+    assert parse(load(["secure_aggregation=on"])).secure.enabled
+    assert "secure_aggregation.bits=40" in wrong("secure_aggregation=on", "secure_aggregation.bits=40")
+
+
 def test_paths_are_those_of_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert parse(load(["data=table", "data.path=my.csv"])).data["path"] == str(tmp_path / "my.csv")

@@ -30,6 +30,7 @@ METHODS = {
     "alternate": Method(side="alternate"),
     "both": Method(train="both"),
     "full": Method(train="full"),
+    "two-sided": Method(side="both"),
     "carried": Method(fresh=False, merge=False),
 }
 
