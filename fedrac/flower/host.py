@@ -95,10 +95,16 @@ class Host:
         return in_master_dtype(models.build(workload["model"], self.seed).state_dict(), workload["dtype"])
 
     def _place(self, partition_id: int, num_partitions: int) -> None:
-        served = np.arange(partition_id, self.partition.clients, num_partitions, dtype=np.int64)
-        self.clients = served[self.partition.sizes[served] >= self._least]
+        self._first, self._every = partition_id, num_partitions
+        self.__dict__.pop("clients", None)  # those of the host that this is a copy of
         if self._least > 1 and not len(self.clients):
             raise limits.Refused("no client here has enough examples", "least_examples")
+
+    @cached_property
+    def clients(self) -> Index:
+        """Ids of those that are served here, ascending, (k,); made when asked for: there may be a million."""
+        served = np.arange(self._first, self.partition.clients, self._every, dtype=np.int64)
+        return served[self.partition.sizes[served] >= self._least]
 
     def beside(self, partition_id: int, num_partitions: int) -> "Host":
         """Another host of the same workload in this process; it shares data and model, as one works at a time."""
@@ -117,7 +123,9 @@ class Host:
 
     def check_served(self, clients: Sequence[int]) -> None:
         """Raises ValueError if a client is named twice, or not served here."""
-        if not set(clients) <= set(self.clients.tolist()) or len(set(clients)) < len(clients):
+        ids = np.asarray(clients, np.int64)
+        here = (ids >= self._first) & (ids < self.partition.clients) & ((ids - self._first) % self._every == 0)
+        if not here.all() or (self.partition.sizes[ids] < self._least).any() or len(set(clients)) < len(clients):
             raise told(ValueError(f"clients {list(clients)[:5]} are not those that are served here, each once"))
 
     def hosted(self) -> Hosted:

@@ -86,3 +86,11 @@ def test_a_subset_is_the_start_of_the_permutation(count, size):
     """Both take the smallest words; one needs no order of the rest."""
     permuted = Stream(0, "t", count).permutation(count)[:size]
     assert Stream(0, "t", count).subset(count, size).tolist() == sorted(permuted.tolist())
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 500, 20_000])
+def test_a_subset_is_the_places_of_the_least_words(count):
+    for size in {0, 1, min(2, count), count // 3, count - 1, count}:
+        for round_ in range(5):
+            least = Stream(1, "cohort", round_).words(count).argsort()[:size]
+            assert Stream(1, "cohort", round_).subset(count, size).tolist() == sorted(least.tolist())
