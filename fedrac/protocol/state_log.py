@@ -66,7 +66,7 @@ class Update:
         if place is None:
             return self
         path, steps = self.path[place:], self.steps[place:]
-        nothing: dict[str, Any] = dict.fromkeys(self.tensors, {})
+        nothing: dict[str, Any] = {part: {} for part in self.tensors}
         return replace(self, base=path[0], steps=steps, path=path, **nothing)
 
 
