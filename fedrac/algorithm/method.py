@@ -1,4 +1,4 @@
-"""The family of methods as four choices.
+"""The family of methods as four choices, and what the server makes of a round's mean.
 
 =====================  ========  =======  =======  ==========
 method                 train     fresh    merge    average
@@ -14,6 +14,9 @@ FedEx-LoRA             both      no       no       products
 FedAvg                 full      yes      yes      factors
 =====================  ========  =======  =======  ==========
 
+FedAvgM, FedAdam and FedYogi are FedAvg with a server optimizer (`fedrac.algorithm.server_optimizer`); every method but
+FedEx-LoRA takes one.
+
 The update of a matrix is ``s L Z R`` in all of them. ``side`` says which of L and R is a sketch; the other one is the
 identity, and then the core Z is the factor A (r, n) or B (m, r) of LoRA. With ``side=both`` both are sketches, and the
 core is (p, k): Two-sided, and Fed-SB (arXiv 2502.15436), where both stay as they are for the run.
@@ -21,9 +24,11 @@ core is (p, k): Two-sided, and Fed-SB (arXiv 2502.15436), where both stay as the
 Algorithm 1 of arXiv 2410.08305 (RAC-LoRA, no federation) is the case of one client.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from fedrac.algorithm.server_optimizer import ServerOptimizer
 from fedrac.algorithm.sketch import Side
 
 RoundSide = Side | Literal["both"]
@@ -57,6 +62,8 @@ class Method:
             the averaged factors are carried to the next round.
         average: ``factors`` averages each factor; ``products`` makes the new model the mean of the clients' models,
             which differs if both factors are trained (section 4.1: by the covariance of the factors).
+        optimizer: of the server, over merged updates, or over carried factors; a mapping of its settings is taken, too.
+            None: the step ``eta'`` alone.
 
     Raises:
         ValueError: a choice is unknown, or two of them contradict one another.
@@ -68,8 +75,11 @@ class Method:
     fresh: bool = True
     merge: bool = True
     average: Average = "factors"
+    optimizer: ServerOptimizer | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.optimizer, Mapping):  # as it comes from JSON or YAML
+            object.__setattr__(self, "optimizer", ServerOptimizer(**self.optimizer))
         for field, value, known in (
             ("train", self.train, get_args(Train)),
             ("side", self.side, get_args(Sides)),
@@ -90,6 +100,11 @@ class Method:
             raise ValueError("method.fresh=true needs method.merge=true: a carried factor belongs to its old sketch")
         if len(self.sides) > 1 and not self.merge:
             raise ValueError(f"method.side={self.side} needs method.merge=true: a carried factor belongs to its side")
+        if self.optimizer is not None and self.average == "products" and not self.merge:
+            raise ValueError(
+                f"method.optimizer.name={self.optimizer.name} with factors that are carried, but averaged as products: "
+                "set method.merge=true, or method.average=factors, or method.optimizer=null"
+            )
 
     @property
     def sides(self) -> tuple[RoundSide, ...]:
@@ -104,7 +119,7 @@ class Method:
     def at(self, round_: int) -> "RoundMethod":
         """What the method does in ``round_`` (from 1): all that the rest of the program asks of it."""
         side = _SIDES[self.side][(round_ - 1) % self.period]
-        return RoundMethod(self.train, side, self.merge, self.average, round_ if self.fresh else 1)
+        return RoundMethod(self.train, side, self.merge, self.average, round_ if self.fresh else 1, self.optimizer)
 
 
 @dataclass(frozen=True)
@@ -112,7 +127,7 @@ class RoundMethod:
     """What a method does in one round.
 
     Attributes:
-        train, merge, average: as of `Method`.
+        train, merge, average, optimizer: as of `Method`.
         side: which factor is frozen in this round.
         sketch_round: the round that names the random factor: this one, or 1 if it is drawn once for the run.
     """
@@ -122,3 +137,4 @@ class RoundMethod:
     merge: bool
     average: Average
     sketch_round: int
+    optimizer: ServerOptimizer | None = None

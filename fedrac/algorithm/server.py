@@ -198,23 +198,38 @@ def advance(
     Returns:
         The state after the round.
     """
-    merged, carried = dict(state.weights), dict(state.factors)
+    merged, carried, moments = dict(state.weights), dict(state.factors), dict(state.moments)
+
+    def step(key: str, update: Tensor, scale: float = 1.0) -> Tensor:
+        """How far the server goes, of a mean update ``scale * update``."""
+        if method.optimizer is None:
+            return (eta * scale) * update
+        found, after = method.optimizer.step(key, scale * update, state.moments)
+        moments.update(after)
+        return eta * found
+
     for block in blocks:
         w = merged[block.name]
         mine = {block.key(letters): means[block.key(letters)] for letters in mean_letters(block, method)}
         if block.rank is None:
-            merged[block.name] = w + eta * mine[block.key("D")]
+            merged[block.name] = w + step(block.name, mine[block.key("D")])
             continue
-        after = {k: state.factors[k] + eta * (mean - state.factors[k]) for k, mean in mine.items() if k in carried}
-        if method.average == "products":
+        after = {k: carried[k] + step(k, mean - carried[k]) for k, mean in mine.items() if k in carried}
+        if method.average == "products" and method.optimizer is None:
             before = _pair_product(block, sketches, state.factors, w) if after else 0.0
             carry = _pair_product(block, sketches, after, w) - before if after else 0.0
-            target = mine[block.key("BA")].reshape(w.shape)
+            target = _merged(block, sketches, mine, w)
             merged[block.name] = w + block.scale * (eta * (target - before) - carry)
         elif method.merge:
-            merged[block.name] = w + (eta * block.scale) * _pair_product(block, sketches, mine, w)
+            merged[block.name] = w + step(block.name, _merged(block, sketches, mine, w), block.scale)
         carried.update(after)
-    return replace(state, round=state.round + 1, weights=_tie(merged, blocks), factors=carried)
+    return replace(state, round=state.round + 1, weights=_tie(merged, blocks), factors=carried, moments=moments)
+
+
+def _merged(block: Block, sketches: Mapping[str, Tensor], mine: Mapping[str, Tensor], like: Tensor) -> Tensor:
+    """The mean of the clients' products, in the shape of the weight: of their factors, or as it is."""
+    mean = mine.get(block.key("BA"))
+    return _pair_product(block, sketches, mine, like) if mean is None else mean.reshape(like.shape)
 
 
 def _tie(weights: dict[str, Tensor], blocks: Sequence[Block]) -> dict[str, Tensor]:

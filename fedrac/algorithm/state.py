@@ -47,6 +47,8 @@ class ServerState:
         factors: by `Block.key`, the factors that a method without merging carries on; empty for the others.
         guard: what clipping and noise carry on.
         basis: by `Block.key`, the sides of two-sided blocks that are fixed for the run: A (k0, n), B (m, p).
+        moments: of the server's optimizer, by what they belong to: ``w/m`` and ``w/v`` of a weight w or of a carried
+            factor, in its shape. What is missing has its first value.
     """
 
     round: int
@@ -54,3 +56,4 @@ class ServerState:
     factors: Mapping[str, Tensor]
     guard: GuardState = field(default_factory=GuardState)
     basis: Mapping[str, Tensor] = field(default_factory=dict)
+    moments: Mapping[str, Tensor] = field(default_factory=dict)

@@ -198,7 +198,8 @@ class Rounds:
         if coding.bits is not None:  # the server steps with what the nodes get
             means = coding.decode(packed, mean_shapes(blocks, round_.method))
         state = advance(before, blocks, round_.method, round_.sketches.values, means, report.eta)
-        enforce_finite(report.round, [*(state.weights[b.name] for b in blocks), *state.factors.values()])
+        carried = (*state.factors.values(), *state.moments.values())
+        enforce_finite(report.round, [*(state.weights[b.name] for b in blocks), *carried])
         state = replace(state, guard=guarded)
         step = Step(report.round, report.eta, packed)
         self._downloads.move(state, step)

@@ -149,7 +149,7 @@ def encode_update(update: Update) -> RecordDict:
     about: dict[str, Any] = {"round": update.round, "digest": update.digest, "base": update.base}
     about |= {"rounds": [step.round for step in update.steps], "etas": [step.eta for step in update.steps]}
     about |= {"sizes": [len(step.means) for step in update.steps], "path": list(update.path)}
-    arrays = {"steps": steps, "weights": update.weights, "factors": update.factors, "basis": update.basis}
+    arrays = {"steps": steps, **update.tensors}
     return RecordDict({"update": ConfigRecord(about), **{name: to_record(part) for name, part in arrays.items()}})
 
 
@@ -166,6 +166,7 @@ def decode_update(content: RecordDict) -> Update:
         weights=from_record(arrays["weights"]),
         factors=from_record(arrays["factors"]),
         basis=from_record(arrays["basis"]),
+        moments=from_record(arrays["moments"]),
         path=tuple(about["path"]),
     )
 

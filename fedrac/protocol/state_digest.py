@@ -8,13 +8,14 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedrac.algorithm.state import ServerState
 
-_WEIGHT, _FACTOR, _BASIS = "weight/", "factor/", "basis/"
+_PREFIXES = {"weights": "weight/", "factors": "factor/", "basis": "basis/", "moments": "moment/"}
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class DigestedState:
     """A state and what identifies it. Its tensors are shared, so nobody may change them in place.
 
     Attributes:
-        state: weights, carried factors and basis.
+        state: weights, carried factors, basis and moments.
         prints: SHA-256 of every tensor, by name in the snapshot.
         digest: SHA-256 (hex) over names and prints. The round is not part of it: equal contents are one state.
     """
@@ -33,9 +34,9 @@ class DigestedState:
 
     @cached_property
     def tensors(self) -> Mapping[str, Tensor]:
-        """Weights (m, ...), carried factors and the basis under names that cannot meet, in the master dtype."""
-        parts = ((_WEIGHT, self.state.weights), (_FACTOR, self.state.factors), (_BASIS, self.state.basis))
-        return {prefix + name: value for prefix, part in parts for name, value in part.items()}
+        """Weights (m, ...), carried factors, basis and moments under names that cannot meet, in the master dtype."""
+        parts = {prefix: getattr(self.state, part) for part, prefix in _PREFIXES.items()}
+        return {prefix + name: value for prefix, part in parts.items() for name, value in part.items()}
 
 
 def take(state: ServerState, before: DigestedState | None = None) -> DigestedState:
@@ -62,11 +63,11 @@ def fingerprint(tensor: Tensor) -> bytes:
 
 def state_of(round_: int, tensors: Mapping[str, Tensor]) -> ServerState:
     """The state after round ``round_`` (0: before the first) with these tensors: inverse of `DigestedState.tensors`."""
-    weights, factors, basis = (
-        {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        for prefix in (_WEIGHT, _FACTOR, _BASIS)
-    )
-    return ServerState(round_, weights, factors, basis=basis)
+    parts: dict[str, Any] = {
+        part: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        for part, prefix in _PREFIXES.items()
+    }
+    return ServerState(round_, **parts)
 
 
 def in_master_dtype(weights: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ rounds since then, or the tensors that have changed, whichever are fewer bytes.
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class Update:
         round, digest: of the server's state.
         base: digest of the state to start from; empty if ``weights`` and ``factors`` are all there is.
         steps: rounds to replay, in order.
-        weights, factors, basis: tensors that replace those of ``base``, before any step.
+        weights, factors, basis, moments: tensors that replace those of ``base``, before any step.
         path: digests of the states that the steps start from; who holds one of them needs no more than the steps after
             it.
     """
@@ -51,7 +52,13 @@ class Update:
     weights: Mapping[str, Tensor]
     factors: Mapping[str, Tensor]
     basis: Mapping[str, Tensor] = field(default_factory=dict)
+    moments: Mapping[str, Tensor] = field(default_factory=dict)
     path: tuple[str, ...] = ()
+
+    @property
+    def tensors(self) -> dict[str, Any]:
+        """Those that replace others, by the part of `ServerState` that they belong to."""
+        return {part: getattr(self, part) for part in ("weights", "factors", "basis", "moments")}
 
     def without(self, held: Collection[str]) -> "Update":
         """What is left of it for who holds these digests."""
@@ -59,7 +66,8 @@ class Update:
         if place is None:
             return self
         path, steps = self.path[place:], self.steps[place:]
-        return replace(self, base=path[0], steps=steps, path=path, weights={}, factors={}, basis={})
+        nothing: dict[str, Any] = {part: {} for part in self.tensors}
+        return replace(self, base=path[0], steps=steps, path=path, **nothing)
 
 
 class StateLog:
@@ -119,7 +127,8 @@ class StateLog:
             steps, given = (), changed
         rest = state_digest.state_of(0, {k: v for k, v in self.tip.tensors.items() if k in given})
         path = tuple(self._digests[self._place - len(steps) : self._place])
-        return Update(self.tip.state.round, self.tip.digest, base, steps, rest.weights, rest.factors, rest.basis, path)
+        parts = (rest.weights, rest.factors, rest.basis, rest.moments)
+        return Update(self.tip.state.round, self.tip.digest, base, steps, *parts, path)
 
     def _way(self, place: int) -> tuple[tuple[Step, ...], set[str]]:
         """Steps from ``place`` to the tip, and tensors to set before them: all of them where no steps lead there."""
@@ -137,8 +146,7 @@ class StateLog:
 
 def size(update: Update) -> int:
     """Bytes of the numbers in an update."""
-    parts = (update.weights, update.factors, update.basis)
-    return _size_of_steps(update.steps) + _size(value for part in parts for value in part.values())
+    return _size_of_steps(update.steps) + _size(value for part in update.tensors.values() for value in part.values())
 
 
 def _size_of_steps(steps: Sequence[Step]) -> int:
@@ -153,10 +161,9 @@ def _size(tensors: Iterable[Tensor]) -> int:
 def apply(update: Update, held: ServerState | None, advance: Callable[[ServerState, Step], ServerState]) -> ServerState:
     """The state that ``update`` leads to from ``held``; ``advance`` makes one step, as the server made it."""
     if held is None:
-        return ServerState(update.round, update.weights, update.factors, basis=update.basis)
-    parts = ({**getattr(held, x), **getattr(update, x)} for x in ("weights", "factors", "basis"))
-    weights, factors, basis = parts
-    state = ServerState(held.round, weights, factors, basis=basis)
+        return ServerState(update.round, **update.tensors)
+    parts: dict[str, Any] = {x: {**getattr(held, x), **part} for x, part in update.tensors.items()}
+    state = ServerState(held.round, **parts)
     for step in update.steps:
         state = advance(state, step)
     return replace(state, round=update.round)

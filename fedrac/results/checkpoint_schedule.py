@@ -106,7 +106,8 @@ class Checkpoints:
         if self._rounds is not None:
             self._rounds.append(last)
             self._logged += last.step.means.nbytes
-            if self._logged >= sum(tensor.nbytes for tensor in (*state.weights.values(), *state.factors.values())):
+            parts = (state.weights, state.factors, state.moments)
+            if self._logged >= sum(tensor.nbytes for part in parts for tensor in part.values()):
                 self._rounds = None
         self._only = state if self._rounds is None else None
 

@@ -2,7 +2,8 @@
 
 ``weights.safetensors`` is a plain state dict of the merged model. ``state.json`` has the round and the checksums of
 the other files. A method that carries factors also has ``carried.safetensors``: its unmerged weights and factors.
-``basis.safetensors`` has the sides of two-sided blocks that are fixed for the run.
+``basis.safetensors`` has the sides of two-sided blocks that are fixed for the run, ``moments.safetensors`` those of the
+server's optimizer.
 ``guard.json`` is what clipping and noise carry on; it can hold the secret seed of the noise and is the owner's alone.
 """
 
@@ -22,7 +23,7 @@ from fedrac.algorithm.state import GuardState, ServerState
 
 ABOUT = "state.json"
 _WEIGHTS, _CARRIED, _GUARD = "weights.safetensors", "carried.safetensors", "guard.json"
-_BASIS = "basis.safetensors"
+_PARTS = {"basis": "basis.safetensors", "moments": "moments.safetensors"}
 _FACTOR, _WEIGHT = "factor/", "weight/"
 
 
@@ -54,8 +55,9 @@ def write(folder: Path, state: ServerState, merged: Mapping[str, Tensor]) -> Non
     if state.factors:
         parts = ((_WEIGHT, state.weights), (_FACTOR, state.factors))
         _write_tensors(folder / _CARRIED, {p + k: v for p, part in parts for k, v in part.items()})
-    if state.basis:
-        _write_tensors(folder / _BASIS, state.basis)
+    for part, name in _PARTS.items():
+        if tensors := getattr(state, part):
+            _write_tensors(folder / name, tensors)
     if state.guard != GuardState():
         _write_text(folder / _GUARD, asdict(state.guard), mode=0o600)
     describe(folder, About(state.round, {path.name: _digest(path) for path in sorted(folder.iterdir())}))
@@ -85,14 +87,14 @@ def read(folder: Path, about: About) -> ServerState:
     guard = GuardState()
     if _GUARD in about.sha256:
         guard = TypeAdapter(GuardState).validate_json((folder / _GUARD).read_bytes())
-    basis = load_file(folder / _BASIS) if _BASIS in about.sha256 else {}
+    parts = {part: load_file(folder / name) if name in about.sha256 else {} for part, name in _PARTS.items()}
     if _CARRIED not in about.sha256:
-        return ServerState(about.round, merged(folder), {}, guard, basis)
+        return ServerState(about.round, merged(folder), {}, guard, **parts)
     both = load_file(folder / _CARRIED)
     weights, factors = (
         {k.removeprefix(prefix): v for k, v in both.items() if k.startswith(prefix)} for prefix in (_WEIGHT, _FACTOR)
     )
-    return ServerState(about.round, weights, factors, guard, basis)
+    return ServerState(about.round, weights, factors, guard, **parts)
 
 
 def merged(folder: Path) -> dict[str, Tensor]:

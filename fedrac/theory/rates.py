@@ -180,6 +180,8 @@ def _check(experiment: Experiment) -> None:
         raise ValueError("the theorems are for plain SGD steps: set local=theory")
     if method.train == "factor" and not local.precondition:
         raise ValueError("the theorems are for the projected step: set local=theory (local.precondition=true)")
+    if method.optimizer is not None:
+        raise ValueError("the theorems are for the plain step of the server: set method.optimizer=null")
     guard = experiment.guard
     if guard.mean != "mean" or guard.clip is not None or guard.noise:
         raise ValueError("the theorems are for the plain mean: set guard.mean=mean guard.clip=null guard.noise=0")

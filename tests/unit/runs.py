@@ -13,6 +13,7 @@ from fedrac import models
 from fedrac.algorithm.adapt import AdaptSpec
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.server import ServerSpec
+from fedrac.algorithm.server_optimizer import ServerOptimizer
 from fedrac.experiment import compose
 from fedrac.flower import client_app
 from fedrac.flower.in_process_grid import InProcessGrid
@@ -107,6 +108,7 @@ def arrays(record: ArrayRecord) -> dict[str, Tensor]:
 
 
 def methods() -> dict[str, Method]:
-    """Every file of ``conf/method``, and a method that alternates sides."""
+    """Every file of ``conf/method``, a method that alternates sides, and a chain with a server optimizer."""
     files = sorted(Path(compose.config_dir(), "method").iterdir())
-    return {path.stem: Method(**OmegaConf.load(path)) for path in files} | {"alternating": Method(side="alternate")}
+    more = {"alternating": Method(side="alternate"), "adam": Method(optimizer=ServerOptimizer("adam", 0.05))}
+    return {path.stem: Method(**OmegaConf.load(path)) for path in files} | more

@@ -54,6 +54,7 @@ def same(actual: ServerState, expected: ServerState) -> None:
     assert (actual.round, actual.guard) == (expected.round, expected.guard)
     equal(dict(actual.weights), dict(expected.weights))
     equal(dict(actual.factors), dict(expected.factors))
+    equal(dict(actual.moments), dict(expected.moments))
 
 
 @pytest.mark.parametrize("method", runs.methods().values(), ids=runs.methods())
