@@ -29,7 +29,7 @@ def section(folder: Path, figures: Path) -> str:
 
 _INTRO = f"""The paper's transfer made federated, on the full MNIST: an MLP 784-64-64-5, pre-trained on the digits 0-4, is
 adapted to 5-9 by 100 clients, 10 a round; biases are frozen. AdamW, one local epoch, a cosine over rounds. Each method has
-the rounds and the learning rate of `conf/rates`, chosen from four on validation data with another seed at Dirichlet 0.5. *To
+the rounds and the learning rate of `conf/rates`, chosen on validation data with another seed at Dirichlet 0.5. *To
 {100 * LEVEL:.1f} %*: what a client has uploaded if it took part in all rounds until the mean of three evaluations in a row,
 five rounds apart, first reaches that level; a dash where a run does not."""  # noqa: E501
 
@@ -68,7 +68,7 @@ def _table(found: Sequence[Run]) -> str:
         rows.append(
             [
                 f"{name}{f', {bits} bit' + ('s' if bits > 1 else '') if bits else ''}",
-                f"{numbers:,.0f}",
+                "-" if np.isnan(numbers) else f"{numbers:,.0f}",
                 _until(rounds * numbers / 1e3, "k"),
                 _until(rounds * up / 1e3, "kB"),
                 mean_sd([float(run.columns["test/accuracy"][-1]) for run in members], lambda x: f"{100 * x:.2f}"),
