@@ -14,6 +14,7 @@ FedEx-LoRA             both      no       no       products
 FedAvg                 full      yes      yes      factors
 =====================  ========  =======  =======  ==========
 
+FedProx (arXiv 1812.06127) is FedAvg with a proximal term in the local objective; every method takes one.
 FedAvgM, FedAdam and FedYogi are FedAvg with a server optimizer (`fedrac.algorithm.server_optimizer`); every method but
 FedEx-LoRA takes one.
 
@@ -24,6 +25,7 @@ core is (p, k): Two-sided, and Fed-SB (arXiv 2502.15436), where both stay as the
 Algorithm 1 of arXiv 2410.08305 (RAC-LoRA, no federation) is the case of one client.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -64,6 +66,8 @@ class Method:
             which differs if both factors are trained (section 4.1: by the covariance of the factors).
         optimizer: of the server, over merged updates, or over carried factors; a mapping of its settings is taken, too.
             None: the step ``eta'`` alone.
+        prox: mu of FedProx: a client's objective has ``mu/2 |F - F_0|^2`` for every factor F that it trains, where F_0
+            is the round's start. 0: it has not.
 
     Raises:
         ValueError: a choice is unknown, or two of them contradict one another.
@@ -76,6 +80,7 @@ class Method:
     merge: bool = True
     average: Average = "factors"
     optimizer: ServerOptimizer | None = None
+    prox: float = 0.0
 
     def __post_init__(self) -> None:
         if isinstance(self.optimizer, Mapping):  # as it comes from JSON or YAML
@@ -87,6 +92,8 @@ class Method:
         ):
             if value not in known:
                 raise ValueError(f"method.{field}={value!r} is unknown: choose one of {', '.join(known)}")
+        if not 0 <= self.prox < math.inf:
+            raise ValueError(f"method.prox={self.prox} must not be negative, nor infinite")
         if self.average == "products" and self.train != "both":
             raise ValueError(
                 f"method.average=products with method.train={self.train} is the same as averaging factors, because "
@@ -119,7 +126,8 @@ class Method:
     def at(self, round_: int) -> "RoundMethod":
         """What the method does in ``round_`` (from 1): all that the rest of the program asks of it."""
         side = _SIDES[self.side][(round_ - 1) % self.period]
-        return RoundMethod(self.train, side, self.merge, self.average, round_ if self.fresh else 1, self.optimizer)
+        sketch_round = round_ if self.fresh else 1
+        return RoundMethod(self.train, side, self.merge, self.average, sketch_round, self.optimizer, self.prox)
 
 
 @dataclass(frozen=True)
@@ -127,7 +135,7 @@ class RoundMethod:
     """What a method does in one round.
 
     Attributes:
-        train, merge, average, optimizer: as of `Method`.
+        train, merge, average, optimizer, prox: as of `Method`.
         side: which factor is frozen in this round.
         sketch_round: the round that names the random factor: this one, or 1 if it is drawn once for the run.
     """
@@ -138,3 +146,4 @@ class RoundMethod:
     average: Average
     sketch_round: int
     optimizer: ServerOptimizer | None = None
+    prox: float = 0.0

@@ -34,16 +34,20 @@ class Start:
         frozen: by `Block.key`, the sketches, shared by all clients.
         trained: by `Block.key`, the starting value of every trained factor, without cohort axis.
         gram_inverse: by `Block.sketch_key`, (r, r): the inverse Gram matrix of the sketch, for the theory step.
+        prox: how strongly clients are held to ``trained``, `Method.prox`.
     """
 
     frozen: Mapping[str, Tensor]
     trained: Mapping[str, Tensor]
     gram_inverse: Mapping[str, Tensor]
+    prox: float = 0.0
 
     def to(self, device: torch.device) -> "Start":
         """The same on another device."""
-        parts = (self.frozen, self.trained, self.gram_inverse)
-        return Start(*({k: v.to(device) for k, v in part.items()} for part in parts))
+        frozen, trained, inverses = (
+            {k: v.to(device) for k, v in part.items()} for part in (self.frozen, self.trained, self.gram_inverse)
+        )
+        return Start(frozen, trained, inverses, self.prox)
 
 
 def draw_sketches(
@@ -130,4 +134,4 @@ def start_of_round(
             if precondition:
                 side: Side = "left" if letter == "B" else "right"
                 inverses[block.sketch_key(letter)] = gram_inverse(value, side).to(dtype)
-    return Start(frozen, trained, inverses)
+    return Start(frozen, trained, inverses, method.prox)

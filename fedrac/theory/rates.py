@@ -180,6 +180,8 @@ def _check(experiment: Experiment) -> None:
         raise ValueError("the theorems are for plain SGD steps: set local=theory")
     if method.train == "factor" and not local.precondition:
         raise ValueError("the theorems are for the projected step: set local=theory (local.precondition=true)")
+    if method.prox:
+        raise ValueError("the theorems are for the clients' own objectives: set method.prox=0")
     if method.optimizer is not None:
         raise ValueError("the theorems are for the plain step of the server: set method.optimizer=null")
     guard = experiment.guard

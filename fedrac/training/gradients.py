@@ -36,6 +36,14 @@ def add_l2(gradients: dict[str, Tensor], factors: Mapping[str, Tensor], problem:
             gradients[key] = gradients[key] + l2 * s * (w @ a.mT + s * b @ (a @ a.mT))
 
 
+def add_prox(
+    gradients: dict[str, Tensor], factors: Mapping[str, Tensor], start: Mapping[str, Tensor], prox: float
+) -> None:
+    """Adds the gradient of FedProx's ``prox/2 |F - F_0|^2`` (arXiv 1812.06127), for each factor F (C, ...)."""
+    for key, gradient in gradients.items():
+        gradients[key] = gradient + prox * (factors[key] - start[key].to(gradient.device))
+
+
 def clip_per_client(gradients: dict[str, Tensor], bound: float) -> None:
     """Scales each client's gradient (C, ...) so that its norm over all factors is at most ``bound``."""
     squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients.values()]).sum(0)

@@ -21,7 +21,7 @@ from fedrac.training import alone
 from fedrac.training.adapter import CohortAdapter
 from fedrac.training.dropout import ClientDropout, no_global_draws
 from fedrac.training.evaluation import call
-from fedrac.training.gradients import add_l2, clip_per_client, precondition
+from fedrac.training.gradients import add_l2, add_prox, clip_per_client, precondition
 from fedrac.training.layout import Layout
 from fedrac.training.memory import most_tokens
 from fedrac.training.minibatches import Minibatches, Steps, chunks
@@ -211,9 +211,11 @@ class _Lockstep:
 
     @torch.no_grad()
     def _shape(self, gradients: dict[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The gradient that the optimizer sees: L2 added, clipped per client, preconditioned."""
+        """The gradient that the optimizer sees: L2 and the proximal term added, clipped per client, preconditioned."""
         if self.spec.l2:
             add_l2(gradients, {**self.start.frozen, **parameters}, self.problem, self.spec.l2)
+        if self.start.prox:
+            add_prox(gradients, parameters, self.start.trained, self.start.prox)
         if self.spec.clip is not None:
             clip_per_client(gradients, self.spec.clip)
         if self.spec.precondition:

@@ -74,6 +74,8 @@ class Oracle:
             total, seen = total + float(loss.detach()) * len(rows), seen + len(rows)
             matrices = [dense[name] for name in self.ranks if dense[name].ndim > 1]
             objective = loss + self.local.l2 / 2 * sum(w.square().sum() for w in matrices)
+            distance = sum((f - start[key]).square().sum() for key, f in trained.items())
+            objective = objective + self.method.prox / 2 * distance
             gradients = torch.autograd.grad(objective, list(trained.values()))
             for (key, factor), g in zip(trained.items(), self._clipped(gradients), strict=True):
                 factor.grad = self._theory(key, g, frozen) if self.local.precondition else g
