@@ -24,8 +24,7 @@ from fedrac.flower.host import pick_device
 from fedrac.flower.round_loop import Test
 from fedrac.flower.rounds import Rounds
 from fedrac.flower.strategy import FedRacLora
-from fedrac.models import norms
-from fedrac.models.weights import use
+from fedrac.models import norms, weights
 from fedrac.partition.partition import NODES
 from fedrac.results import checkpoint, node_bindings
 from fedrac.results.record import read_metrics
@@ -72,7 +71,7 @@ def prepare(settings: DictConfig, grid: Grid) -> ReadyRun:
     common_scale.agree(settings, grid)
     experiment = parse(settings)
     model, examples = models.build(experiment.model, experiment.seed), server_data(experiment)
-    built = model.state_dict()  # before it goes to another dtype
+    built = weights.of(model)  # before it goes to another dtype
     if said := norms.note(model):
         log.info(said)
     strategy = build_strategy(experiment, model, test_on_clients=examples is None or not len(examples.test))
@@ -175,9 +174,9 @@ def _measuring(experiment: Experiment, model: nn.Module, examples: data.Data, st
     examples.check_filled("train")
     value = objective(experiment, model, examples, strategy.blocks)
 
-    def both(round_: int, weights: Mapping[str, Tensor]) -> MetricRecord:
-        tested = test(round_, weights) if test else None
-        return MetricRecord({**(tested or {}), "train/objective": value(weights)})
+    def both(round_: int, merged: Mapping[str, Tensor]) -> MetricRecord:
+        tested = test(round_, merged) if test else None
+        return MetricRecord({**(tested or {}), "train/objective": value(merged)})
 
     return both
 
@@ -190,16 +189,16 @@ def tester(experiment: Experiment, model: nn.Module, examples: data.Data) -> Tes
     model = model.to(device, dtype)
     parts = list(batches(examples.test, experiment.evaluate.batch_size, device, dtype))
 
-    def evaluate(round_: int, weights: Mapping[str, Tensor]) -> MetricRecord:
-        use(model, weights)
+    def evaluate(round_: int, merged: Mapping[str, Tensor]) -> MetricRecord:
+        weights.use(model, merged)
         found = evaluation.measure(model, examples.task, names, parts)
         return MetricRecord({f"test/{name}": value for name, value in found.items()})
 
     return evaluate
 
 
-def _measured(test: Test, weights: Mapping[str, Tensor]) -> Metrics:
-    return {name: float(value) for name, value in (test(0, weights) or {}).items()}  # type: ignore[arg-type]
+def _measured(test: Test, merged: Mapping[str, Tensor]) -> Metrics:
+    return {name: float(value) for name, value in (test(0, merged) or {}).items()}  # type: ignore[arg-type]
 
 
 def _stopped_at(folder: Path) -> ServerState | None:

@@ -35,6 +35,13 @@ def use(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
             buffer.copy_(weights[name])
 
 
+def of(model: nn.Module) -> dict[str, Tensor]:
+    """A model's state dict, as `use` takes it, in the memory of those parameters that `use` would share."""
+    written, mine = _written(model), model.named_parameters(remove_duplicate=False)
+    shared = {name for name, parameter in mine if id(parameter) not in written}
+    return {name: value if name in shared else value.clone() for name, value in model.state_dict().items()}
+
+
 def _written(model: nn.Module) -> set[int]:
     """Parameters that their module changes in place while it computes: embeddings with a bound on their norm."""
     return {id(m.weight) for m in model.modules() if getattr(m, "max_norm", None) is not None and hasattr(m, "weight")}

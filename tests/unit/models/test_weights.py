@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedrac.models.weights import use
+from fedrac.models.weights import of, use
 
 
 def values(model, number):
@@ -48,3 +48,13 @@ def test_other_names_or_shapes_are_refused(change):
     change(weights)
     with pytest.raises(RuntimeError, match="Error"):
         use(model, weights)
+
+
+def test_of_a_model_what_it_may_write_into_is_copied():
+    model = nn.Sequential(nn.Embedding(4, 3, max_norm=0.1), nn.Linear(3, 3), nn.BatchNorm1d(3))
+    weights = of(model)
+    before = {k: v.clone() for k, v in weights.items()}
+    model(torch.arange(4))
+    assert weights.keys() == model.state_dict().keys()
+    assert all(torch.equal(v, before[k]) for k, v in weights.items())
+    assert weights["1.weight"].data_ptr() == model[1].weight.data_ptr()
