@@ -85,8 +85,6 @@ class Host:
         self.model = model.to(self.device, self.dtype).requires_grad_(False)
         with _telling("the model does not fit the data: check model.inputs, model.outputs and data.classes"):
             check_model(self.model, self.data.train, self.data.task, self.device, self.dtype)
-        texts = self.data.train.inputs
-        self._lengths = torch.from_numpy(texts.lengths) if isinstance(texts, Tokens) else None
         self._rows, self._ways = Rows(self.data.train, self.device, self.dtype), KnownWays()
         # Shared with the hosts `beside` this one; asked for the same blocks in every round of a run.
         self._find = lru_cache(maxsize=1)(partial(_blocks_of, self.model))
@@ -155,7 +153,7 @@ class Host:
         method = plan.spec.method.at(plan.spec.round)
         begin = start_of_round(blocks, method, values, state.factors, dtype, plan.spec.local.precondition)
         start = begin.to(self.device)
-        problem = TrainingSetup(self.model, blocks, self._loss, self._take, self._ways, self._lengths)
+        problem = TrainingSetup(self.model, blocks, self._loss, self._take, self._ways, self._rows.lengths)
 
         local = plan.spec.local
 
@@ -235,8 +233,7 @@ class Host:
 
 def _initial_weights(workload: Mapping[str, Any]) -> dict[str, Tensor]:
     """What a run without pre-training starts from."""
-    model = models.build(workload["model"], int(workload["seed"]))
-    return in_master_dtype(model.state_dict(), workload["dtype"])
+    return in_master_dtype(models.build(workload["model"], int(workload["seed"])).state_dict(), workload["dtype"])
 
 
 def _blocks_of(model: nn.Module, told: tuple[tuple[tuple[str, Any], ...], ...]) -> Sequence[Block]:
