@@ -14,7 +14,7 @@ from benchmarks import groups, report, shell
 from benchmarks.driver import ROOT, environment
 
 QUICK = ("W1", "W2", "shell")
-ON_GPU = ("W1", "W5")
+ON_GPU = ("W1", "W5", "W5-32")
 
 
 def main() -> None:
@@ -65,7 +65,7 @@ def arguments() -> argparse.Namespace:
 def prepare(group: str, say: groups.Say) -> None:
     """Data and partitions into the cache, in a process of its own: no measured one should have to."""
     say(f"{group}: data")
-    names = {name.split()[0] for name in groups.GROUPS[group]} | {"check-mlp", "check-encoder"}
+    names = {name.split()[0] for name in groups.GROUPS[group]} | {"check-mlp", *groups.CHECKS.values()}
     subprocess.run([sys.executable, "-m", "benchmarks.workloads", *names], cwd=ROOT, env=environment(), check=True)
 
 

@@ -15,11 +15,11 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (rows, tokens, width) to the same shape."""
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x (rows, tokens, width) to the same shape; ``mask`` (rows, 1, 1, tokens) bool says which are real."""
         layers = (self.query, self.key, self.value)
         q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in layers)
-        x = self.norm1(x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)))
+        x = self.norm1(x + self.out(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2)))
         return self.norm2(x + self.down(F.gelu(self.up(x))))
 
 
@@ -34,9 +34,12 @@ class Encoder(nn.Module):
         self.head = nn.Linear(width, outputs)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Logits (rows, outputs) of token ids (rows, tokens), in any dtype."""
+        """Logits (rows, outputs) of token ids (rows, tokens), in any dtype, or of (rows, 2, tokens) with their mask."""
+        ids, real = ids.unbind(1) if ids.ndim == 3 else (ids, None)
         places = torch.arange(ids.shape[1], device=ids.device)[None]
         x = self.norm(self.words(ids.long()) + self.positions(places))
         for block in self.blocks:
-            x = block(x)
-        return self.head(x.mean(1))
+            x = block(x, None if real is None else real[:, None, None].bool())
+        if real is None:
+            return self.head(x.mean(1))
+        return self.head((x * real[..., None]).sum(1) / real.sum(1, keepdim=True))

@@ -19,12 +19,14 @@ GROUPS = {
     "W3": ("W3 ours", "W3-1000 ours"),
     "W4": ("W4 ours", "W4 loop", "W4 flower", "W4 flower-peer"),
     "W5": ("W5 ours", "W5 loop"),
+    "W5-32": ("W5-32 ours", "W5-32 loop"),
 }
 THREADS = sorted({1, 2, os.cpu_count() or 1})
 TRIAL_SECONDS, TURN_SECONDS, MOST_ROUNDS = 0.5, 1.5, 50  # of one side, for each number of threads, in a repetition
 FLOWER_ROUNDS = {"W1 flower": 12, "W1 flower-peer": 5, "W4 flower": 8, "W4 flower-peer": 2}
 FLOWER_REPETITIONS = {"W1": 3, "W4": 2}
 TOLERANCE = 1e-3
+CHECKS = {"W5": "check-texts", "W5-32": "check-encoder"}
 _chosen: dict[str, int] = {}
 _agreed: dict[tuple[str, str], float] = {}
 
@@ -73,7 +75,7 @@ def opened(series: Series, device: str, stack: ExitStack) -> Worker:
 
 def agreement(workers: list[Worker], say: Say) -> dict[str, float]:
     """By side, how far two rounds' change of the weights is from ours, in relation to its size; found once for each."""
-    case = "check-encoder" if workers[0].workload == "W5" else "check-mlp"
+    case = CHECKS.get(workers[0].workload, "check-mlp")
     sides = {w.side: w for w in workers if w.side not in ("floor", "flower") and (case, w.side) not in _agreed}
     if set(sides) - {"ours"}:
         weights = {side: _weights(worker, case) for side, worker in sides.items()}

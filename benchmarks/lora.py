@@ -1,5 +1,7 @@
 """Low-rank adaptation as one writes it for a single client: what the peers run."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -55,8 +57,12 @@ class Adapted:
 
     def train(self, x: Tensor, y: Tensor) -> None:
         """One epoch over a client's examples, in their order."""
+        self.train_on(zip(x.split(self.batch_size), y.split(self.batch_size), strict=True))
+
+    def train_on(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """The same over its mini-batches."""
         optimizer = self.optimizer()
-        for inputs, targets in zip(x.split(self.batch_size), y.split(self.batch_size), strict=True):
+        for inputs, targets in batches:
             loss = F.cross_entropy(self.model(inputs), targets)
             optimizer.zero_grad()
             loss.backward()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks import texts
 from benchmarks.encoder import Encoder
 from fedrac.algorithm.adapt import AdaptSpec
 from fedrac.algorithm.selection import draw_cohort
@@ -39,6 +40,7 @@ class Workload:
         model: kind and shape.
         layers: which layers are adapted, and at which rank.
         tokens, vocabulary: inputs are so many ids below ``vocabulary``; 0: 784 numbers.
+        reviews: inputs are texts as long as film reviews are (`benchmarks.texts`), ``tokens`` the longest.
         local: the clients' optimizer.
     """
 
@@ -51,6 +53,7 @@ class Workload:
     layers: Mapping[str, int | str] = field(default_factory=lambda: {"*": 1})
     tokens: int = 0
     vocabulary: int = 0
+    reviews: bool = False
     local: LocalSpec = field(default_factory=lambda: LocalSpec("sgd", lr=0.002, batch_size=10))
 
     @property
@@ -60,7 +63,7 @@ class Workload:
     @property
     def data_spec(self) -> dict[str, Any]:
         """What `fedrac.data.load` takes."""
-        names = ("clients", "examples", "alpha", "tokens", "vocabulary")
+        names = ("clients", "examples", "alpha", "tokens", "vocabulary", "reviews")
         return {"_target_": "benchmarks.workloads.make_data", **{name: getattr(self, name) for name in names}}
 
     def spec(self, device: str) -> dict[str, Any]:
@@ -99,9 +102,11 @@ def make_model(kind: str, **shape: Any) -> nn.Module:
     return MODELS[kind](**shape)
 
 
-def make_data(clients: int, examples: int, alpha: float | None, tokens: int, vocabulary: int) -> Data:
+def make_data(
+    clients: int, examples: int, alpha: float | None, tokens: int, vocabulary: int, reviews: bool = False
+) -> Data:
     """Random inputs and labels, with the client of every example; mapped from fedrac's cache."""
-    arguments = dict(locals())
+    arguments = {name: value for name, value in locals().items() if name != "reviews" or reviews}
 
     def build() -> tuple[Examples, Examples, int]:
         rng = np.random.default_rng(SEED)
@@ -111,7 +116,10 @@ def make_data(clients: int, examples: int, alpha: float | None, tokens: int, voc
         owners = (
             rng.permutation(np.arange(examples) % clients) if alpha is None else _skewed(rng, targets, clients, alpha)
         )
-        train = Examples(inputs.astype(np.float32, copy=False), targets, owners)
+        if reviews:
+            train = Examples(texts.reviews(examples, vocabulary, rng), targets, owners)
+        else:
+            train = Examples(inputs.astype(np.float32, copy=False), targets, owners)
         return train, train.take(np.arange(CLASSES)), CLASSES
 
     return stored("benchmarks", arguments, "classification", build)
@@ -134,6 +142,7 @@ _ENCODER = {"kind": "encoder", "outputs": CLASSES}
 _MINILM = {**_ENCODER, "vocabulary": 30522, "tokens": 32, "width": 384, "heads": 12, "blocks": 6}
 _TINY = {**_ENCODER, "vocabulary": 50, "tokens": 8, "width": 16, "heads": 2, "blocks": 2}
 _TEXT = {"layers": {"*": "frozen", "*.query": 4, "*.value": 4}, "local": _ADAMW}
+_REVIEWS = {**_TEXT, "local": LocalSpec("adamw", lr=1e-3, batch_size=4), "vocabulary": 30522, "reviews": True}
 
 _ALL = (
     Workload("W1"),
@@ -142,8 +151,10 @@ _ALL = (
     Workload("W3", clients=100_000, examples=600_000, cohort=1000),
     Workload("W3-1000", clients=1000, examples=6000, cohort=1000),
     Workload("W4", cohort=500),
-    Workload("W5", 16, 16 * 16, 16, model=_MINILM, tokens=32, vocabulary=30522, **_TEXT),
+    Workload("W5", 32, 32 * 8, 32, model={**_MINILM, "tokens": 79}, **_REVIEWS),
+    Workload("W5-32", 16, 16 * 16, 16, model=_MINILM, tokens=32, vocabulary=30522, **_TEXT),
     Workload("check-mlp", 8, 8 * 23, 8, alpha=1.0),
+    Workload("check-texts", 3, 3 * 21, 3, model={**_TINY, "tokens": 79}, **{**_REVIEWS, "vocabulary": 50}),
     Workload("check-encoder", 3, 3 * 21, 3, model=_TINY, tokens=8, vocabulary=50, **_TEXT),
 )
 WORKLOADS = {workload.name: workload for workload in _ALL}

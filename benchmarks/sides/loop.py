@@ -7,6 +7,7 @@ from torch import Tensor
 
 from benchmarks.lora import Adapted, order
 from benchmarks.workloads import Workload
+from fedrac.data.batch import Rows
 
 
 class Side:
@@ -14,7 +15,9 @@ class Side:
         self.workload, self.device, self.round = workload, device, 0
         self.adapted = Adapted(workload, device)
         train = workload.data.train
-        self.x, self.y = (torch.tensor(column).to(device) for column in (train.inputs, train.targets))
+        self.take = Rows(train, torch.device(device), torch.float32)  # of texts, as wide as the longest of a batch
+        if not workload.reviews:
+            self.x, self.y = (torch.tensor(column).to(device) for column in (train.inputs, train.targets))
         self.shards = [torch.from_numpy(shard).to(device) for shard in workload.shards]
 
     def run(self, rounds: int) -> list[float]:
@@ -40,7 +43,10 @@ class Side:
         rows = self.shards[client]
         rows = rows[order(self.round, client, len(rows)).to(self.device)]
         self.adapted.reset()
-        self.adapted.train(self.x[rows], self.y[rows])
+        if self.workload.reviews:
+            self.adapted.train_on(map(self.take, rows.cpu().split(self.adapted.batch_size)))
+        else:
+            self.adapted.train(self.x[rows], self.y[rows])
         return [factor.detach() for factor in self.adapted.factors]
 
     def weights(self) -> dict[str, Tensor]:

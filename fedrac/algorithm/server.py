@@ -26,6 +26,7 @@ Weighting = Literal["uniform", "examples"]
 Shares = NDArray[np.float64]
 
 _MOST_CLIENTS = 2**31
+_ENTRIES = 2**18  # of a matrix that are worked on at once: they stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -105,18 +106,30 @@ def shares(examples: Sequence[int], weighting: Weighting) -> Shares:
 def average(stacked: Tensor, weights: Shares) -> Tensor:
     """Weighted sum over the first axis (C, ...), in float64, one client after another: never in another order."""
     total = np.zeros(stacked.shape[1:], dtype=np.float64)
-    for weight, factor in zip(weights, stacked.double().numpy(), strict=True):
-        total += weight * factor
+    for weight, factor in zip(weights, stacked, strict=True):
+        total += weight * factor.double().numpy()
     return torch.from_numpy(total)
 
 
 def product(b: Tensor, a: Tensor) -> Tensor:
     """``B A`` (..., m, n) as a sum of r outer products, in order, multiply and add apart: the same on every machine."""
-    left, right = b.numpy(), a.numpy()
-    total = np.zeros((*left.shape[:-1], right.shape[-1]), dtype=left.dtype)
-    for j in range(right.shape[-2]):
-        total += left[..., :, j, None] * right[..., None, j, :]
-    return torch.from_numpy(total)
+    total = b.new_zeros(*b.shape[:-1], a.shape[-1])
+    outer = torch.empty_like(total)
+    for j in range(a.shape[-2]):
+        total += torch.mul(b[..., :, j, None], a[..., None, j, :], out=outer)
+    return total
+
+
+def plus_product(w: Tensor, b: Tensor, a: Tensor, scale: float) -> Tensor:
+    """``W + scale * B A`` (..., m, n), some rows at a time: there is never another matrix as large as W.
+
+    It has the bits of ``w + scale * product(b, a)``.
+    """
+    found, step = torch.empty_like(w), max(_ENTRIES * w.shape[-2] // max(w.numel(), 1), 1)
+    for start in range(0, w.shape[-2], step):
+        rows = slice(start, start + step)
+        torch.add(w[..., rows, :], product(b[..., rows, :], a).mul_(scale), out=found[..., rows, :])
+    return found
 
 
 def effective_weights(state: ServerState, blocks: Sequence[Block], sketches: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -134,7 +147,7 @@ def effective_weights(state: ServerState, blocks: Sequence[Block], sketches: Map
     for block in blocks if state.factors else ():
         if block.rank is not None:
             w = weights[block.name]
-            weights[block.name] = w + block.scale * _pair_product(block, sketches, state.factors, w)
+            weights[block.name] = _plus_pair(block, sketches, state.factors, w, block.scale)
     return _tie(weights, blocks)
 
 
@@ -220,6 +233,8 @@ def advance(
             carry = _pair_product(block, sketches, after, w) - before if after else 0.0
             target = _merged(block, sketches, mine, w)
             merged[block.name] = w + block.scale * (eta * (target - before) - carry)
+        elif method.merge and method.optimizer is None:
+            merged[block.name] = _plus_pair(block, sketches, mine, w, eta * block.scale)
         elif method.merge:
             merged[block.name] = w + step(block.name, _merged(block, sketches, mine, w), block.scale)
         carried.update(after)
@@ -242,12 +257,26 @@ def _tie(weights: dict[str, Tensor], blocks: Sequence[Block]) -> dict[str, Tenso
 
 def _pair_product(block: Block, sketches: Mapping[str, Tensor], factors: Mapping[str, Tensor], like: Tensor) -> Tensor:
     """``B A`` or ``B Z A`` of a block in the shape and dtype of its weight; what is not trained is the sketch."""
+    return product(*_pair(block, sketches, factors, like)).reshape(like.shape)
+
+
+def _plus_pair(
+    block: Block, sketches: Mapping[str, Tensor], factors: Mapping[str, Tensor], w: Tensor, scale: float
+) -> Tensor:
+    """``W + scale * B A`` of a block, in the shape of W."""
+    return plus_product(block.matrix(w), *_pair(block, sketches, factors, w), scale).reshape(w.shape)
+
+
+def _pair(
+    block: Block, sketches: Mapping[str, Tensor], factors: Mapping[str, Tensor], like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """B, and A or ``Z A``; what is not trained is the sketch."""
     b, a = (factors.get(block.key(x), sketches.get(block.sketch_key(x))) for x in "BA")
     assert a is not None and b is not None
     a = a.to(like.dtype)
     if block.columns is not None:
         a = product(factors[block.key("Z")].to(like.dtype), a)
-    return product(b.to(like.dtype), a).reshape(like.shape)
+    return b.to(like.dtype), a
 
 
 def _mean_of_products(stacked: Mapping[str, Tensor], block: Block, weights: Shares) -> Tensor:

@@ -41,10 +41,16 @@ def _placed(inputs: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 class Rows:
-    """Any rows of examples as a `batch`, with little to do in every step."""
+    """Any rows of examples as a `batch`, with little to do in every step.
+
+    Attributes:
+        lengths: (N,) int64, tokens of every text; None: they are no texts.
+    """
 
     def __init__(self, examples: Examples, device: torch.device, dtype: torch.dtype) -> None:
         self._examples, self._device, self._dtype = examples, device, dtype
+        texts = examples.inputs
+        self.lengths = torch.from_numpy(texts.lengths) if isinstance(texts, Tokens) else None
         self._inputs = None if isinstance(examples.inputs, Tokens) else as_tensor(examples.inputs)
         self._targets = None if examples.targets is None else as_tensor(examples.targets)
 

@@ -1,16 +1,16 @@
 """What a run works with: made, and found to fit, before anything is written."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, MetricRecord
+from flwr.app import MetricRecord
 from flwr.serverapp import Grid
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from fedrac import data, models
 from fedrac.algorithm.state import ServerState
@@ -21,11 +21,11 @@ from fedrac.experiment.pretrain import initial_weights
 from fedrac.experiment.settings import Experiment, parse
 from fedrac.experiment.training_objective import objective
 from fedrac.flower.host import pick_device
-from fedrac.flower.round_loop import Evaluate
+from fedrac.flower.round_loop import Test
+from fedrac.flower.rounds import Rounds
 from fedrac.flower.strategy import FedRacLora
-from fedrac.models import norms
+from fedrac.models import norms, weights
 from fedrac.partition.partition import NODES
-from fedrac.protocol.messages import from_record, to_record
 from fedrac.results import checkpoint, node_bindings
 from fedrac.results.record import read_metrics
 from fedrac.training import evaluation, threads, work
@@ -44,24 +44,19 @@ class ReadyRun:
         strategy: connected to its clients.
         examples: what the server has of the data, if anything.
         test: measures merged weights on them; None: there is nothing to measure, as they have no test part.
-        start: the weights before round 1.
-        state: where an earlier run stopped; None: the run begins.
+        rounds: make the rounds.
+        finished: how many rounds have been made already.
         initial, now: the metrics of the weights before round 1, and of those that the run goes on with.
     """
 
     experiment: Experiment
     strategy: FedRacLora
     examples: data.Data | None
-    test: Evaluate | None
-    start: ArrayRecord
-    state: ServerState | None
+    test: Test | None
+    rounds: Rounds
+    finished: int
     initial: Metrics
     now: Metrics
-
-    @property
-    def finished(self) -> int:
-        """How many rounds have been made already."""
-        return self.state.round if self.state else 0
 
 
 def prepare(settings: DictConfig, grid: Grid) -> ReadyRun:
@@ -76,6 +71,7 @@ def prepare(settings: DictConfig, grid: Grid) -> ReadyRun:
     common_scale.agree(settings, grid)
     experiment = parse(settings)
     model, examples = models.build(experiment.model, experiment.seed), server_data(experiment)
+    built = weights.of(model)  # before it goes to another dtype
     if said := norms.note(model):
         log.info(said)
     strategy = build_strategy(experiment, model, test_on_clients=examples is None or not len(examples.test))
@@ -94,21 +90,21 @@ def prepare(settings: DictConfig, grid: Grid) -> ReadyRun:
         )
     if examples:
         _warn_of_idle_outputs(model, examples, experiment)
-    start = to_record(initial_weights(experiment))
+    start = initial_weights(experiment, built)
     if state is None:
         strategy.basis = _basis(experiment, start, strategy)
     initial = now = _measured(test, start) if test else {}
     experiment.checkpoint.check(initial)
+    rounds = strategy.open(start, experiment.rounds, state)
     if state is not None:
-        strategy.state = state
-        now = _measured(test, to_record(strategy.effective_weights())) if test else {}
-    return ReadyRun(experiment, strategy, examples, test, start, state, initial, now)
+        now = _measured(test, strategy.effective_weights()) if test else {}
+    return ReadyRun(experiment, strategy, examples, test, rounds, strategy.finished_rounds, initial, now)
 
 
-def _basis(experiment: Experiment, start: ArrayRecord, strategy: FedRacLora) -> dict[str, torch.Tensor]:
+def _basis(experiment: Experiment, start: Mapping[str, Tensor], strategy: FedRacLora) -> dict[str, Tensor]:
     """What is fixed of a two-sided run, of the weights before round 1."""
     model = models.build(experiment.model, experiment.seed)
-    model.load_state_dict(from_record(start))
+    model.load_state_dict(start)
     return basis.make(experiment, model, tuple(strategy.blocks))
 
 
@@ -170,19 +166,22 @@ def build_strategy(experiment: Experiment, model: nn.Module, test_on_clients: bo
     )
 
 
-def _measuring(experiment: Experiment, model: nn.Module, examples: data.Data, strategy: FedRacLora) -> Evaluate | None:
+def _measuring(experiment: Experiment, model: nn.Module, examples: data.Data, strategy: FedRacLora) -> Test | None:
     """Tests merged weights, where there is a test part, and computes the training objective, where that is wanted."""
     test = tester(experiment, model, examples) if len(examples.test) else None
     if not experiment.evaluate.objective:
         return test
     examples.check_filled("train")
     value = objective(experiment, model, examples, strategy.blocks)
-    return lambda round_, arrays: MetricRecord(
-        {**(test(round_, arrays) if test else {}), "train/objective": value(arrays)}
-    )
+
+    def both(round_: int, merged: Mapping[str, Tensor]) -> MetricRecord:
+        tested = test(round_, merged) if test else None
+        return MetricRecord({**(tested or {}), "train/objective": value(merged)})
+
+    return both
 
 
-def tester(experiment: Experiment, model: nn.Module, examples: data.Data) -> Callable[[int, ArrayRecord], MetricRecord]:
+def tester(experiment: Experiment, model: nn.Module, examples: data.Data) -> Test:
     """A function that tests merged weights on the server's test examples: ``test/loss`` and the task's metrics."""
     metrics.check(experiment.evaluate.metrics, examples.task.name, "evaluate.metrics")
     names = list(dict.fromkeys([*examples.metrics, *experiment.evaluate.metrics]))
@@ -190,16 +189,16 @@ def tester(experiment: Experiment, model: nn.Module, examples: data.Data) -> Cal
     model = model.to(device, dtype)
     parts = list(batches(examples.test, experiment.evaluate.batch_size, device, dtype))
 
-    def evaluate(round_: int, arrays: ArrayRecord) -> MetricRecord:
-        model.load_state_dict(from_record(arrays))
+    def evaluate(round_: int, merged: Mapping[str, Tensor]) -> MetricRecord:
+        weights.use(model, merged)
         found = evaluation.measure(model, examples.task, names, parts)
         return MetricRecord({f"test/{name}": value for name, value in found.items()})
 
     return evaluate
 
 
-def _measured(test: Evaluate, weights: ArrayRecord) -> Metrics:
-    return {name: float(value) for name, value in (test(0, weights) or {}).items()}  # type: ignore[arg-type]
+def _measured(test: Test, merged: Mapping[str, Tensor]) -> Metrics:
+    return {name: float(value) for name, value in (test(0, merged) or {}).items()}  # type: ignore[arg-type]
 
 
 def _stopped_at(folder: Path) -> ServerState | None:

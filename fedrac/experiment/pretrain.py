@@ -5,6 +5,7 @@ computes in float64 and is kept in float32: what threads, or the processor's ins
 gone, and the cache holds the same bits whoever has filled it.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -27,15 +28,20 @@ from fedrac.training import threads, work
 from fedrac.training.optimizer import LocalSpec
 
 
-def initial_weights(experiment: Experiment) -> dict[str, Tensor]:
+def initial_weights(experiment: Experiment, built: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The state dict before round 1, in the master dtype (float64 if the run computes in it, else float32).
+
+    Args:
+        built: that of the model as the configuration builds it, where it is there already.
 
     Raises:
         ValueError: the data cannot be loaded in the form that ``pretrain.data`` asks for.
     """
     spec = experiment.pretrain
     if not spec.enabled:
-        return in_master_dtype(models.build(experiment.model, experiment.seed).state_dict(), experiment.runtime.dtype)
+        if built is None:
+            built = models.build(experiment.model, experiment.seed).state_dict()
+        return in_master_dtype(built, experiment.runtime.dtype)
     workload: dict[str, Any] = {
         "data": {**experiment.data, "validation": None, **(spec.data or {})},
         "partition": {"scheme": "iid", "clients": 1},

@@ -15,6 +15,7 @@ from fedrac.experiment import client_labels, compose
 from fedrac.experiment.prepare import ReadyRun, prepare
 from fedrac.flower import client_app
 from fedrac.flower.in_process_grid import InProcessGrid
+from fedrac.flower.round_loop import Loop
 from fedrac.monitoring.json_log import JsonLog
 from fedrac.monitoring.progress import Progress, Watcher
 from fedrac.monitoring.status import Status
@@ -144,16 +145,9 @@ def _train(
     before_clients: Callable[[], None] | None = None,
 ) -> None:
     experiment = ready.experiment
-    ready.strategy.start(
-        grid,
-        ready.start,
-        experiment.rounds,
-        experiment.cohort.timeout,
-        evaluate_fn=ready.test,
-        state=ready.state,
-        on_round=on_round,
-        before_clients=before_clients,
-    )
+    ready.strategy.summary()
+    loop = Loop(ready.strategy, ready.rounds, grid, experiment.cohort.timeout, ready.test, on_round, before_clients)
+    loop.run(experiment.rounds)
 
 
 def in_process(settings: DictConfig) -> InProcessGrid:

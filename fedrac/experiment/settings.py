@@ -119,6 +119,7 @@ def parse(config: DictConfig) -> Experiment:
         raise ConfigError(str(error)) from error
     local, server = dict(raw["local"]), dict(raw["server"])
     cohort = _typed(CohortSpec, raw["cohort"], "cohort")
+    local.pop("max_rows", None)  # what max_tokens bounds now, in runs of before
     local_schedule = _typed(ScheduleSpec, local.pop("schedule", {}), "local.schedule")
     server["schedule"] = _typed(ScheduleSpec, server.get("schedule", {}), "server.schedule")
     server |= {"cohort_size": cohort.size, "min_fraction": cohort.min_fraction}

@@ -1,10 +1,9 @@
 """The objective of a run, computed in one place: for experiments that compare it with what the theory says."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord
 from torch import Tensor, nn
 
 from fedrac.algorithm.blocks import Block
@@ -12,8 +11,8 @@ from fedrac.algorithm.server import shares
 from fedrac.data import Data
 from fedrac.data.batch import batches, order_of
 from fedrac.experiment.settings import Experiment
+from fedrac.models.weights import use
 from fedrac.partition import partition
-from fedrac.protocol.messages import from_record
 from fedrac.training import evaluation
 
 
@@ -32,7 +31,7 @@ def example_weights(experiment: Experiment, examples: Data) -> Tensor:
 
 def objective(
     experiment: Experiment, model: nn.Module, examples: Data, blocks: Sequence[Block]
-) -> Callable[[ArrayRecord], float]:
+) -> Callable[[Mapping[str, Tensor]], float]:
     """A function of the merged weights: ``f(W) + l2/2 ||W||^2``, the second part over the trained weights.
 
     Args:
@@ -47,9 +46,8 @@ def objective(
     weights = torch.split(ordered.to(reference.device), [len(y) for _, y in parts])
 
     @torch.no_grad()
-    def value(arrays: ArrayRecord) -> float:
-        merged = from_record(arrays)
-        model.load_state_dict(merged)
+    def value(merged: Mapping[str, Tensor]) -> float:
+        use(model, merged)
         model.eval()
         losses = [examples.task.loss(evaluation.call(model, x), y).double() for x, y in parts]
         total = sum(float(loss @ weight) for loss, weight in zip(losses, weights, strict=True))

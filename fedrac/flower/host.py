@@ -24,13 +24,14 @@ from fedrac.data.own import load as load_own
 from fedrac.data.tokens import Tokens
 from fedrac.loading import limits
 from fedrac.loading.told import text_of, told
+from fedrac.models.weights import use
 from fedrac.partition import partition
 from fedrac.protocol import code_digest
 from fedrac.protocol.connected_clients import Hosted
 from fedrac.protocol.messages import RoundPlan
 from fedrac.protocol.node_state import Initial
 from fedrac.protocol.replies import Reply, join
-from fedrac.protocol.state_digest import in_master_dtype
+from fedrac.protocol.state_digest import in_master_dtype, of_weights
 from fedrac.training import evaluation, threads, work
 from fedrac.training.local import CohortResult, train_cohort
 from fedrac.training.logit_adjustment import adjusted
@@ -79,20 +80,15 @@ class Host:
         self.dtype: torch.dtype = getattr(torch, workload["dtype"])
         with _telling():  # it has not seen the data
             model = models.build(workload["model"], self.seed)
+        digest = of_weights(model.state_dict(), workload["dtype"])  # before it goes to another dtype
+        self.initial = Initial(partial(_initial_weights, workload), digest)
         self.model = model.to(self.device, self.dtype).requires_grad_(False)
         with _telling("the model does not fit the data: check model.inputs, model.outputs and data.classes"):
             check_model(self.model, self.data.train, self.data.task, self.device, self.dtype)
-        texts = self.data.train.inputs
-        self._lengths = torch.from_numpy(texts.lengths) if isinstance(texts, Tokens) else None
         self._rows, self._ways = Rows(self.data.train, self.device, self.dtype), KnownWays()
         # Shared with the hosts `beside` this one; asked for the same blocks in every round of a run.
         self._find = lru_cache(maxsize=1)(partial(_blocks_of, self.model))
-        self.initial = Initial(lambda: self._initial_weights(workload))
         self._place(partition_id, num_partitions)
-
-    def _initial_weights(self, workload: Mapping[str, Any]) -> dict[str, Tensor]:
-        """What a run without pre-training starts from."""
-        return in_master_dtype(models.build(workload["model"], self.seed).state_dict(), workload["dtype"])
 
     def _place(self, partition_id: int, num_partitions: int) -> None:
         self._first, self._every = partition_id, num_partitions
@@ -157,7 +153,7 @@ class Host:
         method = plan.spec.method.at(plan.spec.round)
         begin = start_of_round(blocks, method, values, state.factors, dtype, plan.spec.local.precondition)
         start = begin.to(self.device)
-        problem = TrainingSetup(self.model, blocks, self._loss, self._take, self._ways, self._lengths)
+        problem = TrainingSetup(self.model, blocks, self._loss, self._take, self._ways, self._rows.lengths)
 
         local = plan.spec.local
 
@@ -215,7 +211,7 @@ class Host:
         return self.data.train.take(self.partition.of(client))
 
     def _load(self, weights: Mapping[str, Tensor]) -> None:
-        self.model.load_state_dict(weights)
+        use(self.model, weights)
 
     def _adjusted(self, problem: TrainingSetup, shards: Sequence[Shard], local: LocalSpec) -> TrainingSetup:
         """With logits shifted by each client's shares of the classes, where that is wanted."""
@@ -233,6 +229,11 @@ class Host:
 
     def _take(self, index: Tensor) -> Batch:
         return self._rows(index)
+
+
+def _initial_weights(workload: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What a run without pre-training starts from."""
+    return in_master_dtype(models.build(workload["model"], int(workload["seed"])).state_dict(), workload["dtype"])
 
 
 def _blocks_of(model: nn.Module, told: tuple[tuple[tuple[str, Any], ...], ...]) -> Sequence[Block]:

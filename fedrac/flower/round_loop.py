@@ -1,21 +1,22 @@
 """The rounds of a run, one after another, on a grid."""
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
-from flwr.app import ArrayRecord, Message, MessageType, MetricRecord
+from flwr.app import Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
+from torch import Tensor
 
 from fedrac.algorithm.state import ServerState
 from fedrac.flower.rounds import Rounds, RoundUnderWay
 from fedrac.protocol.resending import deliver
 from fedrac.protocol.round_report import RoundReport
 
-Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
+Test = Callable[[int, Mapping[str, Tensor]], MetricRecord | None]
 
 
 class Served(Protocol):
@@ -30,7 +31,7 @@ class Served(Protocol):
     def connect(self, grid: Grid, whole: bool = True) -> None:
         """Finds out which clients there are."""
 
-    def arrays(self) -> ArrayRecord:
+    def effective_weights(self) -> Mapping[str, Tensor]:
         """The merged model as it stands."""
 
     def is_evaluated(self, server_round: int) -> bool:
@@ -49,7 +50,7 @@ class Loop:
         rounds: makes each of them.
         grid: reaches the hosts.
         timeout: seconds to wait for a round's replies.
-        evaluate: called on evaluated rounds with the merged weights.
+        test: called on evaluated rounds with the merged weights, which it may not change.
         on_round: called after every round.
         before_clients: called before clients test a round's result.
     """
@@ -58,29 +59,30 @@ class Loop:
     rounds: Rounds
     grid: Grid
     timeout: float
-    evaluate: Evaluate | None = None
+    test: Test | None = None
     on_round: Callable[[RoundReport], None] | None = None
     before_clients: Callable[[], None] | None = None
 
-    def run(self, state: ServerState, last: int) -> Result:
-        """All rounds after ``state`` to round ``last``.
+    def run(self, last: int) -> Result:
+        """All rounds after the strategy's state to round ``last``; the result has metrics and no weights.
 
         Raises:
             CohortFailure: a round had too few good replies, or diverged.
         """
-        result, first = Result(), state.round + 1
+        assert self.strategy.state is not None
+        result, first = Result(), self.strategy.state.round + 1
         for number in range(first, last + 1):
             begin = time.perf_counter()
             self.strategy.connect(self.grid, whole=number == first)
-            round_ = self.rounds.open(self.rounds.begin(number, state), self._ask)
+            round_ = self.rounds.open(self.rounds.begin(number, self.strategy.state), self._ask)
             replies = self._replies(round_, MessageType.TRAIN)
-            self.strategy.state = state = self.rounds.finish(round_, replies, self._ask)
+            self.strategy.state = self.rounds.finish(round_, replies, self._ask)
+            round_ = replace(round_, state=self.strategy.state)  # what it started from is not needed any more
             result.train_metrics_clientapp[number] = train_metrics(round_.report)
             self._test(round_, result)
             round_.report.seconds = time.perf_counter() - begin
             if self.on_round is not None:
                 self.on_round(round_.report)
-        result.arrays = self.strategy.arrays()
         return result
 
     def _ask(self, messages: Iterable[Message]) -> list[Message]:
@@ -110,9 +112,9 @@ class Loop:
         return self.rounds.tested(testing, self._replies(testing, MessageType.EVALUATE))
 
     def _by_server(self, number: int) -> MetricRecord | None:
-        if self.evaluate is None or not self.strategy.is_evaluated(number):
+        if self.test is None or not self.strategy.is_evaluated(number):
             return None
-        return self.evaluate(number, self.strategy.arrays())
+        return self.test(number, self.strategy.effective_weights())
 
 
 def train_metrics(report: RoundReport) -> MetricRecord:

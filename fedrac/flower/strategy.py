@@ -17,7 +17,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
-from torch import nn
+from torch import Tensor, nn
 
 from fedrac.aggregation.guard import GuardSpec
 from fedrac.aggregation.secure_grid import SecureSpec
@@ -29,7 +29,7 @@ from fedrac.algorithm.schedule import ScheduleSpec
 from fedrac.algorithm.server import ServerSpec, initial_state
 from fedrac.algorithm.sketch import Law, SketchSpec
 from fedrac.algorithm.state import ServerState
-from fedrac.flower.round_loop import Evaluate, Loop, train_metrics
+from fedrac.flower.round_loop import Loop, train_metrics
 from fedrac.flower.round_settings import RoundSettings, Send, TestClients
 from fedrac.flower.rounds import Rounds, RoundUnderWay
 from fedrac.protocol import code_digest
@@ -149,7 +149,7 @@ class FedRacLora(Strategy):
             ValueError: the cohort is larger than the population.
             RuntimeError: no node is connected, or one cannot serve.
         """
-        rounds, state = self._open(arrays)
+        rounds, state = self._open(lambda: from_record(arrays))
         self.connect(grid, whole=self._under_way is None)
         self._ask: Ask = partial(deliver, grid, timeout=self._timeout)
         self._under_way = rounds.open(rounds.begin(server_round, state), self._ask)
@@ -203,7 +203,7 @@ class FedRacLora(Strategy):
         timeout: float = 3600,
         train_config: ConfigRecord | None = None,
         evaluate_config: ConfigRecord | None = None,
-        evaluate_fn: Evaluate | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
         *,
         state: ServerState | None = None,
         on_round: Callable[[RoundReport], None] | None = None,
@@ -215,8 +215,7 @@ class FedRacLora(Strategy):
             grid: simulation, deployment or in-process.
             initial_arrays: the model's state dict before round 1, also if ``state`` is given: hosts may have it.
             num_rounds: the last round's number.
-            timeout: seconds to wait for a round's replies.
-            train_config, evaluate_config: of Flower's interface; they are not used.
+            timeout: seconds to wait for a round's replies. Flower's configs are not used.
             evaluate_fn: called on evaluated rounds with the merged weights.
             state: where an earlier run stopped; the run goes on with round ``state.round + 1``.
             on_round: called after every round, e.g. to record it.
@@ -229,48 +228,47 @@ class FedRacLora(Strategy):
             CohortFailure: a round had too few good replies, or diverged.
             ValueError: ``initial_arrays`` are not the model's.
         """
-        self.rounds, self.state, self._rounds = num_rounds, state, None
+        rounds = self.open(from_record(initial_arrays), num_rounds, state)
         self.summary()
-        rounds, begun = self._open(initial_arrays)
-        loop = Loop(self, rounds, grid, timeout, evaluate_fn, on_round, before_clients)
-        return loop.run(begun, num_rounds)
+        test = (lambda number, weights: evaluate_fn(number, to_record(weights))) if evaluate_fn else None
+        result = Loop(self, rounds, grid, timeout, test, on_round, before_clients).run(num_rounds)
+        result.arrays = self.arrays()
+        return result
 
-    def _open(self, initial: ArrayRecord) -> tuple[Rounds, ServerState]:
+    def open(self, initial: Mapping[str, Tensor], last: int, state: ServerState | None = None) -> Rounds:
+        """Begins a run to round ``last``, or goes on with it from ``state``; what `Loop` makes its rounds with.
+
+        The memory of ``initial``, the state dict before round 1, is shared and not changed.
+        """
+        self.rounds, self.state, self._rounds = last, state, None
+        return self._open(lambda: initial)[0]
+
+    def _open(self, initial: Callable[[], Mapping[str, Tensor]]) -> tuple[Rounds, ServerState]:
         """What makes the rounds from where the run stands, and where that is.
 
         Raises:
             ValueError: the arrays are not those of the model.
         """
-        if missing := [block.name for block in self.blocks if block.name not in initial]:
-            raise ValueError(f"initial_arrays have no {missing[0]!r}: give ArrayRecord(model.state_dict())")
-        if self.state is None:
-            self.state = initial_state(from_record(initial), self.blocks, self.method, self.sketch, self.basis)
-        if self._rounds is None or not self._rounds.is_at(self.state):
-            self._rounds = Rounds(self._settings(), self.connected, from_record(initial), self.state)
+        if self._rounds is None or self.state is None or not self._rounds.is_at(self.state):
+            weights = initial()
+            if missing := [block.name for block in self.blocks if block.name not in weights]:
+                raise ValueError(f"initial_arrays have no {missing[0]!r}: give ArrayRecord(model.state_dict())")
+            self.state = self.state or initial_state(weights, self.blocks, self.method, self.sketch, self.basis)
+            self._rounds = Rounds(self._settings(), self.connected, weights, self.state)
         return self._rounds, self.state
 
     def _settings(self) -> RoundSettings:
         return RoundSettings(
-            workload=self.workload,
-            method=self.method,
-            blocks=self.blocks,
-            sketch=self.sketch,
-            local=self.local,
-            local_schedule=self.local_schedule,
-            server=self.server,
-            guard=self.guard,
-            secure=self.secure,
-            bits=self.bits,
-            send_sketch=self.send_sketch,
-            test_clients=self.evaluate_on_clients,
-            rounds=self.rounds,
-        )
+            workload=self.workload, method=self.method, blocks=self.blocks, sketch=self.sketch, local=self.local,
+            local_schedule=self.local_schedule, server=self.server, guard=self.guard, secure=self.secure,
+            bits=self.bits, send_sketch=self.send_sketch, test_clients=self.evaluate_on_clients, rounds=self.rounds,
+        )  # fmt: skip
 
     def arrays(self) -> ArrayRecord:
         """The merged model as it stands."""
         return to_record(self.effective_weights())
 
-    def effective_weights(self) -> dict[str, torch.Tensor]:
+    def effective_weights(self) -> dict[str, Tensor]:
         """The merged model as it stands, by parameter name, in the master dtype.
 
         Raises:

@@ -59,10 +59,14 @@ class Initial:
 
     Args:
         build: makes them, in the master dtype.
+        digest: of the state that has these weights and no factors, where it is known already.
+
     """
 
-    def __init__(self, build: Callable[[], Mapping[str, Tensor]]) -> None:
+    def __init__(self, build: Callable[[], Mapping[str, Tensor]], digest: str | None = None) -> None:
         self._build = build
+        if digest is not None:
+            self.digest = digest
 
     def snapshot(self) -> DigestedState:
         """The state that has these weights and no factors."""

@@ -47,10 +47,19 @@ def take(state: ServerState, before: DigestedState | None = None) -> DigestedSta
         name: before.prints[name] if before and known.get(name) is tensor else fingerprint(tensor)
         for name, tensor in bare.items()
     }
+    return DigestedState(state, prints, _digest(prints))
+
+
+def of_weights(weights: Mapping[str, Tensor], dtype: str) -> str:
+    """The digest of the state that has these weights in the master dtype (`in_master_dtype`), and no factors."""
+    return _digest({_WEIGHT + k: fingerprint(in_master_dtype({k: v}, dtype)[k]) for k, v in weights.items()})
+
+
+def _digest(prints: Mapping[str, bytes]) -> str:
     sha = hashlib.sha256()
     for name in sorted(prints):
         sha.update(name.encode() + b"\0" + prints[name])
-    return DigestedState(state, prints, sha.hexdigest())
+    return sha.hexdigest()
 
 
 def fingerprint(tensor: Tensor) -> bytes:

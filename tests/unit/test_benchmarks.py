@@ -12,7 +12,7 @@ from benchmarks.sides import loop, ours
 from benchmarks.workloads import WORKLOADS
 
 
-@pytest.mark.parametrize("case", ["check-mlp", "check-encoder"])
+@pytest.mark.parametrize("case", ["check-mlp", "check-encoder", "check-texts"])
 def test_the_plain_loop_agrees_with_ours(case: str) -> None:
     workload = WORKLOADS[case]
     sides = [module.Side(workload, "cpu") for module in (ours, loop)]

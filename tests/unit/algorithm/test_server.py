@@ -18,6 +18,7 @@ from fedrac.algorithm.server import (
     average,
     effective_weights,
     initial_state,
+    plus_product,
     product,
     shares,
 )
@@ -192,3 +193,15 @@ def test_a_cohort_as_large_as_may_be_is_counted_at_once():
     assert ServerSpec(2**31, min_fraction=0.5).least_clients == 2**30
     with pytest.raises(ValueError, match=r"cohort.size=10000000000 must be at least 1, and at most 2147483648"):
         ServerSpec(10**10)
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (1500, 300), (3, 400, 300), (0, 4)])
+def test_a_merge_some_rows_at_a_time_has_the_bits_of_outer_products_in_order(shape):
+    g = torch.Generator().manual_seed(0)
+    w, b = torch.randn(shape, generator=g), torch.randn(*shape[:-1], 3, generator=g)
+    a = torch.randn(*shape[:-2], 3, shape[-1], generator=g)
+    total = np.zeros(shape, np.float32)
+    for j in range(3):
+        total += b.numpy()[..., :, j, None] * a.numpy()[..., None, j, :]
+    assert torch.equal(product(b, a), torch.from_numpy(total))
+    assert torch.equal(plus_product(w, b, a, 0.3), w + 0.3 * torch.from_numpy(total))

@@ -1,0 +1,47 @@
+"""A model computes with weights that somebody else has: where it can, it shares their memory."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def use(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Has a model compute with these weights.
+
+    A parameter of the same dtype on the same device shares the memory of its weight from now on, so neither the model
+    nor its owner may change it in place. Buffers, and what a module may write into while it computes, are copied.
+
+    Args:
+        model: its state dict has the same names and shapes.
+        weights: by name in the state dict; a tied parameter may have several names, and takes the value of its first.
+
+    Raises:
+        RuntimeError: names or shapes differ.
+    """
+    mine = model.state_dict()
+    if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in weights.items()}:
+        model.load_state_dict(weights)  # says what differs
+    written = _written(model)
+    for name, parameter in model.named_parameters():
+        value = weights[name]
+        if id(parameter) not in written and (value.dtype, value.device) == (parameter.dtype, parameter.device):
+            parameter.data = value
+        else:
+            parameter.copy_(value)
+    for name, buffer in model.named_buffers():
+        if name in weights:
+            buffer.copy_(weights[name])
+
+
+def of(model: nn.Module) -> dict[str, Tensor]:
+    """A model's state dict, as `use` takes it, in the memory of those parameters that `use` would share."""
+    written, mine = _written(model), model.named_parameters(remove_duplicate=False)
+    shared = {name for name, parameter in mine if id(parameter) not in written}
+    return {name: value if name in shared else value.clone() for name, value in model.state_dict().items()}
+
+
+def _written(model: nn.Module) -> set[int]:
+    """Parameters that their module changes in place while it computes: embeddings with a bound on their norm."""
+    return {id(m.weight) for m in model.modules() if getattr(m, "max_norm", None) is not None and hasattr(m, "weight")}

@@ -1,0 +1,60 @@
+import pytest
+import torch
+from torch import nn
+
+from fedrac.models.weights import of, use
+
+
+def values(model, number):
+    return {k: torch.full_like(v, number) for k, v in model.state_dict().items()}
+
+
+def test_a_model_shares_the_memory_of_its_weights_and_copies_its_buffers():
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    weights = values(model, 2)
+    use(model, weights)
+    for name, parameter in model.named_parameters():
+        assert parameter.data_ptr() == weights[name].data_ptr()
+    model(torch.randn(4, 3))  # in training mode it moves its running statistics
+    assert all(bool((v == 2).all()) for v in weights.values())
+
+
+def test_another_dtype_is_copied():
+    model = nn.Linear(3, 3).to(torch.bfloat16)
+    weights = {k: v.float() for k, v in values(model, 3).items()}
+    use(model, weights)
+    assert model.weight.dtype == torch.bfloat16 and bool((model.weight == 3).all())
+
+
+def test_an_embedding_that_bounds_its_rows_does_not_change_whose_weights_it_has():
+    model = nn.Embedding(4, 3, max_norm=1.0)
+    weights = values(model, 5)
+    use(model, weights)
+    model(torch.arange(4))
+    assert bool((weights["weight"] == 5).all()) and bool((model.weight < 1).all())
+
+
+def test_tied_weights_stay_tied():
+    model = nn.ModuleDict({"a": nn.Linear(3, 3, bias=False), "b": nn.Linear(3, 3, bias=False)})
+    model["b"].weight = model["a"].weight
+    use(model, values(model, 7))
+    assert model["b"].weight is model["a"].weight and bool((model["b"].weight == 7).all())
+
+
+@pytest.mark.parametrize("change", [lambda w: w.pop("bias"), lambda w: w.update(weight=torch.zeros(2, 2))])
+def test_other_names_or_shapes_are_refused(change):
+    model = nn.Linear(3, 3)
+    weights = values(model, 1)
+    change(weights)
+    with pytest.raises(RuntimeError, match="Error"):
+        use(model, weights)
+
+
+def test_of_a_model_what_it_may_write_into_is_copied():
+    model = nn.Sequential(nn.Embedding(4, 3, max_norm=0.1), nn.Linear(3, 3), nn.BatchNorm1d(3))
+    weights = of(model)
+    before = {k: v.clone() for k, v in weights.items()}
+    model(torch.arange(4))
+    assert weights.keys() == model.state_dict().keys()
+    assert all(torch.equal(v, before[k]) for k, v in weights.items())
+    assert weights["1.weight"].data_ptr() == model[1].weight.data_ptr()
