@@ -52,7 +52,9 @@ def take(state: ServerState, before: DigestedState | None = None) -> DigestedSta
 
 def of_weights(weights: Mapping[str, Tensor], dtype: str) -> str:
     """The digest of the state that has these weights in the master dtype (`in_master_dtype`), and no factors."""
-    return _digest({_WEIGHT + k: fingerprint(in_master_dtype({k: v}, dtype)[k]) for k, v in weights.items()})
+    return _digest(
+        {_PREFIXES["weights"] + k: fingerprint(in_master_dtype({k: v}, dtype)[k]) for k, v in weights.items()}
+    )
 
 
 def _digest(prints: Mapping[str, bytes]) -> str:
