@@ -93,7 +93,7 @@ def test_many_nodes_in_one_process_load_once(monkeypatch: pytest.MonkeyPatch) ->
     nodes = range(200)
     for _ in range(2):
         for node in nodes:
-            host_of({"seed": "of this test"}, _context(partition_id=node, data="/data"))
+            host_of({"seed": "of this test", "data": {}}, _context(partition_id=node, data="/data"))
     assert loaded == [*nodes]
 
 

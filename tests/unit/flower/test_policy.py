@@ -131,9 +131,9 @@ def test_a_file_of_another_form_is_not_told(tmp_path: Path, loader: str) -> None
 
 
 def test_what_a_library_raises_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "hospital.py").write_text(f"def load():\n    return float({SECRET!r})\n")
+    (tmp_path / "clinic.py").write_text(f"def load():\n    return float({SECRET!r})\n")
     monkeypatch.syspath_prepend(tmp_path)
-    told = Site(tmp_path, data="hospital.load").query()
+    told = Site(tmp_path, data="clinic.load").query()
     assert told == "ValueError: raised in fedrac.loading.target: see the log there"
 
 
