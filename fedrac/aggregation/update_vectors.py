@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fedrac.algorithm.blocks import Block
 from fedrac.algorithm.method import RoundMethod
-from fedrac.algorithm.round_start import start_of_round
+from fedrac.algorithm.round_start import frozen_factor, start_of_round
 
 
 class UpdateVectors:
@@ -39,7 +39,7 @@ class UpdateVectors:
         for block in blocks if method.train == "factor" else ():
             scale = block.scale
             for letter in sorted(block.drawn_letters(method), reverse=True):  # B first: it takes the scale
-                root = scale * _root(sketches[block.sketch_key(letter)], left=letter == "B")
+                root = scale * _root(frozen_factor(block, letter, sketches, carried), left=letter == "B")
                 scale, roots = 1.0, self._left if letter == "B" else self._right
                 roots[block.key(block.trained_letters(method)[0])] = root
 

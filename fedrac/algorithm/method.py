@@ -8,6 +8,7 @@ Two-sided              factor    yes      yes      factors
 Fed-SB                 factor    no       no       factors
 AsymmLoRA / FFA-LoRA   factor    no       no       factors
 FedAvg-LoRA (FedIT)    both      no       no       factors
+RoLoRA                 factor    no       no       factors
 Fed-COLA               both      yes      yes      factors
 FLoRA                  both      yes      yes      products
 FedEx-LoRA             both      no       no       products
@@ -34,7 +35,7 @@ from fedrac.algorithm.server_optimizer import ServerOptimizer
 from fedrac.algorithm.sketch import Side
 
 RoundSide = Side | Literal["both"]
-Sides = Literal["left", "right", "alternate", "both"]
+Sides = Literal["left", "right", "alternate", "alternate_right", "both"]
 Train = Literal["factor", "both", "full"]
 Average = Literal["factors", "products"]
 
@@ -43,6 +44,7 @@ _SIDES: dict[Sides, tuple[RoundSide, ...]] = {
     "left": ("left",),
     "right": ("right",),
     "alternate": ("left", "right"),
+    "alternate_right": ("right", "left"),
     "both": ("both",),
 }
 
@@ -56,8 +58,9 @@ class Method:
         train: ``factor`` trains the factor opposite to the sketch, or the core between two of them; ``both`` trains
             B and A, ``full`` the whole matrix.
         side: which factor is drawn at random: B (``left``), A (``right``), or B in odd rounds and A in even ones
-            (``alternate``). The other one starts at zero. ``both``: B and A are frozen, and a core between them is
-            trained. What holds in a round, `at` says.
+            (``alternate``; ``alternate_right``: A in odd rounds). The other one starts at zero. Without merging, RoLoRA
+            (arXiv 2409.02346): both are carried on, and the one that is frozen is where the last round left it.
+            ``both``: B and A are frozen, and a core between them is trained. What holds in a round, `at` says.
         fresh: the random factor is drawn anew every round; otherwise once for the run. What is taken from a basis
             (`fedrac.algorithm.round_start.draw_sketches`) stays in either case.
         merge: the product goes into the weights every round and the factors start again (the chain); otherwise
@@ -105,8 +108,10 @@ class Method:
             raise ValueError("method.train=full has no factors to carry: set method.merge=true")
         if self.fresh and not self.merge:
             raise ValueError("method.fresh=true needs method.merge=true: a carried factor belongs to its old sketch")
-        if len(self.sides) > 1 and not self.merge:
-            raise ValueError(f"method.side={self.side} needs method.merge=true: a carried factor belongs to its side")
+        if len(self.sides) > 1 and not self.merge and self.train == "both":
+            raise ValueError(
+                f"method.side={self.side} needs method.merge=true, or method.train=factor, which is RoLoRA"
+            )
         if self.optimizer is not None and self.average == "products" and not self.merge:
             raise ValueError(
                 f"method.optimizer.name={self.optimizer.name} with factors that are carried, but averaged as products: "

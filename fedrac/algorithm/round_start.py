@@ -110,6 +110,11 @@ def _stacked(matrices: list[Tensor], block: Block) -> Tensor:
     return matrices[0] if block.stack is None else torch.stack(matrices)
 
 
+def frozen_factor(block: Block, letter: str, sketches: Mapping[str, Tensor], carried: Mapping[str, Tensor]) -> Tensor:
+    """The factor that a round freezes: where an earlier round left it, or else the sketch."""
+    return carried.get(block.key(letter), sketches[block.sketch_key(letter)])
+
+
 def start_of_round(
     blocks: Sequence[Block],
     method: RoundMethod,
@@ -125,7 +130,7 @@ def start_of_round(
     """
     frozen, trained, inverses = {}, {}, {}
     for block in blocks:
-        drawn = {x: sketches[block.sketch_key(x)] for x in block.drawn_letters(method)}
+        drawn = {x: frozen_factor(block, x, sketches, carried) for x in block.drawn_letters(method)}
         for letter in block.trained_letters(method):
             first = drawn.get(letter, torch.zeros(block.factor_shape(letter)))
             trained[block.key(letter)] = carried.get(block.key(letter), first).to(dtype)

@@ -93,7 +93,10 @@ def initial_state(
     adapted = [b for b in blocks if b.rank is not None]
     sketches = draw_sketches(adapted, method, spec, 1, fixed).values
     master = next(iter(weights[b.name].dtype for b in blocks))
-    carried = start_of_round(adapted, method.at(1), sketches, {}, master).trained
+    first = method.at(1)
+    if len(method.sides) > 1:  # each factor is trained in its turn
+        first = replace(first, train="both")
+    carried = start_of_round(adapted, first, sketches, {}, master, precondition=False).trained
     return ServerState(0, dict(weights), carried, basis=fixed)
 
 

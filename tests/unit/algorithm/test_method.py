@@ -41,7 +41,10 @@ def test_sketch_is_drawn_every_round_or_once():
     ("choices", "message"),
     [
         ({"train": "all"}, "method.train='all' is unknown: choose one of factor, both, full"),
-        ({"side": "alternate", "fresh": False, "merge": False}, "method.side=alternate needs method.merge=true"),
+        (
+            {"train": "both", "side": "alternate", "fresh": False, "merge": False},
+            "needs method.merge=true, or method.train",
+        ),
         ({"side": "top"}, "method.side='top' is unknown: choose one of left, right, alternate"),
         ({"average": "median"}, "method.average='median' is unknown: choose one of factors, products"),
         ({"average": "products"}, "method.train=factor is the same as averaging factors.*set method.average=factors"),

@@ -115,14 +115,21 @@ def test_bytes_of_a_round(name: str, send: str) -> None:
     layers = [(5, 4), (3, 5)]  # (m, n)
     left, right = sum(rank * n for _, n in layers), sum(m * rank for m, _ in layers)
     full = sum(m * n for m, n in layers)
-    sides = {"left": [left, left], "right": [right, right], "alternate": [left, right], "both": [left, left]}
+    sides = {
+        "left": [left, left],
+        "right": [right, right],
+        "alternate": [left, right],
+        "alternate_right": [right, left],
+        "both": [left, left],
+    }
     factors = sides[method.side]  # by round; without adapt.columns the right side of both is the identity
     up, after = ({"full": full, "both": left + right, "factor": factor}[method.train] for factor in factors)
     assert first.upload_bytes == (up + 3) * number * runs.CLIENTS
     assert report.upload_bytes == (after + 3) * number * runs.CLIENTS
     sent = send == "matrix" and method.train != "full"
     frozen, sketches = (left + right - factor if sent else 0 for factor in factors)
-    assert first.download_bytes == ((0 if method.merge else up) + frozen) * number * runs.CLIENTS
+    begin = left + right if len(method.sides) > 1 else up  # of factors that are carried on
+    assert first.download_bytes == ((0 if method.merge else begin) + frozen) * number * runs.CLIENTS
     carried, products = 0 if method.merge else up, full if method.average == "products" else 0
     moved = (full if method.merge or products else 0) + carried
     means = products + carried if products else up

@@ -7,7 +7,7 @@ import torch
 from federation import Federation
 from oracle import Factors, Oracle
 from torch import Tensor
-from workloads import conv, make, mlp, shards, text, tied
+from workloads import conv, linear, make, mlp, shards, text, tied
 
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.server_optimizer import ServerOptimizer
@@ -111,6 +111,17 @@ def test_momentum_that_forgets_is_the_plain_step(method):
         plain.round(), forgetful.round()
     for name, expected in plain.weights().items():
         torch.testing.assert_close(forgetful.weights()[name], expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("optimizer", "most"), [("momentum", 3), ("adam", 5)])
+def test_rank_of_the_update(optimizer, most):
+    """Momentum adds up the rounds' updates of rank 1; Adam divides entry by entry, which keeps no rank."""
+    federation = Federation(make(linear), shards(), Method(optimizer=OPTIMIZERS[optimizer]), layers={"*": 1})
+    before = federation.state.weights["weight"]
+    for _ in range(3):
+        federation.round()
+    rank = int(torch.linalg.matrix_rank(federation.state.weights["weight"] - before, rtol=1e-9))
+    assert rank == min(most, *before.shape)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "yogi"])
