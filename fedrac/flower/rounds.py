@@ -110,7 +110,7 @@ class Rounds:
         report.cohort = of.server.selection.draw(connected.clients, connected.examples, size, seed, number)
         sketches = draw_sketches(of.blocks, of.method, of.sketch, number, state.basis)
         if of.server.system.is_active:
-            self._clock.tell(report, {} if of.send_sketch == "seed" else sketches.values)
+            self._clock.tell(report, None if of.send_sketch == "seed" else sketches.values)
         hosts = connected.by_host([client for client in report.cohort if client not in report.late])
         return RoundUnderWay(state, of.method.at(number), sketches, hosts, report)
 

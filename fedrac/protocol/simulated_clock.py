@@ -60,22 +60,26 @@ class SimulatedClock:
         changes = method.merge or method.average == "products"  # else the weights stay, and factors are carried
         self._weights = size * sum(math.prod(b.shape) for b in blocks if changes or b.rank is None)
         adapted = [block for block in blocks if block.rank is not None]
-        self._carried = 0 if method.merge else _bytes(trained_shapes(adapted, rounds[0]), size)
+        carried = [{} if method.merge else trained_shapes(adapted, at) for at in rounds]  # what a round changes of it
+        self._of_round, self._size = carried, size
+        self._carried = _bytes({key: shape for shapes in carried for key, shape in shapes.items()}, size)
+        optimizer = method.optimizer
+        self._moments = 0 if optimizer is None else 1 if optimizer.name == "momentum" else 2  # of each number
         self._model = sum(value.nbytes for value in initial.values())
 
-    def tell(self, report: RoundReport, matrices: Mapping[str, Tensor]) -> None:
+    def tell(self, report: RoundReport, matrices: Mapping[str, Tensor] | None) -> None:
         """Enters into the report how long its cohort takes, who is late, and what those who are late download.
 
         Args:
-            matrices: what everybody is sent besides.
+            matrices: the sketches, where they are sent, so that nobody makes the server's steps; None: they are drawn.
         """
         system, number, seconds = self._system, report.round, {}
-        more = sum(value.nbytes for value in matrices.values())
+        whole, more = matrices is not None, sum(value.nbytes for value in (matrices or {}).values())
         examples = self._connected.examples_of(report.cohort)
         for node, clients in self._connected.by_host(report.cohort).items():
             begin = self._downloads.first(self._connected.hosts[node])
             for client in clients:
-                download = self.download(self._drawn.get(client, begin), number, bool(matrices)) + more
+                download = self.download(self._drawn.get(client, begin), number, whole) + more
                 work = Work(examples[client] * self._epochs, download, self._uploads[(number - 1) % len(self._uploads)])
                 seconds[client] = system.seconds(client, work, self._seed, number)
         self._drawn |= dict.fromkeys(report.cohort, number)
@@ -96,7 +100,11 @@ class SimulatedClock:
         if last is None:
             return self._model + self._carried
         missed = range(max(last, 1), number)
-        changed = self._weights * bool(missed) + self._carried
+        moved = {k: shape for round_ in missed for k, shape in self._of_round[(round_ - 1) % len(self._steps)].items()}
+        carried = _bytes(moved, self._size) if last else self._carried
+        changed = self._weights * bool(missed) + carried
+        if missed:
+            changed += self._moments * (carried or self._weights)
         if whole or (last == 0 and self._carried):  # nobody has factors to begin with
             return changed if missed or last == 0 else 0
         return min(changed, sum(self._steps[(round_ - 1) % len(self._steps)] for round_ in missed))

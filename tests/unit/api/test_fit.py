@@ -296,7 +296,7 @@ def test_overrides_come_last() -> None:
 WRONG_SETTINGS = {
     "key": (["local.learning_rate=1"], "there is no key 'local.learning_rate'"),
     "value": (["rounds=0"], "rounds=0 must be"),
-    "option": (["method=fedprox"], "method"),
+    "option": (["method=fedproximal"], "method"),
     "data": (["data=digits"], r"data=digits: fedrac\.fit takes model, data, task, loss and output_dir"),
     "model": (["++model.outputs=3"], r"model\.outputs=3: fedrac\.fit takes"),
     "pre-training": (["pretrain.enabled=true"], "as arguments"),

@@ -1,6 +1,7 @@
 """The policy's file, and the noise that a node adds itself."""
 
 import math
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -60,9 +61,9 @@ def test_a_node_without_a_policy_is_strict_but_in_a_simulation(monkeypatch: pyte
             return cls.started
 
     assert policy.of_node(OPEN) is None
-    monkeypatch.delitem(policy.sys.modules, "ray", raising=False)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
     assert policy.of_node(None) is STRICT
-    monkeypatch.setitem(policy.sys.modules, "ray", Ray)
+    monkeypatch.setitem(sys.modules, "ray", Ray)
     assert policy.of_node(None) is STRICT
     Ray.started = True
     assert policy.of_node(None) is None
