@@ -138,7 +138,7 @@ class _Lockstep:
         self.adapter = CohortAdapter(problem.model, problem.blocks, way, self.dropout)
 
     def run(self) -> None:
-        together = self._steps if self.problem.lengths is None else self._steps_by_length
+        together = self._steps if self.problem.lengths is None or self.way.padded else self._steps_by_length
         steps = together if self.way.alone is None else self._steps_alone
         with self.adapter.attached() if self.way.alone is None else nullcontext(), no_global_draws(self.device):
             for batch in self.orders.batches():

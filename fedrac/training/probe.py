@@ -99,6 +99,9 @@ class _Probe:
             worst = self._difference(found, expected, seen)
             if not worst:
                 return way
+            if self.problem.lengths is not None and way.drops and not way.padded:
+                way = replace(way, padded=True)
+                continue
             if (wider := units.enclose_shared(self.problem.model, way, seen)) == way:
                 return way.one_at_a_time(worst)
             way = wider
@@ -146,7 +149,7 @@ class _Probe:
         own = {key: value.detach().requires_grad_() for key, value in self.trained.items()}
         total, losses, kept, tokens = [torch.zeros_like(v) for v in own.values()], torch.zeros(table.numel()), 0, 0
         with adapter.attached(), no_global_draws(self.device):
-            for each in passes(table, real, self.problem.lengths):
+            for each in passes(table, real, None if way.padded else self.problem.lengths):
                 adapter.use({**self.start.frozen, **own}, each.layout.to(self.device))
                 dropout.start(0, each.layout.to(self.device))
                 inputs, targets = self.problem.take(table.flatten()[each.at])

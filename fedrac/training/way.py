@@ -51,6 +51,8 @@ class Way:
         alone: why the clients are trained one at a time; None: they are trained together.
         drops: whether the model drops anything in training.
         kept: bytes that a pass keeps for its way back, for each token (each row, of what has no length).
+        padded: texts of a step go through the model together, padded to the longest one, and not in passes of about the
+            same length: the model drops of what all rows share, which every pass would draw anew.
     """
 
     layers: frozenset[str] = frozenset()
@@ -58,6 +60,7 @@ class Way:
     alone: str | None = None
     drops: bool = False
     kept: float = 0.0
+    padded: bool = False
 
     def one_at_a_time(self, why: str) -> "Way":
         """Training one client after another, for this reason or the one that it has already."""

@@ -15,10 +15,10 @@ from numpy.typing import ArrayLike
 
 from fedrac.results.report.compare import METHODS
 
-# Okabe and Ito, Color Universal Design (2008); yellow is left out, it is too light for lines on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito, Color Universal Design (2008); in the place of yellow, too light on white, Tol's wine and olive.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255", "#999933")
 DASHES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # one more than colours: equal pairs come late
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", "p")  # one more than colours: equal pairs come late
 INK, GRID, PAPER = "#1a1a1a", "#d9d9d9", "#ffffff"  # what a page with a dark background shows in other colours
 _MOST_MARKERS = 20  # on a line
 
