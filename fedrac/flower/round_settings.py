@@ -13,6 +13,7 @@ from fedrac.algorithm.rounding import BitsSpec
 from fedrac.algorithm.schedule import ScheduleSpec
 from fedrac.algorithm.server import ServerSpec
 from fedrac.algorithm.sketch import SketchSpec
+from fedrac.protocol.replay import Replay
 from fedrac.training.optimizer import LocalSpec
 
 Send = Literal["seed", "matrix"]
@@ -68,6 +69,10 @@ class RoundSettings:
             )
         for number in range(1, self.method.period + 1):
             self.grid(self.method.at(number))
+
+    def replay(self) -> Replay:
+        """Makes the rounds' steps again."""
+        return Replay(self.blocks, self.method, self.sketch, self.bits.download, self.server.average)
 
     def factor(self, schedule: ScheduleSpec, number: int) -> float:
         """What a step size is multiplied by in round ``number``; see `ScheduleSpec.factor`."""

@@ -223,7 +223,9 @@ def test_a_resumed_run_has_the_saved_configuration(saved: Path) -> None:
     assert experiment.adapt.layers == {"*": 1, "a": 2}
 
 
-@pytest.mark.parametrize("key", ["seed", "rank", "method.side", "method", "model.outputs", "adapt.alpha", "sketch.law"])
+@pytest.mark.parametrize(
+    "key", ["seed", "rank", "method.side", "method", "model.outputs", "adapt.alpha", "sketch.law", "server.average"]
+)
 def test_what_a_resumed_run_keeps(saved: Path, key: str) -> None:
     assert "a resumed run keeps its" in wrong(f"resume={saved}", f"{key}=3")
 
