@@ -54,6 +54,38 @@ def test_bytes_and_numbers_to_a_level() -> None:
     assert few == "| FedAvg, 4 bits | 100 | 0.4 k | 0.24 kB | 98.00 | 1 |"
 
 
+def test_ratios_of_numbers_and_bytes() -> None:
+    """Of FedAvg and of the best that is FedAvg to the two-sided sketch; none where a seed does not get there."""
+    rows = (
+        ("FedAvg", None, 4000, [0.5, 0.98, 0.98, 0.98]),
+        ("FedAvg with every help", None, 4000, [0.98] * 4),
+        ("FedAvg with every help", 1, 100, [0.5, 0.98, 0.98, 0.98]),
+        ("Two-sided", None, 400, [0.98] * 4),
+        ("Two-sided", 1, 10, [0.98] * 4),
+    )
+    found = [
+        run(values, size, **{"method.name": name, "upload.bits": bits, "cohort.size": 10})
+        for name, bits, size, values in rows
+    ]
+    numbers = "numbers to 97.5 %, FedAvg / Two-sided: 20; numbers to 97.5 %, FedAvg with every help / Two-sided: 10; "
+    said = communication._ratios(found)
+    assert said.startswith(numbers)
+    assert said.endswith(
+        "bytes to 97.5 %, FedAvg / Two-sided, 1 bit: 800; "
+        "bytes to 97.5 %, FedAvg with every help, 1 bit / Two-sided, 1 bit: 20."
+    )
+    slow = run([0.5] * 4, 400, seed=1, **{"method.name": "Two-sided", "upload.bits": None, "cohort.size": 10})
+    assert "Two-sided:" not in communication._ratios([*found, slow])
+
+
+def test_the_mean_of_rounds_has_a_row_beside_the_last_model() -> None:
+    one = run([0.5, 0.98, 0.98, 0.98], 4000, **{"method.name": "FedAvg", "upload.bits": None, "cohort.size": 10})
+    one.columns["last/accuracy"] = one.columns["test/accuracy"] - 0.01  # type: ignore[index]
+    _, _, mean, last = communication._table([one]).splitlines()
+    assert mean == "| FedAvg | 100 | 0.4 k | 1.6 kB | 98.00 | 1 |"
+    assert last == "| FedAvg, last round's model | 100 | - | - | 97.00 | 1 |"
+
+
 def test_the_learning_rate_is_the_best_on_average() -> None:
     """Not the one with the best seed; a run that diverged counts as 0."""
     runs = [run([0.1, v], seed=s, **{"local.lr": lr}) for lr, pair in ((0.1, (0.5, 0.6)), (0.2, (0.9, 0.1)))

@@ -253,7 +253,7 @@ def test_an_experiment_has_rates_of_each_methods_own() -> None:
     given = ["experiment=mnist", "data.path=/data"]
     found = {name: parse(load([*given, f"method={name}"])) for name in ("two_sided", "fed_rac_lora", "fedavg", "flora")}
     assert len({each.rounds for each in found.values()}) == 3  # flora has those of the experiment, as fed_rac_lora does
-    assert found["two_sided"].adapt.columns and found["fedavg"].adapt.columns is None
+    assert found["two_sided"].adapt.basis == "inputs" and found["fedavg"].adapt.basis is None
     assert all(each.local_schedule.shape == "cosine" for each in found.values())
     told = parse(load([*given, "method=two_sided", "rounds=7", "local.lr=0.5", "upload.bits=4", "local.batch_size=5"]))
     assert (told.rounds, told.local.lr, told.local.batch_size, told.bits.upload) == (7, 0.5, 5, 4)
