@@ -12,12 +12,12 @@ sweep() { # DIR METHOD KEY=VALUE...: "helped" and "rank4" are settings of fedavg
   esac
   fedrac -m $RUN "$@" sweep.dir="$TO/$folder/$method"
 }
-# Eight trials for each method, on a fifth of the training images, in two divisions with a seed that is not used again.
+# Eight trials for each method, on a fifth of the training images, in two divisions with two seeds that are not used again.
 # What was best is in conf/rates, for "helped" and "rank4" below.
 for method in fed_rac_lora rank4 fedavg helped two_sided; do
   case $method in *fedavg | helped) RATES=0.001,0.002,0.004,0.008 ;; *) RATES=0.0025,0.005,0.01,0.02 ;; esac
   sweep grid $method local.lr=$RATES local.batch_size=10,64 partition.alpha=0.5,0.1 partition.min_size=0 \
-    evaluate.validation=0.2 evaluate.every=200 seed=100
+    evaluate.validation=0.2 evaluate.every=200 seed=100,101
 done
 for division in 0.5 0.1 iid; do
   [ $division = iid ] && DIVIDE=partition=iid || DIVIDE="partition.alpha=$division partition.min_size=0"
