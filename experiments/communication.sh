@@ -1,12 +1,12 @@
 # Accuracy against bytes on the full MNIST: experiment=mnist with each method's own rates and rounds (conf/rates).
 RUN="experiment=mnist data.path=$MNIST runtime.threads=1 checkpoint.every=1000 checkpoint.best=null"
 TO="$RUNS/communication"
-sweep() { # DIR METHOD KEY=VALUE...: "helped" and "rank4" are settings of fedavg and fed_rac_lora
+sweep() { # DIR METHOD KEY=VALUE...: "helped" is fedavg, "rank4" (with Haar sketches) fed_rac_lora
   folder=$1 method=$2 && shift 2
   case $method in
     helped) set -- method=fedavg "method.name=FedAvg with every help" local.epochs=2 local.logit_adjustment=1 \
       server.eta=1.5 server.average=8 "$@" ;;
-    rank4) set -- method=fed_rac_lora "method.name=Fed-RAC-LoRA (rank 4, Haar)" rank=4 sketch.law=scaled_haar \
+    rank4) set -- method=fed_rac_lora "method.name=Fed-RAC-LoRA of rank 4" rank=4 sketch.law=scaled_haar \
       adapt.rslora=true "$@" ;;
     *) set -- "method=$method" "$@" ;;
   esac
