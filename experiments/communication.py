@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.recorded import Floats, finished, grouped, made, mean_sd, runs, table
+from experiments.recorded import Floats, finished, grid_scores, made, mean_sd, runs, table
 from fedrac.results.report import style
 from fedrac.results.report.runs import Run
 
@@ -145,13 +145,9 @@ def _pairs(values: dict[Kind, float]) -> Iterator[tuple[str, str, float, float]]
 
 
 def _grid(found: Sequence[Run]) -> str:
-    settings = grouped(found, "method.name", "local.batch_size", "local.lr")
-    scores = {
-        at: mean_sd([float(run.columns["test/accuracy"][-1]) for run in members], lambda x: f"{100 * x:.2f}")
-        for at, members in settings.items()
-    }
+    scores = grid_scores(found, "method.name", "local.batch_size", "local.lr")
     shown = [f"batches of {size}, rate {rate:g}: {score}" for (_, size, rate), score in scores.items()]
-    return f"Validation accuracy, {next(iter(settings))[0]}: {'; '.join(shown)}." if settings else ""
+    return f"Validation accuracy, {next(iter(scores))[0]}: {'; '.join(shown)}." if scores else ""
 
 
 def _draw(found: dict[str, Sequence[Run]], path: Path) -> None:

@@ -10,7 +10,19 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments import __main__ as page
-from experiments import choose, communication, federated, federated_theory, mnist, movies, recorded, regression, tfidf
+from experiments import (
+    choose,
+    communication,
+    federated,
+    federated_theory,
+    few_numbers,
+    mnist,
+    movies,
+    plots,
+    recorded,
+    regression,
+    tfidf,
+)
 from fedrac.experiment import compose
 from fedrac.experiment.settings import parse
 from fedrac.results.report.runs import Run, read
@@ -235,3 +247,29 @@ def test_words_alone_are_tested_on_movies_that_are_held_out(tmp_path: Path, caps
     (tmp_path / "reviews.csv").write_text("\n".join(["category,text,movie_name", "plot,a plot,m1", *rows]))
     tfidf.main(str(tmp_path / "reviews.csv"))
     assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()[:2]] == ["50.0", "100.0"]
+
+
+def test_few_numbers_to_a_level_below_the_best_rank() -> None:
+    """Of the mean over seeds; in bytes what was sent."""
+
+    def of(name: str, accuracies: Iterable[float], size: int, seed: int, **settings: Any) -> Run:
+        given = {"method.name": name, "rank": 4, "adapt.columns": None, "upload.bits": None, "cohort.size": 10}
+        return run(accuracies, size, seed, **{**given, **settings})
+
+    wide = {"rank": 8, "adapt.columns": 64}
+    found = [
+        *(of("FedAvg-LoRA", [0.5, high, 0.7], 40_000, seed) for seed, high in enumerate((0.7, 0.68))),
+        *(of("Two-sided", [0.5, 0.5, 0.7], 4_000, seed, **wide) for seed in (0, 1)),
+        of("Two-sided", [0.5, 0.5, 0.6], 500, 0, **wide, **{"upload.bits": 4}),
+    ]
+    text = few_numbers.part(found, found[:1])
+    assert "| FedAvg-LoRA, rank 4 | 1,000 | 6 k | 24 kB | 70.0 ± 0.0 | 2 |" in text  # 0.69 is below 0.695
+    assert "| Two-sided, (8, 64) | 100 | 1 k | 2.4 kB | 70.0 ± 0.0 | 2 |" in text
+    assert "| Two-sided, (8, 64), 4 bits | 100 | - | - | 60.0 | 1 |" in text
+    assert few_numbers.part([], []) == ""
+
+
+def test_plots_are_those_with_a_text(tmp_path: Path) -> None:
+    (tmp_path / "all.csv").write_text("category,text,movie_name\nfresh,good,a\nplot,,a\nplot,A dog.,b\n")
+    plots.main(str(tmp_path / "all.csv"), str(tmp_path / "plots.csv"))
+    assert (tmp_path / "plots.csv").read_text() == "category,text,movie_name\nplot,A dog.,b\n"
