@@ -86,8 +86,8 @@ class Work:
 
 @pytest.mark.parametrize(
     "full, columns",
-    [((), None), ((), 3), (("norm.*", "inner.bias"), None), (("recurrent.*",), None)],
-    ids=["layers", "two-sided", "vmap", "loop"],
+    [((), None), ((), 3), (("out.*",), None), (("norm.*", "inner.bias"), None), (("recurrent.*",), None)],
+    ids=["layers", "two-sided", "full layer", "vmap", "loop"],
 )
 @pytest.mark.parametrize("drop", [0.0, 0.3])
 @pytest.mark.parametrize("of_tokens", [False, True])
