@@ -40,7 +40,7 @@ docs: .venv/installed ## build the pages as a site, into site/; needs no network
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo 'open site/index.html'
 
-bench: .venv/installed .venv-pfl/installed .venv-jax/installed ## compare speed and memory with others, 10 minutes; BENCH='W1 W5', BENCH=--quick
+bench: .venv/installed .venv-pfl/installed .venv-jax/installed ## compare speed and memory with others, a quarter of an hour; BENCH='W1 W6', BENCH=--quick
 	@$(BIN)/python -m benchmarks $(BENCH)
 
 models-table: .venv/installed ## every architecture against plain PyTorch, into the table of docs/models.md; 5 minutes

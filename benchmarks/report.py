@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import language
 from benchmarks.driver import PEERS
 from benchmarks.series import Series
 from benchmarks.workloads import WORKLOADS
 from fedrac.results.record import versions
 
 Found = Mapping[tuple[str, str], Series]
+Models = Mapping[str, Mapping[str, language.Values]]
 GB = 1e9
 
 
@@ -65,8 +67,14 @@ def result(text: str, values: Sequence[float], bound: float) -> dict[str, Any]:
     return {"goal": text, "value": value, **spread, "bound": f"{sign} {abs(bound):g}", "met": met}
 
 
-def goals(found: Found, shell: Sequence[float]) -> list[dict[str, Any]]:
-    """Every goal whose sides were measured; a ratio is taken in each repetition."""
+def goals(found: Found, shell: Sequence[float], models: Models | None = None) -> list[dict[str, Any]]:
+    """Every goal whose sides were measured; a ratio is taken in each repetition.
+
+    Args:
+        found: by group and side.
+        shell: seconds to the first round.
+        models: by workload and side, whole runs of language models, made once.
+    """
     results = []
     for goal in GOALS:
         pair = [found.get((goal.group, name)) for name in (goal.over, goal.under)]
@@ -76,6 +84,7 @@ def goals(found: Found, shell: Sequence[float]) -> list[dict[str, Any]]:
             results.append(result(goal.text, ratios, goal.bound))
     if large := found.get(("W3", "W3 ours")):
         results.append(result("W3, peak memory without mapped files (GB)", [large.private / GB], -W3_BYTES / GB))
+    results += [result(text, [value], -most) for text, value, most in language.goals(models or {})]
     if shell:
         results.append(result("shell to first round of the default (s)", shell, -SHELL_SECONDS))
     return results
@@ -96,10 +105,10 @@ def table(series: Sequence[Series], results: Sequence[Mapping[str, Any]], shares
     """Both tables as text, and the shares of the frozen products."""
     heads = ("a round", "range", "clients/s", "first round", "memory", "private", "threads")
     lines = [_row("", heads), *(_measured(one) for one in series)]
-    lines += ["", f"{'':44}{'ratio':>8}{'range':>17}   wanted"]
+    lines += ["", f"{'':48}{'ratio':>8}{'range':>17}   wanted"]
     for r in results:
         spread = f"{r['low']:.2f} - {r['high']:.2f}"
-        lines.append(f"{r['goal']:44}{r['value']:8.2f}{spread:>17}   {r['bound']:8} {'met' if r['met'] else 'NOT met'}")
+        lines.append(f"{r['goal']:48}{r['value']:8.2f}{spread:>17}   {r['bound']:8} {'met' if r['met'] else 'NOT met'}")
     lines += [f"\n{w}: products with the frozen weights are {share:.0%} of a round" for w, share in shares.items()]
     return "\n".join(lines)
 

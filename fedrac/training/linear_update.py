@@ -103,6 +103,10 @@ def _times(rows: Tensor, matrix: Tensor, layout: Layout) -> Tensor:
     """Rows times a matrix that all clients share, or each client's rows times its own."""
     if matrix.ndim == 2:
         return rows @ matrix
+    if layout.copies(matrix[0].numel(), rows):
+        out = rows.new_zeros(len(rows), matrix.shape[-1])
+        _add_product(out, rows, matrix, 1.0, layout)
+        return out
     return torch.bmm(layout.split(rows), layout.own(matrix)).flatten(0, 1)
 
 
@@ -110,11 +114,21 @@ def _add_product(out: Tensor, rows: Tensor, matrix: Tensor, scale: float, layout
     """``out += scale * rows @ matrix``, in place."""
     if matrix.ndim == 2:
         out.addmm_(rows, matrix, alpha=scale)
+    elif layout.copies(matrix[0].numel(), rows):
+        parts, sums = layout.split(rows), layout.split(out)
+        for client, at in layout.groups:
+            sums.index_add_(0, at, parts[at] @ matrix[client], alpha=scale)
     else:
         layout.split(out).baddbmm_(layout.split(rows), layout.own(matrix), alpha=scale)
 
 
 def _per_client(left: Tensor, right: Tensor, scale: float, layout: Layout) -> Tensor:
     """``scale * left_c^T right_c`` for every client: the gradient of its own factor."""
-    product = layout.sums(torch.bmm(layout.split(left).mT, layout.split(right)))
+    if layout.copies(left.shape[-1] * right.shape[-1], right):
+        product = left.new_zeros(layout.clients, left.shape[-1], right.shape[-1])
+        for client, at in layout.groups:
+            a, b = (layout.split(x)[at].flatten(0, 1) for x in (left, right))
+            torch.mm(a.mT, b, out=product[client])
+    else:
+        product = layout.sums(torch.bmm(layout.split(left).mT, layout.split(right)))
     return product if scale == 1.0 else product.mul_(scale)

@@ -26,8 +26,8 @@ from fedrac.training.adapter import CohortAdapter
 from fedrac.training.dropout import ClientDropout, no_global_draws
 from fedrac.training.evaluation import call
 from fedrac.training.layout import Layout
-from fedrac.training.memory import Kept
-from fedrac.training.passes import passes
+from fedrac.training.memory import Kept, most_tokens
+from fedrac.training.passes import MOST, passes
 from fedrac.training.setup import Shard, TrainingSetup
 from fedrac.training.watch import Seen, watch
 from fedrac.training.way import NotTogether, Refused, Way
@@ -74,6 +74,7 @@ class _Probe:
         self.index = list(torch.split(rows, list(_SIZES)))
         self.trained = _away_from_zero(problem, start, seed, self.device)
         self.unused = set(start.trained)
+        self.most = MOST  # tokens of a pass
         self.names = {
             key: next(b.name for b in problem.blocks if b.name == key.rpartition(":")[0]) for key in start.trained
         }
@@ -136,8 +137,11 @@ class _Probe:
             dropout = self._dropout([place])
             dropout.start(0, Layout(1, len(index)))
             own = {key: value[place].detach().requires_grad_() for key, value in self.trained.items()}
-            with no_global_draws(self.device), dropout:
+            with no_global_draws(self.device), dropout, Kept(self.problem.model) as kept:
                 losses, gradients = alone.gradients(self.problem, self.start.frozen, own, index)
+            if self.problem.lengths is not None:
+                tokens = len(index) * int(self.problem.lengths[index].max())
+                self.most = min(self.most, most_tokens(kept.bytes / tokens, self.device))
             drops = drops or dropout.used
             self.unused &= {key for key, g in zip(own, gradients, strict=True) if g is None}
             filled = [torch.zeros_like(v) if g is None else g for v, g in zip(own.values(), gradients, strict=True)]
@@ -163,7 +167,7 @@ class _Probe:
         own = {key: value.detach().requires_grad_() for key, value in self.trained.items()}
         total, losses, kept, tokens = [torch.zeros_like(v) for v in own.values()], torch.zeros(table.numel()), 0, 0
         with adapter.attached(), no_global_draws(self.device):
-            for each in passes(table, real, None if way.padded else self.problem.lengths):
+            for each in passes(table, real, None if way.padded else self.problem.lengths, self.most):
                 adapter.use({**self.start.frozen, **own}, each.layout.to(self.device))
                 dropout.start(0, each.layout.to(self.device))
                 inputs, targets = self.problem.take(table.flatten()[each.at])
