@@ -137,7 +137,7 @@ def combine(shares: Mapping[int, bytes]) -> bytes:
             if other != point:
                 above, below = above * other % PRIME, below * (other - point) % PRIME
         found += value * above * pow(below, -1, PRIME)
-    return (found % PRIME % 2 ** (8 * SEED)).to_bytes(SEED, "big")  # shares that somebody made up may give more
+    return (found % PRIME % (1 << 8 * SEED)).to_bytes(SEED, "big")  # shares that somebody made up may give more
 
 
 def commitment(share: bytes) -> bytes:
