@@ -83,6 +83,23 @@ def test_a_run_is_the_same_in_one_worker(place: Path, settings: dict[str, Any]) 
     assert f"{place}".encode() in Path(f"/proc/{process}/cmdline").read_bytes()
 
 
+def test_a_model_is_loaded_once(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the node's worker, whatever many rounds follow."""
+    (tmp_path / "counted.py").write_text(
+        "from pathlib import Path\nfrom fedrac import models\n\n"
+        "def mlp(said, **arguments):\n"
+        "    with Path(said).open('a') as file: file.write('loaded\\n')\n"
+        "    return models.mlp(**arguments)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    said, work = tmp_path / "said", runs.workload()
+    work["model"] = {**work["model"], "_target_": "counted.mlp", "said": str(said)}
+    strategy, start = runs.strategy(work), runs.start(work)
+    said.unlink()
+    strategy.start(Deployed(), start, 4)
+    assert said.read_text() == "loaded\n"
+
+
 def alive(run: int = 1, **config: int | str) -> None:
     """A sign of life, which needs neither model nor data."""
     grid = Deployed(run, **config)
@@ -135,6 +152,32 @@ def test_a_worker_ends_with_the_process_that_started_it(place: Path) -> None:
     owner.kill()
     owner.wait()
     assert worker.wait(60) == 0
+
+
+FORKING = """
+import multiprocessing, sys, time
+from pathlib import Path
+from fedrac.flower.worker import front
+if __name__ == "__main__":
+    process = multiprocessing.get_context("forkserver").Process(target=front._start, args=(Path(sys.argv[1]), 600))
+    process.start()
+    process.join()
+    print("started", flush=True)
+    time.sleep(1000)
+"""
+
+
+def test_a_worker_ends_with_the_process_that_had_its_starter_forked(place: Path, tmp_path: Path) -> None:
+    """And not with the fork server, which lives as long as one of its processes, the worker, holds its pipe."""
+    script = tmp_path / "superexec.py"
+    script.write_text(FORKING)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    owner = subprocess.Popen([sys.executable, script, place], env=environment, stdout=subprocess.PIPE)
+    assert owner.stdout is not None and owner.stdout.readline() == b"started\n"
+    assert len(workers(place)) == 1
+    owner.kill()
+    owner.communicate()
+    until(lambda: not workers(place))
 
 
 def test_a_worker_that_dies_of_every_message_is_reported(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
