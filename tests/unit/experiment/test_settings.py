@@ -252,7 +252,8 @@ def test_an_experiment_has_rates_of_each_methods_own() -> None:
     """As far as it has such; what a user says counts more."""
     given = ["experiment=mnist", "data.path=/data"]
     found = {name: parse(load([*given, f"method={name}"])) for name in ("two_sided", "fed_rac_lora", "fedavg", "flora")}
-    assert len({each.rounds for each in found.values()}) == 3  # flora has those of the experiment, as fed_rac_lora does
+    assert found["fedavg"].rounds < found["fed_rac_lora"].rounds == found["flora"].rounds  # of the experiment
+    assert len({each.local.lr for each in found.values()}) == 4  # flora has the default
     assert found["two_sided"].adapt.basis == "inputs" and found["fedavg"].adapt.basis is None
     assert all(each.local_schedule.shape == "cosine" for each in found.values())
     told = parse(load([*given, "method=two_sided", "rounds=7", "local.lr=0.5", "upload.bits=4", "local.batch_size=5"]))
