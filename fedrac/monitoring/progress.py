@@ -85,11 +85,11 @@ class Progress:
             print(f"results: {self._folder}", flush=True)
 
 
-_HIDDEN = ("train/", "clients/mean_", "clients/sd_", "clients/worst10_loss")
+_HIDDEN = ("train/", "last/", "clients/mean_", "clients/sd_", "clients/worst10_loss")
 
 
 def show_metrics(values: Mapping[str, Any]) -> str:
-    """Such as ``test accuracy 90.0%  test loss 0.3134``; without training metrics and most of how clients spread."""
+    """Such as ``test accuracy 90.0%  test loss 0.3134``; the rest is in ``metrics.jsonl``."""
     shown = {name: value for name, value in values.items() if not name.startswith(_HIDDEN)}
     return "  ".join(
         f"{name.replace('/', ' ')} {value:.1%}"
