@@ -22,6 +22,7 @@ WHO = {
     "flower": "fedrac on `flwr run`, two SuperNodes",
     "loop": "plain PyTorch loop, one client at a time",
     "pfl": "pfl",
+    "jax": "JAX, the same work as one compiled function",
     "flower-peer": "plain Flower app, one client a SuperNode, on Ray",
     "peft": "loop of transformers and PEFT, one client at a time",
     "floor": "the products with the frozen weights alone",
@@ -44,7 +45,11 @@ def short_table(found: Mapping[str, Any]) -> str:
 
 def _about(found: Mapping[str, Any]) -> str:
     machine, options = found["machine"], found["options"]
-    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "flwr", "ray", "pfl"))
+    versions = ", ".join(
+        f"{name} {machine['versions'][name]}"
+        for name in ("torch", "flwr", "ray", "pfl", "jax")
+        if name in machine["versions"]
+    )
     return (
         f"Medians of {options['repetitions']} turns on {machine['cores']} cores ({machine['processor']}; {versions}). "
         "Memory is the largest private memory of all processes together."

@@ -7,10 +7,11 @@ import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks import language
-from benchmarks.driver import PFL_PYTHON
+from benchmarks.driver import PEERS
 from benchmarks.series import Series
 from benchmarks.workloads import WORKLOADS
 from fedrac.results.record import versions
@@ -41,12 +42,15 @@ class Goal:
 
 
 GOALS = (
-    Goal("W1, plain loop / in process", "W1", "W1 loop", "W1 ours", 12),
-    Goal("W1, plain Flower app / in process", "W1", "W1 flower-peer", "W1 ours", 45),
-    Goal("W1, pfl / in process", "W1", "W1 pfl", "W1 ours", 11),
+    Goal("W1, in process / JAX", "W1", "W1 ours", "W1 jax", -1.0),
+    Goal("W2, in process / JAX", "W2", "W2 ours", "W2 jax", -0.3),
+    Goal("W4, in process / JAX", "W4", "W4 ours", "W4 jax", -0.4),
+    Goal("W1, plain loop / in process", "W1", "W1 loop", "W1 ours", 14),
+    Goal("W1, plain Flower app / in process", "W1", "W1 flower-peer", "W1 ours", 90),
+    Goal("W1, pfl / in process", "W1", "W1 pfl", "W1 ours", 17),
     Goal("W1, plain Flower app / flwr run", "W1", "W1 flower-peer", "W1 flower", 5),
     Goal("W4, plain Flower app / flwr run", "W4", "W4 flower-peer", "W4 flower", 25),
-    Goal("W1, in process / floor", "W1", "W1 ours", "W1 floor", -2.0),
+    Goal("W1, in process / floor", "W1", "W1 ours", "W1 floor", -3.0),
     Goal("W2 / W1, in process, per example", "W2", "W2 ours", "W1 ours", -1.5, per_example=True),
     Goal("W3, 100,000 clients / 1,000 clients", "W3", "W3 ours", "W3-1000 ours", -1.2),
     Goal("W5, plain loop / in process", "W5", "W5 loop", "W5 ours", 1.4),
@@ -132,14 +136,17 @@ def machine() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, Any]:
-    return {"versions": {**versions(), "pfl": _pfl_version(), "hydra-core": importlib.metadata.version("hydra-core")}}
+    return {"versions": {**versions(), **_peers(), "hydra-core": importlib.metadata.version("hydra-core")}}
 
 
-def _pfl_version() -> str:
-    code = "import importlib.metadata as m; print(m.version('pfl'))"
-    if not PFL_PYTHON.exists():
-        return "not installed"
-    return subprocess.run([PFL_PYTHON, "-c", code], stdout=subprocess.PIPE, text=True).stdout.strip()
+def _peers() -> dict[str, str]:
+    """Their versions; each is asked in its own environment."""
+    return {name: _version_in(python, name) if python.exists() else "not installed" for name, python in PEERS.items()}
+
+
+def _version_in(python: Path, package: str) -> str:
+    code = f"import importlib.metadata as m; print(m.version({package!r}))"
+    return subprocess.run([python, "-c", code], stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
 def as_json(series: Sequence[Series]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from fedrac.algorithm.state import ServerState
 from fedrac.flower.host import Host
 from fedrac.flower.node import answering, host_of, ledger_of, rules_of
 from fedrac.loading.limits import Refused
-from fedrac.protocol import column_sums, secure_client
+from fedrac.protocol import column_sums, secure_client, secure_metrics
 from fedrac.protocol.catch_up import follow, merged, replica_of
 from fedrac.protocol.client_evaluation import encode_metrics
 from fedrac.protocol.coding import CodedRound, UploadCoding
@@ -93,9 +93,16 @@ def columns(message: Message, context: Context) -> RecordDict:
 @answering
 def evaluate(message: Message, context: Context) -> RecordDict:
     """Tests the global model on the data of the clients that the server names."""
-    asked = _Asked.read(message, context)
+    asked, rules, boxes = _Asked.read(message, context), rules_of(context), message.content.config_records.get(SECURE)
+    if rules is not None and rules.policy.secure and boxes is None:
+        raise Refused("what tests find leaves here under masks alone: set secure_aggregation=on", "secure")
     state, kept = asked.follow(context)
-    return encode_metrics(asked.host.evaluate(merged(asked.plan, asked.blocks, state), asked.plan.clients), kept)
+    found = asked.host.evaluate(merged(asked.plan, asked.blocks, state), asked.plan.clients)
+    if boxes is None:
+        return encode_metrics(found, kept)
+    words = secure_metrics.encoded(found, asked.plan.clients)
+    masked = secure_client.masked(asked.plan.spec.round, boxes, words, context.state)
+    return secure_metrics.encode(found, masked, kept)
 
 
 @dataclass(frozen=True)

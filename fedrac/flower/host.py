@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property, lru_cache, partial
+from functools import cache, cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -88,6 +88,7 @@ class Host:
         self._rows, self._ways = Rows(self.data.train, self.device, self.dtype), KnownWays()
         # Shared with the hosts `beside` this one; asked for the same blocks in every round of a run.
         self._find = lru_cache(maxsize=1)(partial(_blocks_of, self.model))
+        self._of_a_row = cache(partial(work.of_a_row, self.model, self.data.train))
         self._place(partition_id, num_partitions)
 
     def _place(self, partition_id: int, num_partitions: int) -> None:
@@ -172,11 +173,7 @@ class Host:
         if self.device.type != "cpu":
             return float("inf")
         largest = int(self.partition.sizes[np.asarray(plan.clients, np.int64)].max(initial=1))
-        return self._of_a_row * len(plan.clients) * plan.spec.local.rows_per_step(largest)
-
-    @cached_property
-    def _of_a_row(self) -> float:
-        return work.of_a_row(self.model, self.data.train)
+        return self._of_a_row() * len(plan.clients) * plan.spec.local.rows_per_step(largest)
 
     def evaluate(self, weights: Mapping[str, Tensor], clients: Sequence[int]) -> dict[str, list[float]]:
         """Sums of every metric over each client's examples, and their number (``examples``).

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map
 from fedrac.algorithm.blocks import Block
 from fedrac.algorithm.round_start import Start
 from fedrac.algorithm.streams import Stream, uniform
-from fedrac.training import alone, units
+from fedrac.training import alone, plain, units
 from fedrac.training.adapter import CohortAdapter
 from fedrac.training.dropout import ClientDropout, no_global_draws
 from fedrac.training.evaluation import call
@@ -99,7 +99,7 @@ class _Probe:
             way = learnt
             worst = self._difference(found, expected, seen)
             if not worst:
-                return way
+                return self._plain(way, expected, seen)
             if self.problem.lengths is not None and way.drops and not way.padded:
                 way = replace(way, padded=True)
                 continue
@@ -107,6 +107,23 @@ class _Probe:
                 return way.one_at_a_time(worst)
             way = wider
         return way.one_at_a_time("too many of its modules compute across the rows of a batch")
+
+    def _plain(self, way: Way, expected: Sequence[_Found], seen: Seen) -> Way:
+        """The same with gradients that are written out, where they can be."""
+        if way.drops:
+            return way
+        table, _, weight = self._table()
+        inputs, targets = self.problem.take(table.flatten())
+        with no_global_draws(self.device):
+            layers = plain.layers_of(self.problem.model, inputs)
+        covered = {name for layer in layers for name in (layer.weight, layer.bias)}
+        if not {name for block in self.problem.blocks for name in block.names} <= covered:
+            return way
+        network = plain.PlainNetwork(self.problem.model, self.problem.blocks, layers, list(self.trained))
+        network.use({**self.start.frozen, **self.trained}, Layout(len(table), table.numel()))
+        losses, gradients = network.gradients(self.problem.loss, inputs, targets, weight.to(self.device))
+        found = self._by_client(losses.view(table.shape), dict(zip(self.trained, gradients, strict=True)))
+        return way if self._difference(found, expected, seen) else replace(way, plain=layers)
 
     # --- the passes ---------------------------------------------------------------------------------------------
 
@@ -144,10 +161,7 @@ class _Probe:
 
     def _together(self, way: Way) -> tuple[list[_Found], Way]:
         """All clients in one cohort, short mini-batches filled up as in training, and what was learnt of the way."""
-        table = torch.nn.utils.rnn.pad_sequence(self.index, batch_first=True)
-        real = torch.stack([torch.arange(table.shape[1]) < len(index) for index in self.index])
-        table = torch.where(real, table, table[:, :1])
-        weight = (real / real.sum(1, keepdim=True)).flatten()
+        table, real, weight = self._table()
         dropout = self._dropout(range(len(self.index)))
         adapter = CohortAdapter(self.problem.model, self.problem.blocks, way, dropout)
         own = {key: value.detach().requires_grad_() for key, value in self.trained.items()}
@@ -165,11 +179,19 @@ class _Probe:
                 losses = losses.to(loss).index_copy(0, each.at.to(self.device), loss.detach())
                 kept, tokens = kept + found.bytes, tokens + each.tokens
         way = replace(way.looping(frozenset(adapter.units.looped)), drops=dropout.used, kept=kept / tokens)
-        by_client = losses.view(table.shape)
+        return self._by_client(losses.view(table.shape), dict(zip(own, total, strict=True))), way
+
+    def _table(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows (C, b), which of them are real, and their weights (C * b,): short mini-batches are filled up."""
+        table = torch.nn.utils.rnn.pad_sequence(self.index, batch_first=True)
+        real = torch.stack([torch.arange(table.shape[1]) < len(index) for index in self.index])
+        return torch.where(real, table, table[:, :1]), real, (real / real.sum(1, keepdim=True)).flatten()
+
+    def _by_client(self, losses: Tensor, gradients: Mapping[str, Tensor]) -> list[_Found]:
         return [
-            _Found(by_client[c, : len(index)], {key: g[c] for key, g in zip(own, total, strict=True)})
+            _Found(losses[c, : len(index)], {key: g[c] for key, g in gradients.items()})
             for c, index in enumerate(self.index)
-        ], way
+        ]
 
     # --- what they say ------------------------------------------------------------------------------------------
 
