@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from fedrac.aggregation.guard import GuardSpec
 from fedrac.aggregation.secure_grid import SecureGrid, SecureSpec, grid_of
+from fedrac.algorithm import returned
 from fedrac.algorithm.blocks import Block, trained_shapes
 from fedrac.algorithm.method import Method, RoundMethod
 from fedrac.algorithm.rounding import BitsSpec
@@ -67,7 +68,7 @@ class RoundSettings:
                 "one grid already, and a scale of each client's own would tell what they hide. Set upload.bits=null"
             )
         for number in range(1, self.method.period + 1):
-            self.grid(self.method.at(number))
+            self.grid(returned.of_round(self.method, number))
 
     def factor(self, schedule: ScheduleSpec, number: int) -> float:
         """What a step size is multiplied by in round ``number``; see `ScheduleSpec.factor`."""

@@ -16,7 +16,9 @@ from fedrac.aggregation.guard import begin, guard, secret_of
 from fedrac.aggregation.secure_grid import SecureTotal
 from fedrac.aggregation.secure_mean import secure_mean
 from fedrac.aggregation.update_vectors import UpdateVectors
+from fedrac.algorithm import returned
 from fedrac.algorithm.blocks import trained_shapes
+from fedrac.algorithm.means import Cohort
 from fedrac.algorithm.method import RoundMethod
 from fedrac.algorithm.round_start import Sketches, draw_sketches
 from fedrac.algorithm.server import advance, mean_letters, mean_shapes, round_means, shares
@@ -108,11 +110,12 @@ class Rounds:
         seed, size = of.sketch.seed if secret is None else secret, of.server.cohort_size
         report = RoundReport(number, [], of.server.eta * of.factor(of.server.schedule, number))
         report.cohort = of.server.selection.draw(connected.clients, connected.examples, size, seed, number)
+        at = returned.of_round(of.method, number)
         sketches = draw_sketches(of.blocks, of.method, of.sketch, number, state.basis)
         if of.server.system.is_active:
             self._clock.tell(report, None if of.send_sketch == "seed" else sketches.values)
         hosts = connected.by_host([client for client in report.cohort if client not in report.late])
-        return RoundUnderWay(state, of.method.at(number), sketches, hosts, report)
+        return RoundUnderWay(state, at, sketches, hosts, report)
 
     def open(self, round_: RoundUnderWay, ask: Ask) -> RoundUnderWay:
         """Has the clients agree on masks, where the server is to see their sum alone; who cannot is left out.
@@ -233,7 +236,8 @@ class Rounds:
         of, state, report = self._settings, round_.state, round_.report
         weights = shares(reply.examples, of.server.weighting)
         if round_.secure is None and not of.guard.active:
-            return round_means(state, of.blocks, round_.method, reply.factors, weights), state.guard
+            cohort = Cohort(weights, reply.clients, reply.losses)
+            return round_means(state, of.blocks, round_.method, reply.factors, cohort), state.guard
         space = UpdateVectors(of.blocks, round_.method, round_.sketches.values, state.factors)
         size, population = len(report.cohort), len(self._connected.clients)
         if round_.secure is not None:

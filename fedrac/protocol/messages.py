@@ -23,6 +23,7 @@ from fedrac.aggregation.secure_grid import SecureGrid
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.rounding import BitsSpec
 from fedrac.algorithm.sketch import SketchSpec
+from fedrac.protocol import method_settings
 from fedrac.protocol.state_log import Step, Update
 from fedrac.training.optimizer import LocalSpec
 
@@ -173,17 +174,25 @@ def decode_update(content: RecordDict) -> Update:
 
 def encode_plan(spec: RoundSpec, clients: Sequence[int], update: RecordDict, sketches: ArrayRecord) -> RecordDict:
     """The content of one host's message. The records are shared by the messages of a round, never copied."""
-    plan = ConfigRecord({"clients": list(clients), "spec": json.dumps(vars(spec), default=vars)})
+    plan = ConfigRecord({"clients": list(clients), "spec": json.dumps(vars(spec), default=_values)})
     return RecordDict({"plan": plan, **update, "sketches": sketches})
 
 
+def _values(of: Any) -> dict[str, Any]:
+    return method_settings.written(of) if isinstance(of, Method) else vars(of)
+
+
 def decode_plan(content: RecordDict) -> RoundPlan:
-    """The inverse of `encode_plan`, on the host."""
+    """The inverse of `encode_plan`, on the host.
+
+    Raises:
+        Refused: the method may not be named here.
+    """
     plan = content.config_records["plan"]
     raw = json.loads(str(plan["spec"]))
     betas = tuple(raw["local"].pop("betas"))
     typed = {
-        "method": Method(**raw.pop("method")),
+        "method": method_settings.read(raw.pop("method")),
         "sketch": SketchSpec(**raw.pop("sketch")),
         "bits": BitsSpec(**raw.pop("bits")),
         "local": LocalSpec(**raw.pop("local"), betas=betas),

@@ -5,8 +5,10 @@ A node catches up by it, and so does whoever reads a run's checkpoint, from the 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import PlainSerializer, PlainValidator
 from torch import Tensor
 
 from fedrac.algorithm.blocks import Block
@@ -15,6 +17,7 @@ from fedrac.algorithm.round_start import draw_sketches
 from fedrac.algorithm.server import advance, effective_weights, mean_shapes
 from fedrac.algorithm.sketch import SketchSpec
 from fedrac.algorithm.state import GuardState, ServerState
+from fedrac.protocol import method_settings
 from fedrac.protocol.coding import CodedRound
 from fedrac.protocol.state_log import Step
 
@@ -31,7 +34,7 @@ class Replay:
     """
 
     blocks: Sequence[Block]
-    method: Method
+    method: Annotated[Method, PlainSerializer(method_settings.written), PlainValidator(method_settings.read)]
     sketch: SketchSpec
     bits: int | None = None
 

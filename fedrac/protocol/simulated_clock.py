@@ -6,6 +6,7 @@ It follows from the settings and from the cohorts so far, so that a run that goe
 import math
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from fedrac.algorithm.blocks import trained_shapes
@@ -63,8 +64,7 @@ class SimulatedClock:
         carried = [{} if method.merge else trained_shapes(adapted, at) for at in rounds]  # what a round changes of it
         self._of_round, self._size = carried, size
         self._carried = _bytes({key: shape for shapes in carried for key, shape in shapes.items()}, size)
-        optimizer = method.optimizer
-        self._moments = 0 if optimizer is None else 1 if optimizer.name == "momentum" else 2  # of each number
+        self._moments = len(method.step("", torch.zeros(1), {})[1])  # of each number
         self._model = sum(value.nbytes for value in initial.values())
 
     def tell(self, report: RoundReport, matrices: Mapping[str, Tensor] | None) -> None:

@@ -22,7 +22,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def app_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The app's files alone: `flwr run` walks the whole folder, and a `.venv` there takes it seconds a run."""
     folder = tmp_path_factory.mktemp("app")
-    shutil.copy(ROOT / "pyproject.toml", folder)
+    for name in ("pyproject.toml", "tests/unit/own_methods.py"):  # a module of one's own goes along
+        shutil.copy(ROOT / name, folder)
     for name in ("fedrac", "server_app", "client_app", "conf"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder

@@ -10,11 +10,11 @@ from workloads import Workload
 
 from fedrac.algorithm.adapt import AdaptSpec
 from fedrac.algorithm.blocks import Block, Rank, plan_blocks
+from fedrac.algorithm.means import Cohort, Shares
 from fedrac.algorithm.method import Method, RoundMethod
 from fedrac.algorithm.round_start import Sketches, Start, draw_sketches, start_of_round
 from fedrac.algorithm.selection import draw_cohort
 from fedrac.algorithm.server import (
-    Shares,
     Weighting,
     advance,
     effective_weights,
@@ -131,7 +131,7 @@ def step(
     eta: float,
 ) -> ServerState:
     """The state after a round in which the clients found ``stacked``: their mean, and the server step."""
-    return advance(state, blocks, method, sketches, round_means(state, blocks, method, stacked, weights), eta)
+    return advance(state, blocks, method, sketches, round_means(state, blocks, method, stacked, Cohort(weights)), eta)
 
 
 def predict(workload: Workload, weights: Mapping[str, Tensor], rows: Tensor) -> Tensor:

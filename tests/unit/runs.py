@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from flwr.app import ArrayRecord, Message, MessageType
 from omegaconf import OmegaConf
+from own_methods import Own
 from torch import Tensor
 
 from fedrac import models
@@ -18,6 +19,7 @@ from fedrac.experiment import compose
 from fedrac.flower import client_app
 from fedrac.flower.in_process_grid import InProcessGrid
 from fedrac.flower.strategy import FedRacLora
+from fedrac.protocol import method_settings
 from fedrac.protocol.messages import from_record, to_record
 from fedrac.protocol.round_report import RoundReport
 from fedrac.training.optimizer import LocalSpec
@@ -108,7 +110,12 @@ def arrays(record: ArrayRecord) -> dict[str, Tensor]:
 
 
 def methods() -> dict[str, Method]:
-    """Every file of ``conf/method``, a method that alternates sides, and a chain with a server optimizer."""
+    """Every file of ``conf/method``, a method that alternates sides, a chain with a server optimizer, and one's own."""
     files = sorted(Path(compose.config_dir(), "method").iterdir())
-    more = {"alternating": Method(side="alternate"), "adam": Method(optimizer=ServerOptimizer("adam", 0.05))}
-    return {path.stem: Method(**OmegaConf.load(path)) for path in files} | more
+    more = {
+        "alternating": Method(side="alternate"),
+        "adam": Method(optimizer=ServerOptimizer("adam", 0.05)),
+        "own": Own(),
+    }
+    own = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in files if path.stem != "custom"}
+    return {name: method_settings.read(settings) for name, settings in own.items()} | more

@@ -115,14 +115,8 @@ def test_bytes_of_a_round(name: str, send: str) -> None:
     layers = [(5, 4), (3, 5)]  # (m, n)
     left, right = sum(rank * n for _, n in layers), sum(m * rank for m, _ in layers)
     full = sum(m * n for m, n in layers)
-    sides = {
-        "left": [left, left],
-        "right": [right, right],
-        "alternate": [left, right],
-        "alternate_right": [right, left],
-        "both": [left, left],
-    }
-    factors = sides[method.side]  # by round; without adapt.columns the right side of both is the identity
+    sides = {"left": left, "right": right, "both": left}  # without adapt.columns the right side of both is the identity
+    factors = [sides[method.at(round_).side] for round_ in (1, 2)]
     up, after = ({"full": full, "both": left + right, "factor": factor}[method.train] for factor in factors)
     assert first.upload_bytes == (up + 3) * number * runs.CLIENTS
     assert report.upload_bytes == (after + 3) * number * runs.CLIENTS
@@ -135,7 +129,7 @@ def test_bytes_of_a_round(name: str, send: str) -> None:
     means = products + carried if products else up
     down = min(moved, means) if send == "seed" else moved
     # Whoever cannot replay is sent the moments of the server's optimizer, too, each as large as what has moved.
-    moments = 0 if method.optimizer is None or send == "seed" else 1 if method.optimizer.name == "momentum" else 2
+    moments = 0 if send == "seed" else len(method.step("", torch.zeros(1), {})[1])
     assert report.download_bytes == ((1 + moments) * (down + 3) + sketches) * number * runs.CLIENTS
 
 
