@@ -183,7 +183,7 @@ class SecureGrid:
             ValueError: it is no sum of that many updates.
         """
         numbers = total.to(torch.int64)
-        entries = len(numbers) - (self.length(0))
+        entries = len(numbers) - self.length(0)
         most = clients * (self.limit + math.ceil(_TAILS * self.noise))
         if bool((numbers[:entries].abs() > most).any()) or bool((numbers[entries:] < 0).any()):
             raise ValueError(f"the sum is larger than {clients} updates on the grid can be: one of them is not")

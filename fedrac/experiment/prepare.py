@@ -103,6 +103,8 @@ def prepare(settings: DictConfig, grid: Grid) -> ReadyRun:
 
 def _basis(experiment: Experiment, start: Mapping[str, Tensor], strategy: FedRacLora) -> dict[str, Tensor]:
     """What is fixed of a two-sided run, of the weights before round 1."""
+    if not any(block.fixed for block in strategy.blocks):
+        return {}  # a second model is not made for nothing
     model = models.build(experiment.model, experiment.seed)
     model.load_state_dict(start)
     return basis.make(experiment, model, tuple(strategy.blocks))

@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from fedrac.loading.cores import cores
+from fedrac.loading.machine import cores
 
 SETTINGS = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",

@@ -1,19 +1,17 @@
 """How many tokens can go through a model together: as many as memory allows."""
 
-import os
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from fedrac.loading import machine
 from fedrac.training.passes import MOST
 
 _SHARE = {"cuda": 4}  # activations take this part of a device's memory at most
 _SHARE_OF_MACHINE = 64  # a machine may run a host on every core, and has other things to do
-
-_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container
 
 
 class Kept(saved_tensors_hooks):
@@ -51,16 +49,8 @@ def most_tokens(kept: float, device: torch.device) -> int:
     return min(max(int(_budget(device) / max(kept, 1.0)), 1), MOST)
 
 
+@cache  # asked for in every round
 def _budget(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory) // _SHARE["cuda"]
-    return _of_machine() // _SHARE_OF_MACHINE
-
-
-def _of_machine() -> int:
-    """Bytes of this machine, or of the container."""
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if hasattr(os, "sysconf") else [2**33]
-    for path in map(Path, _LIMITS):
-        if path.exists() and (text := path.read_text().strip()).isdigit():
-            found.append(int(text))
-    return min(found)
+    return machine.memory() // _SHARE_OF_MACHINE

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import torch
 
-from fedrac.loading.cores import cores
+from fedrac.loading.machine import cores
 
 MULTIPLICATIONS = 5e7  # of a step that are worth a thread: a millisecond or so, where starting one takes some 10 us
 _SET_BY_USER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")

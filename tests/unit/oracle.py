@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from federation import Federation
 from torch import Tensor, nn
 from torch.func import functional_call
 from workloads import Workload
@@ -201,3 +202,21 @@ class Oracle:
             elif self.method.merge:
                 new[name] = w + self.eta * self._update(name, {**frozen, **mean})
         self.weights = new
+
+
+def agree(federation: Federation, oracle: Oracle, rounds: int, tolerance: float = 1e-9) -> None:
+    """Runs both: the clients' factors and losses, and the models, are the same after every round, and all moved."""
+    near = {"rtol": tolerance, "atol": tolerance}
+    begin = federation.weights()
+    for _ in range(rounds):
+        found = federation.round()
+        factors, losses = oracle.step()
+        assert set(found.factors) == set(factors[0])
+        for key, stacked in found.factors.items():
+            torch.testing.assert_close(stacked, torch.stack([each[key] for each in factors]), **near)
+        torch.testing.assert_close(found.losses, torch.tensor(losses, dtype=torch.float64), **near)
+        model = federation.weights()
+        for name, expected in oracle.model().items():
+            torch.testing.assert_close(model[name], expected, **near)
+    for block in federation.blocks:
+        assert not torch.equal(model[block.name], begin[block.name]), f"{block.name} never moved"

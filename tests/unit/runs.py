@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from federation import Federation
 from flwr.app import ArrayRecord, Message, MessageType
 from omegaconf import OmegaConf
 from own_methods import Own
 from torch import Tensor
+from workloads import Workload, squared
 
-from fedrac import models
+from fedrac import data, models
 from fedrac.algorithm.adapt import AdaptSpec
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.server import ServerSpec
@@ -19,6 +21,7 @@ from fedrac.experiment import compose
 from fedrac.flower import client_app
 from fedrac.flower.in_process_grid import InProcessGrid
 from fedrac.flower.strategy import FedRacLora
+from fedrac.partition import partition
 from fedrac.protocol import method_settings
 from fedrac.protocol.messages import from_record, to_record
 from fedrac.protocol.round_report import RoundReport
@@ -84,6 +87,23 @@ def train(strategy_: FedRacLora, nodes: int = 1, rounds: int = 3, **arguments: A
     given = {"on_round": reports.append, **arguments}
     strategy_.start(grid(nodes), start(strategy_.workload), rounds, **given)
     return reports
+
+
+def by_hand(work: dict[str, Any], method: Method, cohort: int, eta: float, **choices: Any) -> Federation:
+    """The library's parts, joined by hand, on a workload as hosts get it; in float64, mini-batches of four."""
+    held, model = data.load(work["data"]), models.build(work["model"], work["seed"]).double()
+    made = partition.make(work["partition"], held, work["seed"])
+    inputs, targets = (torch.tensor(part).double() for part in (held.train.inputs, held.train.targets))
+    return Federation(
+        Workload(model, inputs, targets, squared, ("*.bias",)),
+        [torch.from_numpy(made.of(client)) for client in range(made.clients)],
+        method,
+        LocalSpec("adamw", 0.05, batch_size=4),
+        cohort=cohort,
+        eta=eta,
+        seed=work["seed"],
+        **choices,
+    )
 
 
 def node_of(message: Message) -> int:

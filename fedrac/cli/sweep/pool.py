@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from fedrac.cli.sweep.cells import Cell
 from fedrac.cli.sweep.worker import work
 from fedrac.experiment import compose
-from fedrac.loading.cores import cores
+from fedrac.loading.machine import cores
 
 
 class Watcher(Protocol):

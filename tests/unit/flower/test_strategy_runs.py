@@ -5,21 +5,16 @@ from typing import Any
 import pytest
 import runs
 import torch
-from federation import Federation
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp.strategy import Strategy
 from runs import arrays, equal, grid, methods, start, strategy, workload
-from workloads import Workload, squared
 
-from fedrac import data, models
 from fedrac.algorithm.adapt import AdaptSpec
 from fedrac.algorithm.schedule import ScheduleSpec
 from fedrac.algorithm.server import ServerSpec
 from fedrac.flower.strategy import FedRacLora
-from fedrac.partition import partition
 from fedrac.protocol.round_report import RoundReport
 from fedrac.results import checkpoint
-from fedrac.training.optimizer import LocalSpec
 
 every_method = pytest.mark.parametrize("name", methods())
 
@@ -67,20 +62,7 @@ def stop_at(report: RoundReport, round_: int) -> None:
 @every_method
 def test_messages_change_nothing(name: str) -> None:
     """A run over the grid is, bit for bit, that of the library's parts joined by hand."""
-    work = workload()
-    held, model = data.load(work["data"]), models.build(work["model"], work["seed"]).double()
-    made = partition.make(work["partition"], held, work["seed"])
-    inputs, targets = (torch.tensor(part).double() for part in (held.train.inputs, held.train.targets))
-    federation = Federation(
-        Workload(model, inputs, targets, squared, ("*.bias",)),
-        [torch.from_numpy(made.of(client)) for client in range(made.clients)],
-        methods()[name],
-        LocalSpec("adamw", 0.05, batch_size=4),
-        cohort=4,
-        eta=0.8,
-        weighting="examples",
-        seed=work["seed"],
-    )
+    federation = runs.by_hand(workload(), methods()[name], cohort=4, eta=0.8, weighting="examples")
     found = strategy(method=methods()[name], server=ServerSpec(4, weighting="examples", eta=0.8))
     runs.train(found, rounds=3)
     for _ in range(3):

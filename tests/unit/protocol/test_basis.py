@@ -6,12 +6,10 @@ from typing import Any
 import pytest
 import runs
 import torch
-from federation import Federation
 from runs import equal, start, strategy, workload
 from test_node_state import Nodes, folders, run
-from workloads import Workload, squared
 
-from fedrac import data, models
+from fedrac import data
 from fedrac.algorithm import basis
 from fedrac.algorithm.adapt import AdaptSpec
 from fedrac.algorithm.method import Method
@@ -20,9 +18,7 @@ from fedrac.experiment import compose
 from fedrac.experiment.run import in_process
 from fedrac.experiment.run import run as run_experiment
 from fedrac.flower.strategy import FedRacLora
-from fedrac.partition import partition
 from fedrac.results import checkpoint
-from fedrac.training.optimizer import LocalSpec
 
 ROWS = {f"layers.{i}.weight:A": basis.random(7, str(i), n, 2) for i, n in enumerate((4, 5))}
 BASIS = 8 * 2 * (4 + 5)  # bytes
@@ -65,22 +61,8 @@ def test_bytes_are_those_of_the_basis_and_the_cores() -> None:
 @pytest.mark.parametrize("merge", [True, False])
 def test_messages_change_nothing(merge: bool) -> None:
     """A run over the grid is, bit for bit, that of the library's parts joined by hand."""
-    work, method = workload(), Method(side="both", fresh=merge, merge=merge)
-    held, model = data.load(work["data"]), models.build(work["model"], work["seed"]).double()
-    made = partition.make(work["partition"], held, work["seed"])
-    inputs, targets = (torch.tensor(part).double() for part in (held.train.inputs, held.train.targets))
-    federation = Federation(
-        Workload(model, inputs, targets, squared, ("*.bias",)),
-        [torch.from_numpy(made.of(client)) for client in range(made.clients)],
-        method,
-        LocalSpec("adamw", 0.05, batch_size=4),
-        cohort=2,
-        eta=0.7,
-        seed=work["seed"],
-        columns=3,
-        fixed=2,
-        basis=ROWS,
-    )
+    method = Method(side="both", fresh=merge, merge=merge)
+    federation = runs.by_hand(workload(), method, cohort=2, eta=0.7, columns=3, fixed=2, basis=ROWS)
     found = two_sided(method=method)
     runs.train(found, 2, rounds=3)
     for _ in range(3):

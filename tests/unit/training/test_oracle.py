@@ -1,9 +1,8 @@
 """The cohort engine against the oracle: plain loops over dense matrices, one client at a time."""
 
 import pytest
-import torch
 from federation import Federation
-from oracle import Oracle
+from oracle import Oracle, agree
 from workloads import FACTORIES, conv, make, mlp, shards, text, tied
 
 from fedrac.algorithm.method import Method
@@ -50,21 +49,7 @@ def check(federation, rounds=ROUNDS):
         federation.eta,
         federation.weighting == "examples",
     )
-    begin = federation.weights()
-    for _ in range(rounds):
-        found = federation.round()
-        factors, losses = oracle.step()
-        assert set(found.factors) == set(factors[0])
-        for key, stacked in found.factors.items():
-            expected = torch.stack([f[key] for f in factors])
-            torch.testing.assert_close(stacked, expected, rtol=1e-10, atol=1e-10)
-        expected = torch.tensor(losses, dtype=torch.float64)
-        torch.testing.assert_close(found.losses, expected, rtol=1e-10, atol=1e-10)
-        model = federation.weights()
-        for name, expected in oracle.model().items():
-            torch.testing.assert_close(model[name], expected, rtol=1e-10, atol=1e-10)
-    for name in ranks:
-        assert not torch.equal(model[name], begin[name]), f"{name} never moved"
+    agree(federation, oracle, rounds, 1e-10)
     return federation
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from federation import Federation
-from oracle import Factors, Oracle
+from oracle import Factors, Oracle, agree
 from workloads import conv, make, mlp, shards, text
 
 from fedrac.algorithm.method import Method
@@ -49,16 +49,7 @@ def run(factory, local, rounds=5):
     f = Federation(make(factory), shards(), ROLORA, local, cohort=3, eta=0.8, weighting="examples")
     ranks = {b.name: b.rank for b in f.blocks}
     oracle = RoLoRA(f.workload, f.shards, ranks, f.alpha, ROLORA, f.sketch, local, 3, f.eta, True)
-    begin = f.weights()
-    for _ in range(rounds):
-        found = f.round()
-        factors, _ = oracle.step()
-        assert set(found.factors) == set(factors[0])
-        for key, stacked in found.factors.items():
-            torch.testing.assert_close(stacked, torch.stack([each[key] for each in factors]), rtol=1e-9, atol=1e-9)
-        for name, expected in oracle.model().items():
-            torch.testing.assert_close(f.weights()[name], expected, rtol=1e-9, atol=1e-9)
-    assert all(not torch.equal(f.weights()[b.name], begin[b.name]) for b in f.blocks)
+    agree(f, oracle, rounds)
     return f
 
 

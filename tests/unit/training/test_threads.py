@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from fedrac.loading import cores
 from fedrac.training import threads, work
 
 WAITS = """
@@ -50,33 +49,6 @@ def test_how_threads_wait_is_set_before_torch_is_loaded(way):
 )
 def test_a_setting_of_ones_own_stays(own, found):
     assert waiting(WAYS_IN[0], **own) == found
-
-
-def file_system(root: Path, cgroup: str, **files: str) -> Path:
-    (root / "proc/self").mkdir(parents=True)
-    (root / "proc/self/cgroup").write_text(cgroup)
-    for name, text in files.items():
-        place = root / "sys/fs/cgroup" / name.replace("__", "/").replace("--", ".")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(text)
-    return root
-
-
-@pytest.mark.parametrize(
-    ("cgroup", "files", "expected"),
-    [
-        ("0::/\n", {"cpu--max": "250000 100000\n"}, 2),
-        ("0::/a/b\n", {"a__b__cpu--max": "max 100000\n", "a__cpu--max": "50000 100000\n"}, 1),
-        ("0::/a\n", {"a__cpu--max": "900000 100000\n"}, 4),
-        ("4:cpu,cpuacct:/a\n", {"cpu__a__cpu--cfs_quota_us": "300000\n", "cpu__a__cpu--cfs_period_us": "100000\n"}, 3),
-        ("4:cpu:/host/a\n", {"cpu__cpu--cfs_quota_us": "200000\n", "cpu__cpu--cfs_period_us": "100000\n"}, 2),
-        ("4:cpu:/\n", {"cpu__cpu--cfs_quota_us": "-1\n", "cpu__cpu--cfs_period_us": "100000\n"}, 4),
-        ("4:memory:/\n", {"cpu__cpu--cfs_quota_us": "100000\n", "cpu__cpu--cfs_period_us": "100000\n"}, 4),
-    ],
-)
-def test_cores_are_those_of_affinity_and_quota(tmp_path, monkeypatch, cgroup, files, expected):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
-    assert cores.cores(file_system(tmp_path, cgroup, **files)) == expected
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from federation import Federation
-from oracle import Oracle
+from oracle import Oracle, agree
 from torch import Tensor
 from workloads import Workload, conv, grouped, linear, make, mlp, shards, text, tied
 
@@ -121,18 +121,7 @@ def check(factory, method: Method, local: LocalSpec, fixed: int = 0, layers=None
     oracle = TwoSided(
         work, f.shards, ranks, f.alpha, method, f.sketch, local, 3, f.eta, True, columns=K, fixed=fixed, basis=given
     )
-    begin = f.weights()
-    for _ in range(rounds):
-        found = f.round()
-        factors, losses = oracle.step()
-        assert set(found.factors) == set(factors[0])
-        for key, stacked in found.factors.items():
-            expected = torch.stack([each[key] for each in factors])
-            torch.testing.assert_close(stacked, expected, rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(found.losses, torch.tensor(losses, dtype=torch.float64), rtol=1e-9, atol=1e-9)
-        for name, expected in oracle.model().items():
-            torch.testing.assert_close(f.weights()[name], expected, rtol=1e-9, atol=1e-9)
-    assert all(not torch.equal(f.weights()[b.name], begin[b.name]) for b in f.blocks)
+    agree(f, oracle, rounds)
     return f
 
 

@@ -1,0 +1,70 @@
+"""What this process may use of the machine, which is not always all that the machine has."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+_Limit = Callable[[Path], float | None]
+
+
+def cores(root: Path = Path("/")) -> int:
+    """Cores that this process may use: its affinity, and the whole cores of the smallest quota of its cgroups.
+
+    Args:
+        root: of the file system that has ``proc`` and ``sys``.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min([affinity, *_limits(root, "cpu", _quota_v2, _quota_v1)])))
+
+
+def memory(root: Path = Path("/")) -> int:
+    """Bytes that this process may use: the machine's, or the smallest limit of its cgroups; not what is free of them.
+
+    Args:
+        root: of the file system that has ``proc`` and ``sys``.
+    """
+    all_of_it = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**33
+    return int(min([all_of_it, *_limits(root, "memory", _bytes("memory.max"), _bytes("memory.limit_in_bytes"))]))
+
+
+def _limits(root: Path, controller: str, v2: _Limit, v1: _Limit) -> Iterator[float]:
+    """Each limit of the process's own cgroups and of those that they lie in, version 2 and version 1."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:  # no Linux
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        top, limit = (root / "sys/fs/cgroup" / controller, v1) if controllers else (root / "sys/fs/cgroup", v2)
+        own = top / path.lstrip("/")
+        for folder in (own, *own.parents):
+            if folder.is_relative_to(top) and (found := limit(folder)) is not None:
+                yield found
+
+
+def _quota_v2(folder: Path) -> float | None:
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else int(quota) / int(period)
+
+
+def _quota_v1(folder: Path) -> float | None:
+    try:
+        quota, period = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+    except (OSError, ValueError):
+        return None
+    return None if quota < 0 else quota / period
+
+
+def _bytes(file: str) -> _Limit:
+    def limit(folder: Path) -> float | None:
+        try:
+            return float((folder / file).read_text())
+        except (OSError, ValueError):  # there is none, or it says max
+            return None
+
+    return limit
