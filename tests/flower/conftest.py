@@ -1,5 +1,6 @@
 """A SuperLink that the tests of this folder share, and an app to run on it."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,18 +23,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def app_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The app's files alone: `flwr run` walks the whole folder, and a `.venv` there takes it seconds a run."""
     folder = tmp_path_factory.mktemp("app")
-    for name in ("pyproject.toml", "tests/unit/own_methods.py"):  # a module of one's own goes along
-        shutil.copy(ROOT / name, folder)
+    shutil.copy(ROOT / "pyproject.toml", folder)
     for name in ("fedrac", "server_app", "client_app", "conf"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
 
 @pytest.fixture(scope="session")
-def superlink(_cache: None) -> Iterator[dict[str, str]]:
-    """The environment in which `flwr` finds the SuperLink; it sees the cache folder of the tests."""
-    with superlink_environment() as environment:
-        yield environment
+def superlink(_cache: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment in which `flwr` finds the SuperLink; it sees the cache folder, and a module of the tests' own."""
+    folder = tmp_path_factory.mktemp("own")
+    shutil.copy(ROOT / "tests/unit/own_methods.py", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")])))
+        with superlink_environment() as environment:
+            yield environment
 
 
 @pytest.fixture
