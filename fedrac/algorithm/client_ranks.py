@@ -1,7 +1,7 @@
-"""Clients of different rank: one of rank r_c trains the first r_c columns of a sketch, and sends no more.
+"""Clients of different rank: one of rank r_c trains the first r_c columns of the round's sketch, and sends no more.
 
-All clients of a round share the sketch, so their factors are rows of the same matrix: A_c has its first r_c rows, B_c
-its first r_c columns, a core its first r_c rows. What a client does not train is zero in its factor.
+All clients of a round share the sketch. So their factors are parts of one matrix: a client has the first r_c rows of A
+or of a core, and the first r_c columns of B. What it does not train is zero in its factor.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,36 +9,40 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fedrac.algorithm.blocks import Block
-from fedrac.algorithm.method import RoundMethod
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def axis_of(letter: str) -> int:
+    """Along which axis a factor has the rank: ``A`` and ``Z`` along their rows, ``B`` along its columns."""
+    return -1 if letter == "B" else -2
 
 
 def trained_part(letter: str, shape: Sequence[int], ranks: Sequence[int]) -> Tensor:
-    """Which entries of a factor of this shape clients of these ranks train: (C, ..., r, 1) or (C, ..., 1, r) bool.
+    """Which entries of a factor (..., r, n) or (..., m, r) clients of these ranks (C,) train.
 
-    Args:
-        letter: ``A`` and ``Z`` have the rank along their rows, ``B`` along its columns.
-        shape: of the factor, (..., r, n) or (..., m, r).
-        ranks: (C,).
+    Returns:
+        (C, ..., r, 1) or (C, ..., 1, r) bool.
     """
-    axis = -1 if letter == "B" else -2
-    places = [1] * len(shape)
+    places, axis = [1] * len(shape), axis_of(letter)
     places[axis] = shape[axis]
     kept = torch.arange(shape[axis]) < torch.tensor(list(ranks)).unsqueeze(-1)
     return kept.view(len(ranks), *places)
 
 
-def trained_parts(blocks: Sequence[Block], method: RoundMethod, ranks: Sequence[int]) -> dict[str, Tensor]:
-    """`trained_part` by `Block.key` of every factor of low rank that a round trains."""
-    found = {}
-    for block in blocks if method.train != "full" else ():
-        for letter in block.trained_letters(method):
-            if letter != "D":
-                found[block.key(letter)] = trained_part(letter, block.factor_shape(letter), ranks)
-    return found
+def trained_parts(shapes: Shapes, ranks: Sequence[int]) -> dict[str, Tensor]:
+    """`trained_part` by `Block.key` of every factor; a parameter that is trained in full (``D``) has no rank."""
+    letters = {key: key.rpartition(":")[2] for key in shapes}
+    return {key: trained_part(letters[key], shape, ranks) for key, shape in shapes.items() if letters[key] != "D"}
 
 
-def whole_parts(shapes: Mapping[str, Sequence[int]], parts: Mapping[str, Tensor], clients: int) -> dict[str, Tensor]:
-    """By key, (C, ...) bool: which entries of what a client uploads it has trained; all where nothing is said."""
-    every = torch.ones(1, dtype=torch.bool)
-    return {key: parts.get(key, every).expand(clients, *shape) for key, shape in shapes.items()}
+def shapes_of_rank(shapes: Shapes, rank: int | None) -> dict[str, tuple[int, ...]]:
+    """By `Block.key`, the shape of what a client of this rank trains of each factor; None: all of it."""
+    return {key: shape if rank is None else _narrow(key, shape, rank) for key, shape in shapes.items()}
+
+
+def _narrow(key: str, shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    if (letter := key.rpartition(":")[2]) == "D":
+        return shape
+    found = list(shape)
+    found[axis_of(letter)] = min(rank, shape[axis_of(letter)])
+    return tuple(found)

@@ -1,12 +1,14 @@
 """What a round makes of its clients' factors, before the server steps."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from fedrac.algorithm.client_ranks import trained_part
 
 Shares = NDArray[np.float64]
 
@@ -19,11 +21,15 @@ class Cohort:
         shares: (C,), what each counts, summing to 1.
         clients: ids, (C,).
         losses: mean training losses of the round, (C,).
+        ranks: of each client, (C,), where they differ; None: all have trained whole factors.
+        start: by letter, the factors that the round started from, (...), where they are carried on.
     """
 
     shares: Shares
     clients: Sequence[int] = ()
     losses: Sequence[float] = ()
+    ranks: Sequence[int] | None = None
+    start: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def average(stacked: Tensor, weights: Shares) -> Tensor:
@@ -32,6 +38,20 @@ def average(stacked: Tensor, weights: Shares) -> Tensor:
     for weight, factor in zip(weights, stacked, strict=True):
         total += weight * factor.double().numpy()
     return torch.from_numpy(total)
+
+
+def mean_of(letter: str, stacked: Tensor, cohort: Cohort) -> Tensor:
+    """The mean of a factor (C, ...), in float64. Where clients differ in rank, a column's is over those who trained it.
+
+    A column that nobody trained stays as it was when the round started.
+    """
+    if cohort.ranks is None or letter == "D":
+        return average(stacked, cohort.shares)
+    part = trained_part(letter, stacked.shape[1:], cohort.ranks)
+    total = average(stacked, cohort.shares)  # what is not trained is zero
+    trained = average(part, cohort.shares)
+    start = cohort.start.get(letter, torch.zeros(()))
+    return torch.where(trained > 0, total / trained.clamp_min(torch.finfo(torch.float64).tiny), start.double())
 
 
 def mean_of_products(factors: Mapping[str, Tensor], weights: Shares) -> Tensor:

@@ -25,9 +25,9 @@ core is (p, k): Two-sided, and Fed-SB (arXiv 2502.15436), where both stay as the
 
 Algorithm 1 of arXiv 2410.08305 (RAC-LoRA, no federation) is the case of one client.
 
-A method of one's own is a frozen dataclass that derives from `Method` and has another `Method.at`, `Method.mean` or
-`Method.step`, which are pure functions: settings name its import path (``method._target_``). All but the mean are also
-called on nodes, which make the server's steps themselves.
+A method of one's own is a frozen dataclass that derives from `Method` and has another `Method.at`, `Method.mean`,
+`Method.step` or `Method.client_rank`, which are pure functions: settings name its import path (``method._target_``).
+The first and the third are also called on nodes, which make the server's steps themselves.
 """
 
 import math
@@ -37,9 +37,10 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from fedrac.algorithm.means import Cohort, average, mean_of_products
+from fedrac.algorithm.means import Cohort, mean_of, mean_of_products
 from fedrac.algorithm.server_optimizer import ServerOptimizer
 from fedrac.algorithm.sketch import Side
+from fedrac.algorithm.streams import Stream
 
 RoundSide = Side | Literal["both"]
 Sides = Literal["left", "right", "alternate", "alternate_right", "both"]
@@ -76,6 +77,10 @@ class Method:
             which differs if both factors are trained (section 4.1: by the covariance of the factors).
         optimizer: of the server, over merged updates, or over carried factors; a mapping of its settings is taken, too.
             None: the step ``eta'`` alone.
+        ranks: of clients: each draws one of these once for the run, from the stream ``rank``, and has no more than its
+            own (``rank`` in ``system.table`` or in a node's config); with none to draw from, its own alone. A client
+            of rank r_c trains the first r_c columns of the sketch (`fedrac.algorithm.client_ranks`). None: all
+            clients train whole factors.
         prox: mu of FedProx: a client's objective has ``mu/2 |F - F_0|^2`` for every factor F that it trains, where F_0
             is the round's start. 0: it has not.
 
@@ -91,6 +96,7 @@ class Method:
     average: Average = "factors"
     optimizer: ServerOptimizer | None = None
     prox: float = 0.0
+    ranks: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.optimizer, Mapping):  # as it comes from JSON or YAML
@@ -104,6 +110,10 @@ class Method:
                 raise ValueError(f"method.{field}={value!r} is unknown: choose one of {', '.join(known)}")
         if not 0 <= self.prox < math.inf:
             raise ValueError(f"method.prox={self.prox} must not be negative, nor infinite")
+        if wrong := [rank for rank in self.ranks or () if rank < 1]:
+            raise ValueError(f"method.ranks={list(self.ranks or ())}: {wrong[0]} is no rank, which is at least 1")
+        if self.has_ranks and self.train == "full":
+            raise ValueError("method.train=full has no factors that clients could have different ranks of: ranks=null")
         if self.average == "products" and self.train != "both":
             raise ValueError(
                 f"method.average=products with method.train={self.train} is the same as averaging factors, because "
@@ -153,7 +163,7 @@ class Method:
             also the product ``BA`` (..., m, n); this one alone, if it is merged.
         """
         products = self.average == "products" and factors.keys() == {"A", "B"}
-        found = {x: average(each, cohort.shares) for x, each in factors.items() if not (products and self.merge)}
+        found = {x: mean_of(x, each, cohort) for x, each in factors.items() if not (products and self.merge)}
         return {**found, "BA": mean_of_products(factors, cohort.shares)} if products else found
 
     def step(self, key: str, update: Tensor, moments: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -168,6 +178,20 @@ class Method:
             The step, as ``update``; and what is carried on, as ``update`` each, under names that begin with ``key/``.
         """
         return (update, {}) if self.optimizer is None else self.optimizer.step(key, update, moments)
+
+    def client_rank(self, client: int, seed: int) -> int | None:
+        """The rank of a client, in all rounds; None: that of each layer. Computed by the server alone.
+
+        Args:
+            client: its id.
+            seed: of the run, for a `Stream`.
+        """
+        return self.ranks[Stream(seed, "rank", client).below(len(self.ranks))] if self.ranks else None
+
+    @property
+    def has_ranks(self) -> bool:
+        """Whether clients differ in rank."""
+        return self.ranks is not None or self.has_own("client_rank")
 
     def has_own(self, function: str) -> bool:
         """Whether a function, e.g. ``mean``, is another one than that of this class."""

@@ -34,6 +34,14 @@ def of_round(method: Method, round_: int) -> RoundMethod:
     return found
 
 
+def of_rank(method: Method, client: int, seed: int) -> int | None:
+    """What `Method.client_rank` says of a client; raises as `of_round`."""
+    found = method.client_rank(client, seed)
+    if found is not None and (type(found) is not int or found < 1):
+        raise _wrong(method, f"client_rank({client}, {seed})", str(found), "a whole number of at least 1, or None")
+    return found
+
+
 def of_mean(method: Method, name: str, found: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """What `Method.mean` made of the parameter ``name``, by letter; ``shapes`` are due. Raises as `of_round`."""
     _check_names(method, "mean", name, found, shapes)

@@ -162,7 +162,9 @@ def round_means(
     for block in blocks:
         mine = {x: stacked[block.key(x)] for x in block.trained_letters(method)}
         due = {x: _mean_shape(block, x) for x in mean_letters(block, method)}
-        means = returned.of_mean(method.method, block.name, method.method.mean(mine, cohort), due)
+        start = {x: state.factors[block.key(x)] for x in mine if block.key(x) in state.factors}
+        means = method.method.mean(mine, replace(cohort, start=start))
+        means = returned.of_mean(method.method, block.name, means, due)
         found |= {block.key(x): mean.to(state.weights[block.name].dtype) for x, mean in means.items()}
     return found
 

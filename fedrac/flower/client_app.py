@@ -16,16 +16,19 @@ from fedrac.algorithm.state import ServerState
 from fedrac.flower.host import Host
 from fedrac.flower.node import answering, host_of, ledger_of, rules_of
 from fedrac.loading.limits import Refused
+from fedrac.loading.told import told
 from fedrac.protocol import column_sums, secure_client
 from fedrac.protocol.catch_up import follow, merged, replica_of
 from fedrac.protocol.client_evaluation import encode_metrics
-from fedrac.protocol.coding import CodedRound, UploadCoding
+from fedrac.protocol.coding import CodedRound
 from fedrac.protocol.connected_clients import decode_question, encode_hosted
 from fedrac.protocol.ledger import Ledger
 from fedrac.protocol.messages import RoundPlan, decode_plan
+from fedrac.protocol.node_config import NodeConfig
 from fedrac.protocol.own_noise import protected
 from fedrac.protocol.policy import Policy
-from fedrac.protocol.replies import Reply, encode_reply
+from fedrac.protocol.ranked import RankedCoding
+from fedrac.protocol.replies import Coding, Reply, encode_reply
 from fedrac.protocol.secure_messages import NAME as SECURE
 from fedrac.protocol.secure_messages import ids
 from fedrac.protocol.secure_update import hidden
@@ -43,7 +46,9 @@ def query(message: Message, context: Context) -> RecordDict:
         return RecordDict()
     host = host_of(decode_question(message.content), context)
     there = replica_of(host.initial, context)
-    return encode_hosted(replace(host.hosted(), offers=tuple(there.offers()), initial=there.initial.digest))
+    rank = NodeConfig.read(context.node_config).rank
+    offers, initial = tuple(there.offers()), there.initial.digest
+    return encode_hosted(replace(host.hosted(), offers=offers, initial=initial, rank=rank))
 
 
 @app.train()
@@ -51,6 +56,7 @@ def query(message: Message, context: Context) -> RecordDict:
 def train(message: Message, context: Context) -> RecordDict:
     """Trains the clients that the server's plan names."""
     asked, rules = _Asked.read(message, context), rules_of(context)
+    _check_ranks(asked, NodeConfig.read(context.node_config).rank)
     if rules is not None:
         rules.policy.check_round(asked.plan.spec, tuple(asked.blocks), asked.host.model)
     state, kept = asked.follow(context)
@@ -124,6 +130,14 @@ class _Asked:
         return follow(self.plan, self.blocks, replica_of(self.host.initial, context))
 
 
+def _check_ranks(asked: _Asked, most: int) -> None:
+    """Raises ValueError where a client would train more than the node can (``rank`` of its config)."""
+    whole = [block.rank for block in asked.blocks if block.rank is not None]
+    wanted = max(asked.plan.ranks.values() or whole, default=0)
+    if most and wanted > most:
+        raise told(ValueError(f"rank {wanted} is asked of a node with rank={most} in its config: set method.ranks"))
+
+
 def _protected(
     plan: RoundPlan, blocks: Sequence[Block], state: ServerState, reply: Reply, ledger: Ledger, policy: Policy
 ) -> Reply:
@@ -133,9 +147,11 @@ def _protected(
     return protected(reply, _space(plan, blocks, state), policy)
 
 
-def _coding(plan: RoundPlan, blocks: Sequence[Block], state: ServerState) -> UploadCoding | None:
+def _coding(plan: RoundPlan, blocks: Sequence[Block], state: ServerState) -> Coding | None:
     """How what the clients found is sent."""
     spec, method = plan.spec, plan.spec.method.at(plan.spec.round)
+    if plan.ranks:
+        return RankedCoding(plan.ranks)
     if spec.bits.upload is None:
         return None
     from_zero = method.merge and method.train != "both"

@@ -158,7 +158,7 @@ class Host:
         local = plan.spec.local
 
         def train(clients: Sequence[int]) -> CohortResult:
-            shards = [Shard(c, torch.from_numpy(self.partition.of(c))) for c in clients]
+            shards = [Shard(c, torch.from_numpy(self.partition.of(c)), plan.ranks.get(c)) for c in clients]
             return train_cohort(
                 self._adjusted(problem, shards, local), start, shards, local, self.seed, plan.spec.round
             )

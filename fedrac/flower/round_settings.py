@@ -67,6 +67,11 @@ class RoundSettings:
                 f"upload.bits={self.bits.upload} with secure_aggregation.enabled=true: under masks all updates lie on "
                 "one grid already, and a scale of each client's own would tell what they hide. Set upload.bits=null"
             )
+        if self.method.has_ranks and (self.bits.upload is not None or self.secure.enabled or self.guard.active):
+            raise ValueError(
+                "method.ranks: clients of different rank cannot be compared, nor added up, entry by entry: set "
+                "upload.bits=null, guard.mean=mean, guard.clip=null and secure_aggregation=off"
+            )
         for number in range(1, self.method.period + 1):
             self.grid(returned.of_round(self.method, number))
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from flwr.app import Message, MetricRecord, RecordDict
+from flwr.app import Message, MessageType, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedrac.aggregation.guard import begin, guard, secret_of
@@ -30,6 +30,7 @@ from fedrac.protocol.coding import CodedRound
 from fedrac.protocol.connected_clients import ConnectedClients
 from fedrac.protocol.downloads import Downloads
 from fedrac.protocol.messages import RoundSpec, Shapes, encode_plan, payload_bytes, to_record
+from fedrac.protocol.ranked import RankedCoding
 from fedrac.protocol.replay import FinishedRound, Replay
 from fedrac.protocol.replies import Reply, keeps, lack_of, offers_of
 from fedrac.protocol.round_replies import collect, enforce, enforce_finite
@@ -51,6 +52,7 @@ class RoundUnderWay:
         method: what the method does in this round.
         sketches: its random factors.
         hosts: by node id, the clients of the cohort that the node trains.
+        ranks: by client of the cohort, where they differ; else empty.
         report: what is known of it so far; it is filled as the round goes on.
         failed: nodes of which nothing good has come.
         counted: whether clients that a host simulates are taken to keep, and counted as downloads, what is sent.
@@ -65,6 +67,7 @@ class RoundUnderWay:
     failed: set[int] = field(default_factory=set)
     counted: bool = True
     secure: SecureRound | None = None
+    ranks: Mapping[int, int] = field(default_factory=dict)
 
 
 class Rounds:
@@ -112,10 +115,24 @@ class Rounds:
         report.cohort = of.server.selection.draw(connected.clients, connected.examples, size, seed, number)
         at = returned.of_round(of.method, number)
         sketches = draw_sketches(of.blocks, of.method, of.sketch, number, state.basis)
+        ranks = self._ranks(report.cohort)
         if of.server.system.is_active:
-            self._clock.tell(report, None if of.send_sketch == "seed" else sketches.values)
+            self._clock.tell(report, None if of.send_sketch == "seed" else sketches.values, ranks)
         hosts = connected.by_host([client for client in report.cohort if client not in report.late])
-        return RoundUnderWay(state, at, sketches, hosts, report)
+        return RoundUnderWay(state, at, sketches, hosts, report, ranks=ranks)
+
+    def _ranks(self, cohort: Sequence[int]) -> dict[int, int]:
+        """By client of the cohort what the method says, and at most its own; empty where all train whole factors."""
+        of, found = self._settings, {}
+        if not of.method.has_ranks:
+            return {}
+        most = max((block.rank for block in of.blocks if block.rank is not None), default=1)
+        for node, clients in self._connected.by_host(cohort).items():
+            node_rank = self._connected.hosts[node].rank or most
+            for client in clients:
+                rule = returned.of_rank(of.method, client, of.sketch.seed) or most
+                found[client] = min(rule, of.server.system.rank(client) or most, node_rank, most)
+        return found
 
     def open(self, round_: RoundUnderWay, ask: Ask) -> RoundUnderWay:
         """Has the clients agree on masks, where the server is to see their sum alone; who cannot is left out.
@@ -155,7 +172,8 @@ class Rounds:
             if node in round_.failed:
                 continue
             hosted = self._connected.hosts[node]
-            content = encode_plan(spec, clients, self._downloads.content(node, hosted), matrices)
+            ranks = round_.ranks if kind == MessageType.TRAIN else None
+            content = encode_plan(spec, clients, self._downloads.content(node, hosted), matrices, ranks)
             if round_.secure is not None:
                 content.update(round_.secure.content(clients))
             found.append(Message(content, node, kind, group_id=str(report.round)))
@@ -221,7 +239,8 @@ class Rounds:
             shapes, dtype = {MASKED: (grid.length(entries),)}, grid.dtype
         announced = self._connected.examples_of(round_.report.cohort)
         before = round_.secure.refused if round_.secure else []
-        coding = self._coded(round_).uploads(self._settings.bits.upload)
+        bits = self._settings.bits.upload
+        coding = RankedCoding(round_.ranks) if round_.ranks else self._coded(round_).uploads(bits)
         found = collect(round_.report, round_.hosts, replies, shapes, dtype, announced, before, coding)
         for node, kept in found.kept.items():
             self._downloads.landed(node, round_.hosts[node], kept)
@@ -236,7 +255,8 @@ class Rounds:
         of, state, report = self._settings, round_.state, round_.report
         weights = shares(reply.examples, of.server.weighting)
         if round_.secure is None and not of.guard.active:
-            cohort = Cohort(weights, reply.clients, reply.losses)
+            ranks = [round_.ranks[client] for client in reply.clients] if round_.ranks else None
+            cohort = Cohort(weights, reply.clients, reply.losses, ranks)
             return round_means(state, of.blocks, round_.method, reply.factors, cohort), state.guard
         space = UpdateVectors(of.blocks, round_.method, round_.sketches.values, state.factors)
         size, population = len(report.cohort), len(self._connected.clients)

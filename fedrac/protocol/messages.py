@@ -66,6 +66,7 @@ class RoundPlan:
     Attributes:
         spec: the same for every host.
         clients: the clients that this host trains or tests.
+        ranks: by client, where they differ (`Method.ranks`); else empty.
         update: leads to the state that they start from.
         sketches: by `Block.sketch_key`, the random factors, if they are sent as matrices; else empty.
     """
@@ -74,6 +75,7 @@ class RoundPlan:
     clients: Sequence[int]
     update: Update
     sketches: Mapping[str, Tensor]
+    ranks: Mapping[int, int] = field(default_factory=dict)
 
 
 def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
@@ -172,9 +174,16 @@ def decode_update(content: RecordDict) -> Update:
     )
 
 
-def encode_plan(spec: RoundSpec, clients: Sequence[int], update: RecordDict, sketches: ArrayRecord) -> RecordDict:
+def encode_plan(
+    spec: RoundSpec,
+    clients: Sequence[int],
+    update: RecordDict,
+    sketches: ArrayRecord,
+    ranks: Mapping[int, int] | None = None,
+) -> RecordDict:
     """The content of one host's message. The records are shared by the messages of a round, never copied."""
-    plan = ConfigRecord({"clients": list(clients), "spec": json.dumps(vars(spec), default=_values)})
+    told = {"ranks": [ranks[client] for client in clients]} if ranks else {}
+    plan = ConfigRecord({"clients": list(clients), "spec": json.dumps(vars(spec), default=_values), **told})
     return RecordDict({"plan": plan, **update, "sketches": sketches})
 
 
@@ -191,7 +200,7 @@ def decode_plan(content: RecordDict) -> RoundPlan:
     plan = content.config_records["plan"]
     raw = json.loads(str(plan["spec"]))
     betas = tuple(raw["local"].pop("betas"))
-    typed = {
+    typed: dict[str, Any] = {
         "method": method_settings.read(raw.pop("method")),
         "sketch": SketchSpec(**raw.pop("sketch")),
         "bits": BitsSpec(**raw.pop("bits")),
@@ -199,4 +208,7 @@ def decode_plan(content: RecordDict) -> RoundPlan:
         "grid": SecureGrid(**grid) if (grid := raw.pop("grid")) else None,
     }
     sketches = from_record(content.array_records["sketches"])
-    return RoundPlan(RoundSpec(**raw, **typed), list(plan["clients"]), decode_update(content), sketches)  # type: ignore[arg-type]
+    clients: list[int] = list(plan["clients"])  # type: ignore[arg-type]
+    told: list[int] = list(plan.get("ranks", []))  # type: ignore[arg-type]
+    ranks = dict(zip(clients, told, strict=True)) if told else {}
+    return RoundPlan(RoundSpec(**raw, **typed), clients, decode_update(content), sketches, ranks)

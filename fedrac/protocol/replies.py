@@ -28,6 +28,9 @@ from fedrac.protocol.node_values import (
     numbers,
     unusable,
 )
+from fedrac.protocol.ranked import RankedCoding
+
+Coding = UploadCoding | RankedCoding
 
 _CANNOT_REBUILD = {
     "missing": "it no longer has the state that they follow from",
@@ -75,7 +78,7 @@ class Refusal:
 
 
 def encode_reply(
-    round_: int, reply: Reply, failed: Mapping[int, str], kept: bool = False, coding: UploadCoding | None = None
+    round_: int, reply: Reply, failed: Mapping[int, str], kept: bool = False, coding: Coding | None = None
 ) -> RecordDict:
     """The content of a host's answer.
 
@@ -105,7 +108,7 @@ def decode_reply(
     shapes: Shapes,
     dtype: torch.dtype,
     announced: Mapping[int, int] | None = None,
-    coding: UploadCoding | None = None,
+    coding: Coding | None = None,
 ) -> tuple[Reply, list[Refusal]]:
     """Checks a host's answer against what it was asked for.
 
@@ -197,7 +200,7 @@ def join(replies: Sequence[Reply]) -> Reply:
 
 
 def _parse(
-    content: RecordDict, round_: int, shapes: Shapes, dtype: torch.dtype, coding: UploadCoding | None
+    content: RecordDict, round_: int, shapes: Shapes, dtype: torch.dtype, coding: Coding | None
 ) -> tuple[Reply, dict[int, str]]:
     meta, metrics = content.config_records["reply"], content.metric_records["metrics"]
     if type(meta["round"]) is not int or meta["round"] != round_:
@@ -220,15 +223,13 @@ def _parse(
 
 
 def _factors(
-    record: ArrayRecord, clients: Sequence[int], shapes: Shapes, dtype: torch.dtype, coding: UploadCoding | None
+    record: ArrayRecord, clients: Sequence[int], shapes: Shapes, dtype: torch.dtype, coding: Coding | None
 ) -> dict[str, Tensor]:
     """By `Block.key`, (k, ...) in ``dtype``, however they were sent."""
-    packed, sent = from_record(record)["factors"], dtype if coding is None else torch.uint8
-    size = sum(map(math.prod, shapes.values())) if coding is None else coding.size(shapes)
-    if tuple(packed.shape) != (len(clients), size) or packed.dtype != sent:
-        raise ValueError(
-            f"field factors is {packed.dtype} {tuple(packed.shape)}, expected {sent} {(len(clients), size)}"
-        )
+    packed, whole = from_record(record)["factors"], (len(clients), sum(map(math.prod, shapes.values())))
+    size, sent = (whole, dtype) if coding is None else coding.form(clients, shapes, dtype)
+    if tuple(packed.shape) != size or packed.dtype != sent:
+        raise ValueError(f"field factors is {packed.dtype} {tuple(packed.shape)}, expected {sent} {size}")
     return unpack(packed, shapes) if coding is None else coding.decode(clients, packed, shapes, dtype)
 
 

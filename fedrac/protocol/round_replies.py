@@ -10,9 +10,8 @@ from flwr.app import Message
 from torch import Tensor
 
 from fedrac.algorithm.server import ServerSpec
-from fedrac.protocol.coding import UploadCoding
 from fedrac.protocol.messages import Shapes, payload_bytes
-from fedrac.protocol.replies import Refusal, Reply, decode_reply, is_late, join, keeps
+from fedrac.protocol.replies import Coding, Refusal, Reply, decode_reply, is_late, join, keeps
 from fedrac.protocol.round_report import CohortFailure, Divergence, RoundReport
 
 log = logging.getLogger(__name__)
@@ -43,7 +42,7 @@ def collect(
     dtype: torch.dtype,
     announced: Mapping[int, int] | None = None,
     before: Sequence[tuple[int, Refusal]] = (),
-    coding: UploadCoding | None = None,
+    coding: Coding | None = None,
 ) -> RoundReplies:
     """Matches a round's replies with what was asked.
 

@@ -166,8 +166,8 @@ def eigenvalues(block: Block, method: RoundMethod, law: Law) -> tuple[float, flo
 
 def _check(experiment: Experiment) -> None:
     method, local = experiment.method, experiment.local
-    if type(method) is not Method:
-        raise ValueError(f"no theorem covers {method.name}: it has functions of its own")
+    if type(method) is not Method or method.has_ranks:
+        raise ValueError(f"no theorem covers {method.name}: it has functions of its own, or clients of different rank")
     if method.train == "both" or not method.merge:
         raise ValueError(
             f"no theorem covers {method.name}: only a chain with one trained factor (method=fed_rac_lora), or full "

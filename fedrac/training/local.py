@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from fedrac.algorithm.client_ranks import trained_parts
 from fedrac.algorithm.round_start import Start
 from fedrac.algorithm.streams import Stream
 from fedrac.training import alone
 from fedrac.training.adapter import CohortAdapter
 from fedrac.training.dropout import ClientDropout, no_global_draws
 from fedrac.training.evaluation import call
-from fedrac.training.gradients import add_l2, add_prox, clip_per_client, precondition
+from fedrac.training.gradients import add_l2, add_prox, clip_per_client, precondition, ranked_gram_inverse
 from fedrac.training.layout import Layout
 from fedrac.training.memory import most_tokens
 from fedrac.training.minibatches import Minibatches, Steps, chunks
@@ -132,10 +133,23 @@ class _Lockstep:
         self.orders = Minibatches(shards, spec, seed, round_, most)
         self.device = next(problem.model.parameters()).device
         self.factors = {k: v.to(self.device).repeat(len(shards), *[1] * v.ndim) for k, v in start.trained.items()}
+        self.parts, self.gram_inverse = self._of_ranks(shards)
+        for key, part in self.parts.items():
+            self.factors[key] *= part
         self.optimizer = StackedOptimizer(self.factors, spec)
         self.loss_sums = torch.zeros(len(shards), dtype=torch.float64)
         self.dropout = ClientDropout(seed, round_, self.clients, self.device)
         self.adapter = CohortAdapter(problem.model, problem.blocks, way, self.dropout)
+
+    def _of_ranks(self, shards: Sequence[Shard]) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        """Which part of its factors each client trains, and the Gram inverses of its part of the sketch."""
+        start = self.start
+        ranks = [shard.rank for shard in shards if shard.rank is not None]
+        if not ranks:
+            return {}, start.gram_inverse
+        parts = trained_parts({key: tuple(value.shape) for key, value in start.trained.items()}, ranks)
+        inverses = ranked_gram_inverse(self.problem.blocks, start.frozen, ranks) if start.gram_inverse else {}
+        return {k: v.to(self.device) for k, v in parts.items()}, {k: v.to(self.device) for k, v in inverses.items()}
 
     def run(self) -> None:
         together = self._steps if self.problem.lengths is None or self.way.padded else self._steps_by_length
@@ -216,10 +230,14 @@ class _Lockstep:
             add_l2(gradients, {**self.start.frozen, **parameters}, self.problem, self.spec.l2)
         if self.start.prox:
             add_prox(gradients, parameters, self.start.trained, self.start.prox)
+        for key, part in self.parts.items():
+            gradients[key] = gradients[key] * part[: len(gradients[key])]
         if self.spec.clip is not None:
             clip_per_client(gradients, self.spec.clip)
         if self.spec.precondition:
-            precondition(gradients, self.problem.blocks, self.start.gram_inverse)
+            clients = len(next(iter(gradients.values())))
+            inverses = self.gram_inverse if not self.parts else {k: v[:clients] for k, v in self.gram_inverse.items()}
+            precondition(gradients, self.problem.blocks, inverses)
         return gradients
 
 

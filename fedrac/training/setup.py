@@ -20,10 +20,12 @@ class Shard:
     Attributes:
         client: its id.
         index: (examples,) int64, rows of the data that belong to it.
+        rank: it trains the first so many columns of the sketch; None: all.
     """
 
     client: int
     index: Tensor
+    rank: int | None = None
 
     def __len__(self) -> int:
         return self.index.shape[0]

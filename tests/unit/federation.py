@@ -85,8 +85,16 @@ class Federation:
         work.model.load_state_dict(self.state.weights)
         take = lambda i: (work.inputs[i], work.targets[i])  # noqa: E731
         problem = TrainingSetup(work.model, self.blocks, work.loss, take, self.ways)
-        chosen = [Shard(c, self.shards[c]) for c in clients]
+        ranks = self.client_ranks(clients) or [None] * len(clients)
+        chosen = [Shard(c, self.shards[c], rank) for c, rank in zip(clients, ranks, strict=True)]
         return train_cohort(problem, start or self.start(round_), chosen, self.local, self.seed, round_)
+
+    def client_ranks(self, clients: Sequence[int]) -> list[int] | None:
+        """Of these clients, where they differ."""
+        if not self.method.has_ranks:
+            return None
+        most = max(block.rank or 1 for block in self.blocks)
+        return [min(self.method.client_rank(client, self.seed) or most, most) for client in clients]
 
     def adapter(self) -> CohortAdapter:
         """The model's layers with the clients' factors in them."""
@@ -106,6 +114,7 @@ class Federation:
             found.factors,
             weights,
             self.eta,
+            self.client_ranks(clients),
         )
         return found
 
@@ -129,9 +138,11 @@ def step(
     stacked: Mapping[str, Tensor],
     weights: Shares,
     eta: float,
+    ranks: Sequence[int] | None = None,
 ) -> ServerState:
     """The state after a round in which the clients found ``stacked``: their mean, and the server step."""
-    return advance(state, blocks, method, sketches, round_means(state, blocks, method, stacked, Cohort(weights)), eta)
+    means = round_means(state, blocks, method, stacked, Cohort(weights, ranks=ranks))
+    return advance(state, blocks, method, sketches, means, eta)
 
 
 def predict(workload: Workload, weights: Mapping[str, Tensor], rows: Tensor) -> Tensor:

@@ -118,8 +118,10 @@ def test_bytes_of_a_round(name: str, send: str) -> None:
     sides = {"left": left, "right": right, "both": left}  # without adapt.columns the right side of both is the identity
     factors = [sides[method.at(round_).side] for round_ in (1, 2)]
     up, after = ({"full": full, "both": left + right, "factor": factor}[method.train] for factor in factors)
-    assert first.upload_bytes == (up + 3) * number * runs.CLIENTS
-    assert report.upload_bytes == (after + 3) * number * runs.CLIENTS
+    ranks = [min(method.client_rank(client, 1) or rank, rank) for client in range(runs.CLIENTS)]
+    assert first.upload_bytes == sum((up * own // rank + 3) * number for own in ranks)
+    assert report.upload_bytes == sum((after * own // rank + 3) * number for own in ranks)
+    assert method.has_ranks == (len(set(ranks)) > 1)
     sent = send == "matrix" and method.train != "full"
     frozen, sketches = (left + right - factor if sent else 0 for factor in factors)
     begin = left + right if len(method.sides) > 1 else up  # of factors that are carried on
