@@ -23,7 +23,6 @@ from fedrac.aggregation.guard import GuardSpec
 from fedrac.aggregation.secure_grid import SecureSpec
 from fedrac.algorithm.adapt import AdaptSpec
 from fedrac.algorithm.blocks import described, plan_blocks, trained_shapes
-from fedrac.algorithm.client_ranks import shapes_of_rank
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.rounding import BitsSpec
 from fedrac.algorithm.schedule import ScheduleSpec
@@ -294,9 +293,8 @@ class FedRacLora(Strategy):
         return trained_shapes(self.blocks, self.method.at(round_))
 
     def uploads(self) -> tuple[int, ...]:
-        """How many numbers a client uploads in a round, ascending; more than one where rounds or clients differ."""
-        rounds, ranks = range(1, self.method.period + 1), self.method.ranks or (None,)
-        kinds = [shapes_of_rank(self.shapes_at(number), rank) for number in rounds for rank in ranks]
+        """How many numbers a client of full rank uploads in a round, ascending; more than one where rounds differ."""
+        kinds = [self.shapes_at(number) for number in range(1, self.method.period + 1)]
         return tuple(sorted({sum(torch.Size(shape).numel() for shape in shapes.values()) for shapes in kinds}))
 
     def summary(self) -> None:

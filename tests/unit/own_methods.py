@@ -23,7 +23,8 @@ class Own(Method):
         return replace(super().at(round_), side="left" if round_ % 3 else "right")
 
     def mean(self, factors: Mapping[str, Tensor], cohort: Cohort) -> dict[str, Tensor]:
-        return {letter: each.double().sort(0).values[1:-1].mean(0) for letter, each in factors.items()}
+        cut = 1 if len(cohort.shares) > 2 else 0
+        return {x: each.double().sort(0).values[cut : len(each) - cut].mean(0) for x, each in factors.items()}
 
     def step(self, key: str, update: Tensor, moments: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         moved = update + self.inertia * moments.get(f"{key}/last", torch.zeros_like(update))
