@@ -108,6 +108,10 @@ class Block:
             return ("A", "B")
         return {"left": ("A",), "right": ("B",), "both": ("Z",)}[self.side(method)]
 
+    def sent_letters(self, method: RoundMethod) -> tuple[str, ...]:
+        """Those that are trained and do not stay with the client (`Method.personal`)."""
+        return tuple(x for x in self.trained_letters(method) if not method.method.is_personal(self.key(x)))
+
     def drawn_letters(self, method: RoundMethod) -> tuple[str, ...]:
         """Which are sketches: ``B`` left, ``A`` right, both of them around a core, none of a block trained in full."""
         if self.rank is None:
@@ -130,8 +134,32 @@ class Block:
 
 
 def trained_shapes(blocks: Iterable[Block], method: RoundMethod) -> dict[str, tuple[int, ...]]:
-    """Key and shape of every factor that is trained in a round: what a client uploads."""
+    """Key and shape of every factor that is trained in a round."""
     return {b.key(x): b.factor_shape(x) for b in blocks for x in b.trained_letters(method)}
+
+
+def sent_shapes(blocks: Iterable[Block], method: RoundMethod) -> dict[str, tuple[int, ...]]:
+    """Key and shape of every factor that a client uploads in a round."""
+    return {b.key(x): b.factor_shape(x) for b in blocks for x in b.sent_letters(method)}
+
+
+def check_personal(blocks: Sequence[Block], method: Method) -> None:
+    """Raises ValueError where what is to stay with clients cannot."""
+    if not method.personal:
+        return
+    named = f"method.personal={list(method.personal)}"
+    trained, sent = trained_shapes(blocks, method.at(1)), sent_shapes(blocks, method.at(1))
+    for pattern in method.personal:
+        if not any(fnmatchcase(key, pattern) for key in trained):
+            raise ValueError(f"{named}: {pattern} matches none of what is trained: {', '.join(trained)}")
+    if not sent:
+        raise ValueError(f"{named} leaves nothing that clients send")
+    factors = [key for key in trained if key not in sent and not key.endswith(":D")]
+    if factors and (method.merge or method.fresh or len(method.sides) > 1 or method.average == "products"):
+        raise ValueError(
+            f"{named}: the factor {factors[0]} belongs to one sketch: set method.fresh=false method.merge=false "
+            "method.average=factors, and one side"
+        )
 
 
 def plan_blocks(model: nn.Module, spec: AdaptSpec, method: Method) -> tuple[Block, ...]:

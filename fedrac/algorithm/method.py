@@ -33,6 +33,7 @@ The first and the third are also called on nodes, which make the server's steps 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
 from torch import Tensor
@@ -81,6 +82,8 @@ class Method:
             own (``rank`` in ``system.table`` or in a node's config); with none to draw from, its own alone. A client
             of rank r_c trains the first r_c columns of the sketch (`fedrac.algorithm.client_ranks`). None: all
             clients train whole factors.
+        personal: patterns of what stays with each client, e.g. ``*:B`` or ``head.*``, of trained factors' `Block.key`.
+            A client goes on from where it left them; they are neither sent nor averaged.
         prox: mu of FedProx: a client's objective has ``mu/2 |F - F_0|^2`` for every factor F that it trains, where F_0
             is the round's start. 0: it has not.
 
@@ -97,6 +100,7 @@ class Method:
     optimizer: ServerOptimizer | None = None
     prox: float = 0.0
     ranks: tuple[int, ...] | None = None
+    personal: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.optimizer, Mapping):  # as it comes from JSON or YAML
@@ -187,6 +191,10 @@ class Method:
             seed: of the run, for a `Stream`.
         """
         return self.ranks[Stream(seed, "rank", client).below(len(self.ranks))] if self.ranks else None
+
+    def is_personal(self, key: str) -> bool:
+        """Whether a factor (`Block.key`) stays with each client."""
+        return any(fnmatchcase(key, pattern) for pattern in self.personal)
 
     @property
     def has_ranks(self) -> bool:

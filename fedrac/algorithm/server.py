@@ -146,6 +146,20 @@ def effective_weights(state: ServerState, blocks: Sequence[Block], sketches: Map
     return _tie(weights, blocks)
 
 
+def of_client(state: ServerState, blocks: Sequence[Block], own: Mapping[str, Tensor]) -> ServerState:
+    """The state as a client has it: with the factors, by `Block.key`, that stay with it."""
+    weights, factors = dict(state.weights), dict(state.factors)
+    for block in blocks:
+        for letter in "ABZD":
+            if (value := own.get(block.key(letter))) is None:
+                continue
+            if letter == "D":
+                weights[block.name] = weights[block.name] + value.to(weights[block.name].dtype)
+            else:
+                factors[block.key(letter)] = value.to(factors[block.key(letter)].dtype)
+    return replace(state, weights=weights, factors=factors)
+
+
 def round_means(
     state: ServerState, blocks: Sequence[Block], method: RoundMethod, stacked: Mapping[str, Tensor], cohort: Cohort
 ) -> dict[str, Tensor]:
@@ -160,7 +174,9 @@ def round_means(
     """
     found: dict[str, Tensor] = {}
     for block in blocks:
-        mine = {x: stacked[block.key(x)] for x in block.trained_letters(method)}
+        mine = {x: stacked[block.key(x)] for x in block.sent_letters(method)}
+        if not mine:
+            continue
         due = {x: _mean_shape(block, x) for x in mean_letters(block, method)}
         start = {x: state.factors[block.key(x)] for x in mine if block.key(x) in state.factors}
         means = method.method.mean(mine, replace(cohort, start=start))
@@ -171,7 +187,7 @@ def round_means(
 
 def mean_letters(block: Block, method: RoundMethod) -> tuple[str, ...]:
     """Of what a round takes the mean: each trained factor; the product ``BA``, if products are averaged."""
-    letters = block.trained_letters(method)
+    letters = block.sent_letters(method)
     if method.average == "factors" or block.rank is None:
         return letters
     return ("BA",) if method.merge else (*letters, "BA")
@@ -226,6 +242,8 @@ def advance(
     for block in blocks:
         w = merged[block.name]
         mine = {block.key(letters): means[block.key(letters)] for letters in mean_letters(block, method)}
+        if not mine:  # it stays with the clients
+            continue
         if block.rank is None:
             merged[block.name] = w + step(block.name, mine[block.key("D")])
             continue

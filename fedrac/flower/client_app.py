@@ -10,22 +10,24 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from fedrac.aggregation.update_vectors import UpdateVectors
-from fedrac.algorithm.blocks import Block
+from fedrac.algorithm.blocks import Block, trained_shapes
 from fedrac.algorithm.round_start import draw_sketches
+from fedrac.algorithm.server import of_client
 from fedrac.algorithm.state import ServerState
 from fedrac.flower.host import Host
 from fedrac.flower.node import answering, host_of, ledger_of, rules_of
 from fedrac.loading.limits import Refused
 from fedrac.loading.told import told
-from fedrac.protocol import column_sums, secure_client
+from fedrac.protocol import column_sums, own_state, secure_client
 from fedrac.protocol.catch_up import follow, merged, replica_of
 from fedrac.protocol.client_evaluation import encode_metrics
 from fedrac.protocol.coding import CodedRound
 from fedrac.protocol.connected_clients import decode_question, encode_hosted
 from fedrac.protocol.ledger import Ledger
-from fedrac.protocol.messages import RoundPlan, decode_plan
+from fedrac.protocol.messages import RoundPlan, Shapes, decode_plan
 from fedrac.protocol.node_config import NodeConfig
 from fedrac.protocol.own_noise import protected
+from fedrac.protocol.own_state import NodeOwn, Own
 from fedrac.protocol.policy import Policy
 from fedrac.protocol.ranked import RankedCoding
 from fedrac.protocol.replies import Coding, Reply, encode_reply
@@ -62,7 +64,7 @@ def train(message: Message, context: Context) -> RecordDict:
     state, kept = asked.follow(context)
     if rules is not None:
         ledger_of(context).count("rounds", rules.policy.most_rounds)
-    reply, failed = asked.host.train(asked.plan, state)
+    reply, failed = asked.host.train(asked.plan, state, asked.own(message, context, asked.plan.spec.round))
     if rules is not None and rules.policy.clip is not None:
         reply = _protected(asked.plan, asked.blocks, state, reply, ledger_of(context), rules.policy)
     spec = asked.plan.spec
@@ -70,7 +72,13 @@ def train(message: Message, context: Context) -> RecordDict:
         boxes, space = message.content.config_records[SECURE], _space(asked.plan, asked.blocks, state)
         reply, more = hidden(spec.round, spec.grid, space, asked.host.seed, reply, boxes, context.state)
         failed |= more
-    return encode_reply(spec.round, reply, failed, kept, _coding(asked.plan, asked.blocks, state))
+    answer = encode_reply(spec.round, reply, failed, kept, _coding(asked.plan, asked.blocks, state))
+    if reply.own and asked.host.is_own:
+        (factors,) = reply.own.values()
+        _kept_here(asked.host, context).keep(spec.round, factors)
+    elif reply.own:
+        answer[own_state.NAME] = own_state.encode(reply.own)
+    return answer
 
 
 @app.query(SECURE)
@@ -101,7 +109,26 @@ def evaluate(message: Message, context: Context) -> RecordDict:
     """Tests the global model on the data of the clients that the server names."""
     asked = _Asked.read(message, context)
     state, kept = asked.follow(context)
-    return encode_metrics(asked.host.evaluate(merged(asked.plan, asked.blocks, state), asked.plan.clients), kept)
+    found = asked.host.evaluate(merged(asked.plan, asked.blocks, state), asked.plan.clients)
+    if asked.own_shapes:
+        found |= _personal(asked, state, asked.own(message, context, asked.plan.spec.round + 1))
+    return encode_metrics(found, kept)
+
+
+def _personal(asked: "_Asked", state: ServerState, own: Own) -> dict[str, list[float]]:
+    """What each client's own model is worth to it, beside the global one: the same sums, named ``personal_...``."""
+    columns: dict[str, list[float]] = {}
+    for client in asked.plan.clients:
+        weights = merged(asked.plan, asked.blocks, of_client(state, asked.blocks, own.get(client, {})))
+        for name, (total,) in asked.host.evaluate(weights, [client]).items():
+            if name != "examples":
+                columns.setdefault(f"personal_{name}", []).append(total)
+    return columns
+
+
+def _kept_here(host: Host, context: Context) -> NodeOwn:
+    replica = replica_of(host.initial, context)
+    return NodeOwn(context.state, replica.folder, replica.run)
 
 
 @dataclass(frozen=True)
@@ -124,6 +151,23 @@ class _Asked:
         host = host_of(plan.spec.workload, context)
         host.check_served(plan.clients)
         return cls(plan, host, host.blocks(plan))
+
+    @property
+    def own_shapes(self) -> Shapes:
+        """Of the factors that stay with a client."""
+        at = self.plan.spec.method.at(self.plan.spec.round)
+        shapes = trained_shapes(self.blocks, at)
+        return {key: shape for key, shape in shapes.items() if at.method.is_personal(key)}
+
+    def own(self, message: Message, context: Context, round_: int) -> Own:
+        """By client, what has stayed with it before ``round_``."""
+        if not self.own_shapes:
+            return {}
+        if self.host.is_own:
+            (client,) = self.plan.clients
+            return {client: _kept_here(self.host, context).before(round_)}
+        sent = message.content.array_records.get(own_state.NAME)
+        return own_state.decode(sent, self.own_shapes, self.plan.clients) if sent else {}
 
     def follow(self, context: Context) -> tuple[ServerState, bool]:
         """The state that the plan starts from, and whether the node keeps it."""

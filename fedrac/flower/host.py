@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fedrac import data, models
 from fedrac.algorithm.blocks import Block, find_blocks
+from fedrac.algorithm.method import Method
 from fedrac.algorithm.round_start import draw_sketches, start_of_round
 from fedrac.algorithm.state import ServerState
 from fedrac.algorithm.streams import Index
@@ -30,6 +31,7 @@ from fedrac.protocol import code_digest
 from fedrac.protocol.connected_clients import Hosted
 from fedrac.protocol.messages import RoundPlan
 from fedrac.protocol.node_state import Initial
+from fedrac.protocol.own_state import Own
 from fedrac.protocol.replies import Reply, join
 from fedrac.protocol.state_digest import in_master_dtype, of_weights
 from fedrac.training import evaluation, threads, work
@@ -124,6 +126,11 @@ class Host:
         if not here.all() or (self.partition.sizes[ids] < self._least).any() or len(set(clients)) < len(clients):
             raise told(ValueError(f"clients {list(clients)[:5]} are not those that are served here, each once"))
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the one client of a node with data of its own."""
+        return self._own is not None
+
     def hosted(self) -> Hosted:
         """The clients and how many examples each has."""
         common = "" if self._own else self.partition.digest  # what all hosts must have alike
@@ -134,8 +141,13 @@ class Host:
         sizes = self.partition.sizes[np.asarray(clients, np.int64)]
         return [int(n) for n in (sizes if self._told is None else np.minimum(sizes, self._told))]
 
-    def train(self, plan: RoundPlan, state: ServerState) -> tuple[Reply, dict[int, str]]:
+    def train(self, plan: RoundPlan, state: ServerState, own: Own | None = None) -> tuple[Reply, dict[int, str]]:
         """Trains the clients of ``plan`` from ``state``; one whose training raises is left out, with the reason.
+
+        Args:
+            plan: as the server sent it.
+            state: from which the round starts.
+            own: by client, what has stayed with it; its answer has what stays with it now.
 
         Raises:
             ValueError: the sketches or the model here are not the server's.
@@ -158,14 +170,15 @@ class Host:
         local = plan.spec.local
 
         def train(clients: Sequence[int]) -> CohortResult:
-            shards = [Shard(c, torch.from_numpy(self.partition.of(c)), plan.ranks.get(c)) for c in clients]
+            kept, rows = own or {}, self.partition
+            shards = [Shard(c, torch.from_numpy(rows.of(c)), plan.ranks.get(c), kept.get(c, {})) for c in clients]
             return train_cohort(
                 self._adjusted(problem, shards, local), start, shards, local, self.seed, plan.spec.round
             )
 
         with threads.of_a_host(partial(self._multiplications, plan)):
             reply, failed = _train_all(train, plan.clients)
-        return replace(reply, examples=self._tell(reply.clients)), failed
+        return replace(_parted(reply, method.method), examples=self._tell(reply.clients)), failed
 
     def _multiplications(self, plan: RoundPlan) -> float:
         """Of a forward pass in the plan's largest step; a GPU's cost is not that of threads."""
@@ -267,6 +280,15 @@ def _train_all(train: Callable[[Sequence[int]], CohortResult], clients: Sequence
 
 def _reply(clients: Sequence[int], result: CohortResult) -> Reply:
     return Reply(list(clients), result.examples.tolist(), result.losses.tolist(), result.factors)
+
+
+def _parted(reply: Reply, method: Method) -> Reply:
+    """What is sent, and what stays with each client."""
+    own = {key: value for key, value in reply.factors.items() if method.is_personal(key)}
+    if not own:
+        return reply
+    kept = {c: {key: value[place].clone() for key, value in own.items()} for place, c in enumerate(reply.clients)}
+    return replace(reply, factors={k: v for k, v in reply.factors.items() if k not in own}, own=kept)
 
 
 def reason_of(error: Exception) -> str:

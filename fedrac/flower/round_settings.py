@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from fedrac.aggregation.guard import GuardSpec
 from fedrac.aggregation.secure_grid import SecureGrid, SecureSpec, grid_of
 from fedrac.algorithm import returned
-from fedrac.algorithm.blocks import Block, trained_shapes
+from fedrac.algorithm.blocks import Block, check_personal, sent_shapes
 from fedrac.algorithm.method import Method, RoundMethod
 from fedrac.algorithm.rounding import BitsSpec
 from fedrac.algorithm.schedule import ScheduleSpec
@@ -67,6 +67,7 @@ class RoundSettings:
                 f"upload.bits={self.bits.upload} with secure_aggregation.enabled=true: under masks all updates lie on "
                 "one grid already, and a scale of each client's own would tell what they hide. Set upload.bits=null"
             )
+        check_personal(self.blocks, self.method)
         if self.method.has_ranks and (self.bits.upload is not None or self.secure.enabled or self.guard.active):
             raise ValueError(
                 "method.ranks: clients of different rank cannot be compared, nor added up, entry by entry: set "
@@ -83,5 +84,5 @@ class RoundSettings:
         """That of a round in which the method does this; None where the server sees each update."""
         if not self.secure.enabled:
             return None
-        entries = sum(math.prod(shape) for shape in trained_shapes(self.blocks, method).values())
+        entries = sum(math.prod(shape) for shape in sent_shapes(self.blocks, method).values())
         return grid_of(self.secure, self.guard, self.server.cohort_size, self.server.least_clients, entries)

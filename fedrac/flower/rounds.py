@@ -17,7 +17,7 @@ from fedrac.aggregation.secure_grid import SecureTotal
 from fedrac.aggregation.secure_mean import secure_mean
 from fedrac.aggregation.update_vectors import UpdateVectors
 from fedrac.algorithm import returned
-from fedrac.algorithm.blocks import trained_shapes
+from fedrac.algorithm.blocks import sent_shapes, trained_shapes
 from fedrac.algorithm.means import Cohort
 from fedrac.algorithm.method import RoundMethod
 from fedrac.algorithm.round_start import Sketches, draw_sketches
@@ -25,6 +25,7 @@ from fedrac.algorithm.server import advance, mean_letters, mean_shapes, round_me
 from fedrac.algorithm.state import GuardState, ServerState
 from fedrac.algorithm.streams import Stream
 from fedrac.flower.round_settings import RoundSettings
+from fedrac.protocol import own_state
 from fedrac.protocol.client_evaluation import collect_metrics
 from fedrac.protocol.coding import CodedRound
 from fedrac.protocol.connected_clients import ConnectedClients
@@ -99,6 +100,7 @@ class Rounds:
             initial,
             state.round,
         )
+        self._own = state.clients
         self.last: FinishedRound | None = None
 
     def is_at(self, state: ServerState) -> bool:
@@ -174,6 +176,8 @@ class Rounds:
             hosted = self._connected.hosts[node]
             ranks = round_.ranks if kind == MessageType.TRAIN else None
             content = encode_plan(spec, clients, self._downloads.content(node, hosted), matrices, ranks)
+            if of.method.personal and hosted.partition:
+                content[own_state.NAME] = own_state.encode({c: self._own[c] for c in clients if c in self._own})
             if round_.secure is not None:
                 content.update(round_.secure.content(clients))
             found.append(Message(content, node, kind, group_id=str(report.round)))
@@ -221,10 +225,11 @@ class Rounds:
         state = advance(before, blocks, round_.method, round_.sketches.values, means, report.eta)
         carried = (*state.factors.values(), *state.moments.values())
         enforce_finite(report.round, [*(state.weights[b.name] for b in blocks), *carried])
-        state = replace(state, guard=guarded)
+        self._own = {**before.clients, **reply.own}
+        state = replace(state, guard=guarded, clients=self._own)
         step = Step(report.round, report.eta, packed)
         self._downloads.move(state, step)
-        self.last = FinishedRound(step, self._downloads.digest, guarded)
+        self.last = FinishedRound(step, self._downloads.digest, guarded, reply.own)
         return state
 
     def _coded(self, round_: RoundUnderWay) -> CodedRound:
@@ -232,7 +237,9 @@ class Rounds:
         return CodedRound(of.sketch.seed, round_.report.round, of.blocks, round_.method, sketches, round_.state)
 
     def _good(self, round_: RoundUnderWay, replies: Iterable[Message]) -> Reply:
-        shapes: Shapes = trained_shapes(self._settings.blocks, round_.method)
+        shapes: Shapes = sent_shapes(self._settings.blocks, round_.method)
+        trained = trained_shapes(self._settings.blocks, round_.method)
+        own = {key: shape for key, shape in trained.items() if key not in shapes}
         dtype = torch.float64 if self._settings.workload["dtype"] == "float64" else torch.float32
         if (grid := self._settings.grid(round_.method)) is not None:
             entries = sum(math.prod(shape) for shape in shapes.values())
@@ -241,7 +248,7 @@ class Rounds:
         before = round_.secure.refused if round_.secure else []
         bits = self._settings.bits.upload
         coding = RankedCoding(round_.ranks) if round_.ranks else self._coded(round_).uploads(bits)
-        found = collect(round_.report, round_.hosts, replies, shapes, dtype, announced, before, coding)
+        found = collect(round_.report, round_.hosts, replies, shapes, dtype, announced, before, coding, own)
         for node, kept in found.kept.items():
             self._downloads.landed(node, round_.hosts[node], kept)
             if not kept and not self._connected.hosts[node].partition:

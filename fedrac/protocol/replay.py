@@ -4,7 +4,7 @@ A node catches up by it, and so does whoever reads a run's checkpoint, from the 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
@@ -69,8 +69,10 @@ class FinishedRound:
         step: leads from the state before it to the one after.
         digest: of the state after it, see `fedrac.protocol.state_digest`.
         guard: what clipping and noise carry on after it.
+        own: by client of the round that is simulated, what has stayed with it, by `Block.key`.
     """
 
     step: Step
     digest: str
     guard: GuardState
+    own: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fedrac.algorithm.blocks import trained_shapes
+from fedrac.algorithm.blocks import sent_shapes
 from fedrac.algorithm.client_ranks import shapes_of_rank
 from fedrac.algorithm.rounding import Rounding
 from fedrac.algorithm.server import mean_shapes
@@ -57,13 +57,13 @@ class SimulatedClock:
         blocks, method = replay.blocks, replay.method
         size = initial[blocks[0].name].element_size()
         rounds = [method.at(number) for number in range(1, method.period + 1)]
-        self._trained, self._bits = [trained_shapes(blocks, at) for at in rounds], upload_bits  # of a period's rounds
+        self._trained, self._bits = [sent_shapes(blocks, at) for at in rounds], upload_bits  # of a period's rounds
         self._uploads: dict[tuple[int, int | None], int] = {}  # by place in the period and rank
         self._steps = [_bytes(mean_shapes(blocks, at), size, replay.bits) for at in rounds]
         changes = method.merge or method.average == "products"  # else the weights stay, and factors are carried
         self._weights = size * sum(math.prod(b.shape) for b in blocks if changes or b.rank is None)
         adapted = [block for block in blocks if block.rank is not None]
-        carried = [{} if method.merge else trained_shapes(adapted, at) for at in rounds]  # what a round changes of it
+        carried = [{} if method.merge else sent_shapes(adapted, at) for at in rounds]  # what a round changes of it
         self._of_round, self._size = carried, size
         self._carried = _bytes({key: shape for shapes in carried for key, shape in shapes.items()}, size)
         self._moments = len(method.step("", torch.zeros(1), {})[1])  # of each number

@@ -133,6 +133,11 @@ class _Lockstep:
         self.orders = Minibatches(shards, spec, seed, round_, most)
         self.device = next(problem.model.parameters()).device
         self.factors = {k: v.to(self.device).repeat(len(shards), *[1] * v.ndim) for k, v in start.trained.items()}
+        for place, shard in enumerate(shards):
+            for key, value in shard.own.items():
+                self.factors[key][place] = value.to(self.device)
+        own = any(shard.own for shard in shards)
+        self.begin = {key: value.clone() for key, value in self.factors.items()} if own and start.prox else {}
         self.parts, self.gram_inverse = self._of_ranks(shards)
         for key, part in self.parts.items():
             self.factors[key] *= part
@@ -229,7 +234,8 @@ class _Lockstep:
         if self.spec.l2:
             add_l2(gradients, {**self.start.frozen, **parameters}, self.problem, self.spec.l2)
         if self.start.prox:
-            add_prox(gradients, parameters, self.start.trained, self.start.prox)
+            begin = {key: value[: len(gradients[key])] for key, value in self.begin.items()} or self.start.trained
+            add_prox(gradients, parameters, begin, self.start.prox)
         for key, part in self.parts.items():
             gradients[key] = gradients[key] * part[: len(gradients[key])]
         if self.spec.clip is not None:

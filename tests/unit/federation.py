@@ -64,6 +64,7 @@ class Federation:
         adapt = AdaptSpec(self.layers, self.workload.full, self.alpha, **sides)
         self.blocks: tuple[Block, ...] = plan_blocks(model, adapt, self.method)
         self.sketch = SketchSpec(self.law, self.seed)
+        self.own: dict[int, dict[str, Tensor]] = {}  # by client, what stays with it
         self.ways = KnownWays()  # as a host keeps them: the model is looked at once
         start = {name: value.clone() for name, value in model.state_dict().items()}
         basis = {key: value for key, value in self.basis.items() if key in self._fixed()}
@@ -86,7 +87,7 @@ class Federation:
         take = lambda i: (work.inputs[i], work.targets[i])  # noqa: E731
         problem = TrainingSetup(work.model, self.blocks, work.loss, take, self.ways)
         ranks = self.client_ranks(clients) or [None] * len(clients)
-        chosen = [Shard(c, self.shards[c], rank) for c, rank in zip(clients, ranks, strict=True)]
+        chosen = [Shard(c, self.shards[c], rank, self.own.get(c, {})) for c, rank in zip(clients, ranks, strict=True)]
         return train_cohort(problem, start or self.start(round_), chosen, self.local, self.seed, round_)
 
     def client_ranks(self, clients: Sequence[int]) -> list[int] | None:
@@ -105,6 +106,9 @@ class Federation:
         number = self.state.round + 1
         clients = draw_cohort(range(len(self.shards)), self.cohort or len(self.shards), self.seed, number)
         found = self.train(clients)
+        for key in filter(self.method.is_personal, found.factors):
+            for client, value in zip(clients, found.factors[key], strict=True):
+                self.own.setdefault(client, {})[key] = value
         weights = shares(found.examples.tolist(), self.weighting)
         self.state = step(
             self.state,

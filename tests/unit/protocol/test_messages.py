@@ -118,13 +118,15 @@ def test_bytes_of_a_round(name: str, send: str) -> None:
     sides = {"left": left, "right": right, "both": left}  # without adapt.columns the right side of both is the identity
     factors = [sides[method.at(round_).side] for round_ in (1, 2)]
     up, after = ({"full": full, "both": left + right, "factor": factor}[method.train] for factor in factors)
+    begins = up  # numbers that a client needs at first of what is carried on
+    up, after = (left, left) if method.personal else (up, after)  # B stays
     ranks = [min(method.client_rank(client, 1) or rank, rank) for client in range(runs.CLIENTS)]
     assert first.upload_bytes == sum((up * own // rank + 3) * number for own in ranks)
     assert report.upload_bytes == sum((after * own // rank + 3) * number for own in ranks)
     assert method.has_ranks == (len(set(ranks)) > 1)
     sent = send == "matrix" and method.train != "full"
     frozen, sketches = (left + right - factor if sent else 0 for factor in factors)
-    begin = left + right if len(method.sides) > 1 else up  # of factors that are carried on
+    begin = left + right if len(method.sides) > 1 else begins  # of factors that are carried on
     assert first.download_bytes == ((0 if method.merge else begin) + frozen) * number * runs.CLIENTS
     carried, products = 0 if method.merge else up, full if method.average == "products" else 0
     moved = (full if method.merge or products else 0) + carried
@@ -175,6 +177,8 @@ def test_messages_share_their_records(name: str) -> None:
     first, *others = ({key for key in get_all_nested_objects(message)} for message in sent)
     own = {message.content.object_id for message in sent} | {message.object_id for message in sent}
     own |= {message.content["plan"].object_id for message in sent}
+    kept = [message.content["own"] for message in sent if "own" in message.content]
+    own |= {key for record in kept for key in get_all_nested_objects(record)}
     assert all(other - own == first - own for other in others)
 
 
