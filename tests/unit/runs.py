@@ -9,6 +9,7 @@ from federation import Federation
 from flwr.app import ArrayRecord, Message, MessageType
 from omegaconf import OmegaConf
 from own_methods import Own
+from safetensors.torch import load_file
 from torch import Tensor
 from workloads import Workload, squared
 
@@ -123,6 +124,11 @@ def equal(actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: flo
             torch.testing.assert_close(actual[name], value, rtol=0, atol=tolerance * float(value.abs().max()))
         else:
             assert torch.equal(actual[name], value), name
+
+
+def load(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file."""
+    return load_file(path)
 
 
 def arrays(record: ArrayRecord) -> dict[str, Tensor]:

@@ -18,7 +18,9 @@ from fedrac.flower.strategy import FedRacLora
 from fedrac.protocol.coding import CodedRound
 from fedrac.results import checkpoint
 
-PLAIN = [name for name, method in methods().items() if not (method.has_ranks or method.has_own("mean"))]
+PLAIN = [
+    name for name, method in methods().items() if not (method.has_ranks or method.has_own("mean") or method.personal)
+]
 
 
 def coded(name: str = "fed_rac_lora", up: int | None = 4, down: int | None = None, **changes: Any) -> FedRacLora:
