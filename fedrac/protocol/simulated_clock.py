@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fedrac.algorithm.blocks import sent_shapes
+from fedrac.algorithm.blocks import sent_shapes, trained_shapes
 from fedrac.algorithm.client_ranks import shapes_of_rank
 from fedrac.algorithm.rounding import Rounding
 from fedrac.algorithm.server import mean_shapes
@@ -65,7 +65,8 @@ class SimulatedClock:
         adapted = [block for block in blocks if block.rank is not None]
         carried = [{} if method.merge else sent_shapes(adapted, at) for at in rounds]  # what a round changes of it
         self._of_round, self._size = carried, size
-        self._carried = _bytes({key: shape for shapes in carried for key, shape in shapes.items()}, size)
+        first = [{} if method.merge else trained_shapes(adapted, at) for at in rounds]  # and what stays with clients
+        self._carried = _bytes({key: shape for shapes in first for key, shape in shapes.items()}, size)
         self._moments = len(method.step("", torch.zeros(1), {})[1])  # of each number
         self._model = sum(value.nbytes for value in initial.values())
 
