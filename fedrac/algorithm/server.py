@@ -242,6 +242,10 @@ def advance(
     for block in blocks:
         w = merged[block.name]
         mine = {block.key(letters): means[block.key(letters)] for letters in mean_letters(block, method)}
+        for letter in [x for x in mean_letters(block, method) if x.endswith("c")]:
+            key = block.key(letter.removesuffix("c"))
+            change = mine.pop(block.key(letter))
+            moments[f"{key}/c"] = state.moments.get(f"{key}/c", torch.zeros_like(change)) + change
         if not mine:  # it stays with the clients
             continue
         if block.rank is None:

@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from fedrac.aggregation.update_vectors import UpdateVectors
-from fedrac.algorithm.blocks import Block, trained_shapes
+from fedrac.algorithm.blocks import Block, own_shapes
 from fedrac.algorithm.round_start import draw_sketches
 from fedrac.algorithm.server import of_client
 from fedrac.algorithm.state import ServerState
@@ -110,7 +110,7 @@ def evaluate(message: Message, context: Context) -> RecordDict:
     asked = _Asked.read(message, context)
     state, kept = asked.follow(context)
     found = asked.host.evaluate(merged(asked.plan, asked.blocks, state), asked.plan.clients)
-    if asked.own_shapes:
+    if asked.plan.spec.method.personal:
         found |= _personal(asked, state, asked.own(message, context, asked.plan.spec.round + 1))
     return encode_metrics(found, kept)
 
@@ -154,10 +154,8 @@ class _Asked:
 
     @property
     def own_shapes(self) -> Shapes:
-        """Of the factors that stay with a client."""
-        at = self.plan.spec.method.at(self.plan.spec.round)
-        shapes = trained_shapes(self.blocks, at)
-        return {key: shape for key, shape in shapes.items() if at.method.is_personal(key)}
+        """Of all that stays with a client."""
+        return own_shapes(self.blocks, self.plan.spec.method.at(self.plan.spec.round))
 
     def own(self, message: Message, context: Context, round_: int) -> Own:
         """By client, what has stayed with it before ``round_``."""

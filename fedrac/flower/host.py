@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrac import data, models
-from fedrac.algorithm.blocks import Block, find_blocks
-from fedrac.algorithm.method import Method
+from fedrac.algorithm.blocks import Block, find_blocks, sent_shapes
 from fedrac.algorithm.round_start import draw_sketches, start_of_round
 from fedrac.algorithm.state import ServerState
 from fedrac.algorithm.streams import Index
@@ -29,7 +28,7 @@ from fedrac.models.weights import use
 from fedrac.partition import partition
 from fedrac.protocol import code_digest
 from fedrac.protocol.connected_clients import Hosted
-from fedrac.protocol.messages import RoundPlan
+from fedrac.protocol.messages import RoundPlan, Shapes
 from fedrac.protocol.node_state import Initial
 from fedrac.protocol.own_state import Own
 from fedrac.protocol.replies import Reply, join
@@ -163,7 +162,8 @@ class Host:
         # Factors stay in float32 where the rest computes in bfloat16: their updates are too small for it.
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         method = plan.spec.method.at(plan.spec.round)
-        begin = start_of_round(blocks, method, values, state.factors, dtype, plan.spec.local.precondition)
+        theory, moments = plan.spec.local.precondition, state.moments
+        begin = start_of_round(blocks, method, values, state.factors, dtype, theory, moments)
         start = begin.to(self.device)
         problem = TrainingSetup(self.model, blocks, self._loss, self._take, self._ways, self._rows.lengths)
 
@@ -178,7 +178,8 @@ class Host:
 
         with threads.of_a_host(partial(self._multiplications, plan)):
             reply, failed = _train_all(train, plan.clients)
-        return replace(_parted(reply, method.method), examples=self._tell(reply.clients)), failed
+        sent = sent_shapes(blocks, method)
+        return replace(_parted(reply, sent, own or {}), examples=self._tell(reply.clients)), failed
 
     def _multiplications(self, plan: RoundPlan) -> float:
         """Of a forward pass in the plan's largest step; a GPU's cost is not that of threads."""
@@ -282,13 +283,18 @@ def _reply(clients: Sequence[int], result: CohortResult) -> Reply:
     return Reply(list(clients), result.examples.tolist(), result.losses.tolist(), result.factors)
 
 
-def _parted(reply: Reply, method: Method) -> Reply:
-    """What is sent, and what stays with each client."""
-    own = {key: value for key, value in reply.factors.items() if method.is_personal(key)}
+def _parted(reply: Reply, sent: Shapes, before: Own) -> Reply:
+    """What is sent, and what stays with each client; of a control that stays, the change is sent where that is due."""
+    own = {key: value for key, value in reply.factors.items() if key not in sent}
     if not own:
         return reply
     kept = {c: {key: value[place].clone() for key, value in own.items()} for place, c in enumerate(reply.clients)}
-    return replace(reply, factors={k: v for k, v in reply.factors.items() if k not in own}, own=kept)
+    factors = {key: value for key, value in reply.factors.items() if key in sent}
+    for key in sent.keys() - factors.keys():
+        control = f"{key.removesuffix('c')}/control"
+        was = [before.get(c, {}).get(control, torch.zeros_like(kept[c][control])) for c in reply.clients]
+        factors[key] = own[control] - torch.stack(was)
+    return replace(reply, factors=factors, own=kept)
 
 
 def reason_of(error: Exception) -> str:

@@ -9,6 +9,7 @@ from fedrac.aggregation.guard import GuardSpec
 from fedrac.aggregation.secure_grid import SecureGrid, SecureSpec, grid_of
 from fedrac.algorithm import returned
 from fedrac.algorithm.blocks import Block, check_personal, sent_shapes
+from fedrac.algorithm.controlled import Controlled
 from fedrac.algorithm.method import Method, RoundMethod
 from fedrac.algorithm.rounding import BitsSpec
 from fedrac.algorithm.schedule import ScheduleSpec
@@ -68,6 +69,8 @@ class RoundSettings:
                 "one grid already, and a scale of each client's own would tell what they hide. Set upload.bits=null"
             )
         check_personal(self.blocks, self.method)
+        if isinstance(self.method, Controlled):
+            self._check_controlled(self.method)
         if self.method.has_ranks and (self.bits.upload is not None or self.secure.enabled or self.guard.active):
             raise ValueError(
                 "method.ranks: clients of different rank cannot be compared, nor added up, entry by entry: set "
@@ -75,6 +78,15 @@ class RoundSettings:
             )
         for number in range(1, self.method.period + 1):
             self.grid(returned.of_round(self.method, number))
+
+    def _check_controlled(self, method: Controlled) -> None:
+        if self.guard.active or self.secure.enabled:
+            raise ValueError(f"{method.name}: guard and secure_aggregation are for methods without controls of clients")
+        if method.sends_controls and (self.local.optimizer != "sgd" or self.local.momentum or self.local.precondition):
+            raise ValueError(
+                f"{method.name}: a client's control is a mean of gradients, made of how far it went: set "
+                "local.optimizer=sgd local.momentum=0 local.precondition=false"
+            )
 
     def factor(self, schedule: ScheduleSpec, number: int) -> float:
         """What a step size is multiplied by in round ``number``; see `ScheduleSpec.factor`."""

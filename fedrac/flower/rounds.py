@@ -17,7 +17,8 @@ from fedrac.aggregation.secure_grid import SecureTotal
 from fedrac.aggregation.secure_mean import secure_mean
 from fedrac.aggregation.update_vectors import UpdateVectors
 from fedrac.algorithm import returned
-from fedrac.algorithm.blocks import sent_shapes, trained_shapes
+from fedrac.algorithm.blocks import own_shapes, sent_shapes
+from fedrac.algorithm.controlled import Controlled
 from fedrac.algorithm.means import Cohort
 from fedrac.algorithm.method import RoundMethod
 from fedrac.algorithm.round_start import Sketches, draw_sketches
@@ -115,6 +116,7 @@ class Rounds:
         seed, size = of.sketch.seed if secret is None else secret, of.server.cohort_size
         report = RoundReport(number, [], of.server.eta * of.factor(of.server.schedule, number))
         report.cohort = of.server.selection.draw(connected.clients, connected.examples, size, seed, number)
+        self._check_participation(len(connected.clients))
         at = returned.of_round(of.method, number)
         sketches = draw_sketches(of.blocks, of.method, of.sketch, number, state.basis)
         ranks = self._ranks(report.cohort)
@@ -122,6 +124,15 @@ class Rounds:
             self._clock.tell(report, None if of.send_sketch == "seed" else sketches.values, ranks)
         hosts = connected.by_host([client for client in report.cohort if client not in report.late])
         return RoundUnderWay(state, at, sketches, hosts, report, ranks=ranks)
+
+    def _check_participation(self, population: int) -> None:
+        """Raises ValueError where controls would be carried on for another number of clients than there are."""
+        method, share = self._settings.method, self._settings.server.cohort_size / population
+        if isinstance(method, Controlled) and abs(method.participation - share) > 0.01 * share:
+            raise ValueError(
+                f"method.participation={method.participation}, but {self._settings.server.cohort_size} of {population} "
+                f"clients take part in a round: set method.participation={share:.6g}"
+            )
 
     def _ranks(self, cohort: Sequence[int]) -> dict[int, int]:
         """By client of the cohort what the method says, and at most its own; empty where all train whole factors."""
@@ -176,7 +187,7 @@ class Rounds:
             hosted = self._connected.hosts[node]
             ranks = round_.ranks if kind == MessageType.TRAIN else None
             content = encode_plan(spec, clients, self._downloads.content(node, hosted), matrices, ranks)
-            if of.method.personal and hosted.partition:
+            if self._own and hosted.partition:
                 content[own_state.NAME] = own_state.encode({c: self._own[c] for c in clients if c in self._own})
             if round_.secure is not None:
                 content.update(round_.secure.content(clients))
@@ -238,8 +249,7 @@ class Rounds:
 
     def _good(self, round_: RoundUnderWay, replies: Iterable[Message]) -> Reply:
         shapes: Shapes = sent_shapes(self._settings.blocks, round_.method)
-        trained = trained_shapes(self._settings.blocks, round_.method)
-        own = {key: shape for key, shape in trained.items() if key not in shapes}
+        own = own_shapes(self._settings.blocks, round_.method)
         dtype = torch.float64 if self._settings.workload["dtype"] == "float64" else torch.float32
         if (grid := self._settings.grid(round_.method)) is not None:
             entries = sum(math.prod(shape) for shape in shapes.values())

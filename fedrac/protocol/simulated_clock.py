@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedrac.algorithm.blocks import sent_shapes, trained_shapes
 from fedrac.algorithm.client_ranks import shapes_of_rank
+from fedrac.algorithm.controlled import Controlled
 from fedrac.algorithm.rounding import Rounding
 from fedrac.algorithm.server import mean_shapes
 from fedrac.algorithm.simulated_time import SystemSpec, Work
@@ -63,11 +64,13 @@ class SimulatedClock:
         changes = method.merge or method.average == "products"  # else the weights stay, and factors are carried
         self._weights = size * sum(math.prod(b.shape) for b in blocks if changes or b.rank is None)
         adapted = [block for block in blocks if block.rank is not None]
-        carried = [{} if method.merge else sent_shapes(adapted, at) for at in rounds]  # what a round changes of it
+        moving = [sent_shapes(adapted, at) for at in rounds]
+        carried = [{k: v for k, v in shapes.items() if not method.merge and not k.endswith("c")} for shapes in moving]
         self._of_round, self._size = carried, size
         first = [{} if method.merge else trained_shapes(adapted, at) for at in rounds]  # and what stays with clients
         self._carried = _bytes({key: shape for shapes in first for key, shape in shapes.items()}, size)
-        self._moments = len(method.step("", torch.zeros(1), {})[1])  # of each number
+        controls = isinstance(method, Controlled) and method.sends_controls
+        self._moments = len(method.step("", torch.zeros(1), {})[1]) + controls  # of each number
         self._model = sum(value.nbytes for value in initial.values())
 
     def tell(

@@ -40,7 +40,8 @@ class CohortResult:
     """What the clients of a cohort found, in the order in which they were given.
 
     Attributes:
-        factors: by `Block.key`, (C, ...) in the dtype of the start: each client's trained factors.
+        factors: by `Block.key`, (C, ...) in the dtype of the start: each client's trained factors; under
+            ``KEY/control`` its new controls, where it has such.
         losses: (C,) float64, the mean of each client's training loss over the examples it saw.
         examples: (C,) int64, how many examples each client has.
     """
@@ -66,14 +67,15 @@ def train_cohort(
     Returns:
         Factors, losses and counts in the order of ``shards``.
     """
-    factors = {k: torch.empty(len(shards), *v.shape, dtype=v.dtype) for k, v in start.trained.items()}
+    trained = {**start.trained, **{f"{key}/control": value for key, value in start.shared.items()}}
+    factors = {k: torch.empty(len(shards), *v.shape, dtype=v.dtype) for k, v in trained.items()}
     losses = torch.empty(len(shards), dtype=torch.float64)
     with _local_mode(problem.model):
         most = spec.max_tokens or _most_tokens(problem, start, shards, spec, seed)
         for places in chunks([len(s) for s in shards], spec, most):
             chunk = _trained(problem, start, [shards[p] for p in places], spec, seed, round_, most)
             at = torch.tensor(places)
-            for key, value in chunk.factors.items():
+            for key, value in {**chunk.factors, **chunk.controls()}.items():
                 factors[key].index_copy_(0, at, value.to("cpu"))
             losses[at] = chunk.mean_losses()
     return CohortResult(factors, losses, torch.tensor([len(s) for s in shards]))
@@ -133,9 +135,15 @@ class _Lockstep:
         self.orders = Minibatches(shards, spec, seed, round_, most)
         self.device = next(problem.model.parameters()).device
         self.factors = {k: v.to(self.device).repeat(len(shards), *[1] * v.ndim) for k, v in start.trained.items()}
+        self.own = {k: torch.zeros_like(self.factors[k]) for k in start.shared}  # the clients' controls
+        mine = {**self.factors, **{f"{key}/control": value for key, value in self.own.items()}}
         for place, shard in enumerate(shards):
             for key, value in shard.own.items():
-                self.factors[key][place] = value.to(self.device)
+                mine[key][place] = value.to(self.device)
+        controls = start.method
+        self.added = (
+            {k: controls.correction(self.own[k], shared) for k, shared in start.shared.items()} if controls else {}
+        )
         own = any(shard.own for shard in shards)
         self.begin = {key: value.clone() for key, value in self.factors.items()} if own and start.prox else {}
         self.parts, self.gram_inverse = self._of_ranks(shards)
@@ -163,6 +171,17 @@ class _Lockstep:
             for batch in self.orders.batches():
                 losses = steps(batch)
                 self.loss_sums[: batch.clients] += (losses * batch.real).sum((0, 2))
+
+    def controls(self) -> dict[str, Tensor]:
+        """The clients' new controls, under ``KEY/control``."""
+        if (method := self.start.method) is None:
+            return {}
+        steps, found = self.orders.steps.to(self.device), {}
+        for key, shared in self.start.shared.items():
+            moved = self.factors[key].detach() - self.start.trained[key]
+            way = (steps.to(moved.dtype) * self.spec.lr).view(-1, *[1] * (moved.ndim - 1))
+            found[f"{key}/control"] = method.control(self.own[key], shared, moved, way)
+        return found
 
     def mean_losses(self) -> Tensor:
         return self.loss_sums / self.orders.examples_seen
@@ -236,6 +255,8 @@ class _Lockstep:
         if self.start.prox:
             begin = {key: value[: len(gradients[key])] for key, value in self.begin.items()} or self.start.trained
             add_prox(gradients, parameters, begin, self.start.prox)
+        for key, added in self.added.items():
+            gradients[key] = gradients[key] + added[: len(gradients[key])]
         for key, part in self.parts.items():
             gradients[key] = gradients[key] * part[: len(gradients[key])]
         if self.spec.clip is not None:

@@ -1,7 +1,7 @@
 """The library's own parts of Algorithm 2, joined as a run joins them, without network, files or configuration."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from workloads import Workload
 
 from fedrac.algorithm.adapt import AdaptSpec
-from fedrac.algorithm.blocks import Block, Rank, plan_blocks
+from fedrac.algorithm.blocks import Block, Rank, own_shapes, plan_blocks, sent_shapes
 from fedrac.algorithm.means import Cohort, Shares
 from fedrac.algorithm.method import Method, RoundMethod
 from fedrac.algorithm.round_start import Sketches, Start, draw_sketches, start_of_round
@@ -78,7 +78,9 @@ class Federation:
 
     def start(self, round_: int) -> Start:
         values, dtype = self.sketches(round_).values, next(self.workload.model.parameters()).dtype
-        return start_of_round(self.blocks, self.method.at(round_), values, self.state.factors, dtype)
+        return start_of_round(
+            self.blocks, self.method.at(round_), values, self.state.factors, dtype, moments=self.state.moments
+        )
 
     def train(self, clients: Sequence[int], start: Start | None = None) -> CohortResult:
         """The clients' part of the next round."""
@@ -106,9 +108,7 @@ class Federation:
         number = self.state.round + 1
         clients = draw_cohort(range(len(self.shards)), self.cohort or len(self.shards), self.seed, number)
         found = self.train(clients)
-        for key in filter(self.method.is_personal, found.factors):
-            for client, value in zip(clients, found.factors[key], strict=True):
-                self.own.setdefault(client, {})[key] = value
+        found = self._parted(clients, found)
         weights = shares(found.examples.tolist(), self.weighting)
         self.state = step(
             self.state,
@@ -121,6 +121,18 @@ class Federation:
             self.client_ranks(clients),
         )
         return found
+
+    def _parted(self, clients: Sequence[int], found: CohortResult) -> CohortResult:
+        """Keeps what stays with the clients; of controls that are sent, the change is among the factors then."""
+        at, factors = self.method.at(self.state.round + 1), dict(found.factors)
+        for key in own_shapes(self.blocks, at):
+            new = factors[key] if self.method.is_personal(key) else factors.pop(key)
+            for client, value in zip(clients, new, strict=True):
+                before = self.own.setdefault(client, {}).get(key, torch.zeros_like(value))
+                self.own[client][key] = value
+                if (changed := f"{key.removesuffix('/control')}c") in sent_shapes(self.blocks, at):
+                    factors.setdefault(changed, torch.zeros_like(new))[clients.index(client)] = value - before
+        return replace(found, factors=factors)
 
     def weights(self) -> dict[str, Tensor]:
         """The model as it predicts."""

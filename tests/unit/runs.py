@@ -1,6 +1,7 @@
 """Tiny runs over the in-process grid: a regression that six unequal clients share, and every method of ``conf/``."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from workloads import Workload, squared
 
 from fedrac import data, models
 from fedrac.algorithm.adapt import AdaptSpec
+from fedrac.algorithm.controlled import Controlled
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.server import ServerSpec
 from fedrac.algorithm.server_optimizer import ServerOptimizer
@@ -55,7 +57,15 @@ def strategy(work: dict[str, Any] | None = None, **changes: Any) -> FedRacLora:
         "server": ServerSpec(cohort_size=4),
         **changes,
     }
+    if isinstance(method := settings.get("method"), Controlled):
+        settings["method"], settings["local"] = controlled(method, settings["server"].cohort_size, settings["local"])
     return FedRacLora(models.build(work["model"], work["seed"]), work, **settings)
+
+
+def controlled(method: Controlled, cohort: int, local: LocalSpec) -> tuple[Controlled, LocalSpec]:
+    """With the share of clients that cohorts have, and the optimizer that it needs."""
+    local = LocalSpec("sgd", 0.05, batch_size=local.batch_size) if method.sends_controls else local
+    return replace(method, participation=cohort / CLIENTS), local
 
 
 def start(work: dict[str, Any] | None = None) -> ArrayRecord:
@@ -95,11 +105,14 @@ def by_hand(work: dict[str, Any], method: Method, cohort: int, eta: float, **cho
     held, model = data.load(work["data"]), models.build(work["model"], work["seed"]).double()
     made = partition.make(work["partition"], held, work["seed"])
     inputs, targets = (torch.tensor(part).double() for part in (held.train.inputs, held.train.targets))
+    local = LocalSpec("adamw", 0.05, batch_size=4)
+    if isinstance(method, Controlled):
+        method, local = controlled(method, cohort, local)
     return Federation(
         Workload(model, inputs, targets, squared, ("*.bias",)),
         [torch.from_numpy(made.of(client)) for client in range(made.clients)],
         method,
-        LocalSpec("adamw", 0.05, batch_size=4),
+        local,
         cohort=cohort,
         eta=eta,
         seed=work["seed"],

@@ -26,7 +26,7 @@ def server(size: int = 4, **system: Any) -> ServerSpec:
 def test_at_a_byte_a_second_time_is_what_is_counted(name: str, send: Any) -> None:
     """For every method: what a client needs to catch up, and what it sends; now and then, and in every round."""
     for size in (1, runs.CLIENTS):
-        if name in ("fedex_lora", "fedsa_lora") and size == 1:  # what one client alone finds may happen to change nothing
+        if name in ("fedex_lora", "fedsa_lora") and size == 1:  # of one client nothing may be new
             continue
         for kind in ("download", "upload"):
             if kind == "upload" and methods()[name].has_ranks and size > 1:  # a round lasts as long as its slowest

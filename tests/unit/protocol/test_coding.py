@@ -19,7 +19,9 @@ from fedrac.protocol.coding import CodedRound
 from fedrac.results import checkpoint
 
 PLAIN = [
-    name for name, method in methods().items() if not (method.has_ranks or method.has_own("mean") or method.personal)
+    name
+    for name, method in methods().items()
+    if type(method) is Method and not method.has_ranks and not method.personal
 ]
 
 

@@ -14,6 +14,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from runs import arrays, equal, grid, methods, start, strategy, workload
 
 from fedrac.algorithm.adapt import AdaptSpec
+from fedrac.algorithm.controlled import Controlled
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.schedule import ScheduleSpec
 from fedrac.algorithm.server import ServerSpec
@@ -121,8 +122,9 @@ def test_bytes_of_a_round(name: str, send: str) -> None:
     begins = up  # numbers that a client needs at first of what is carried on
     up, after = (left, left) if method.personal else (up, after)  # B stays
     ranks = [min(method.client_rank(client, 1) or rank, rank) for client in range(runs.CLIENTS)]
-    assert first.upload_bytes == sum((up * own // rank + 3) * number for own in ranks)
-    assert report.upload_bytes == sum((after * own // rank + 3) * number for own in ranks)
+    twice = 2 if isinstance(method, Controlled) and method.sends_controls else 1  # the changes of controls, too
+    assert first.upload_bytes == twice * sum((up * own // rank + 3) * number for own in ranks)
+    assert report.upload_bytes == twice * sum((after * own // rank + 3) * number for own in ranks)
     assert method.has_ranks == (len(set(ranks)) > 1)
     sent = send == "matrix" and method.train != "full"
     frozen, sketches = (left + right - factor if sent else 0 for factor in factors)
@@ -133,7 +135,7 @@ def test_bytes_of_a_round(name: str, send: str) -> None:
     means = products + carried if products else up
     down = min(moved, means) if send == "seed" else moved
     # Whoever cannot replay is sent the moments of the server's optimizer, too, each as large as what has moved.
-    moments = 0 if send == "seed" else len(method.step("", torch.zeros(1), {})[1])
+    moments = twice - 1 if send == "seed" else len(method.step("", torch.zeros(1), {})[1]) + twice - 1
     assert report.download_bytes == ((1 + moments) * (down + 3) + sketches) * number * runs.CLIENTS
 
 
