@@ -40,7 +40,7 @@ docs: .venv/installed ## build the pages as a site, into site/; needs no network
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo 'open site/index.html'
 
-bench: .venv/installed .venv-pfl/installed ## compare speed and memory with others, 10 minutes; BENCH='W1 W5', BENCH=--quick
+bench: .venv/installed .venv-pfl/installed .venv-jax/installed ## compare speed and memory with others, a quarter of an hour; BENCH='W1 W6', BENCH=--quick
 	@$(BIN)/python -m benchmarks $(BENCH)
 
 models-table: .venv/installed ## every architecture against plain PyTorch, into the table of docs/models.md; 5 minutes
@@ -66,11 +66,13 @@ paper-%: .venv/installed
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-# pfl, which the benchmarks compare with, wants older versions of what fedrac uses.
-.venv-pfl/installed: constraints.txt
-	@rm -rf .venv-pfl; $(PYTHON) -m venv .venv-pfl
-	@echo 'Installing pfl into .venv-pfl; the first time takes a minute.'
-	@.venv-pfl/bin/pip install --quiet --disable-pip-version-check \
-	  pfl==0.6.0 $$(grep -E '^(numpy|torch)==' constraints.txt) \
-	  || { echo 'pfl cannot be installed here: the comparison goes without it.'; rm -rf .venv-pfl/bin; }
+# Peers that the benchmarks compare with: pfl wants older versions of what fedrac uses, and JAX has threads of its own.
+PFL := pfl==0.6.0
+JAX := jax==0.10.2 safetensors
+.venv-%/installed: constraints.txt
+	@rm -rf .venv-$*; $(PYTHON) -m venv .venv-$*
+	@echo 'Installing $* into .venv-$*; the first time takes a minute.'
+	@.venv-$*/bin/pip install --quiet --disable-pip-version-check \
+	  $(if $(filter pfl,$*),$(PFL),$(JAX)) $$(grep -E '^(numpy|torch)==' constraints.txt) \
+	  || { echo '$* cannot be installed here: the comparison goes without it.'; rm -rf .venv-$*/bin; }
 	@touch $@

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import groups, report, shell
+from benchmarks import groups, language, report, shell
 from benchmarks.driver import ROOT, environment
 
 QUICK = ("W1", "W2", "shell")
@@ -27,24 +27,24 @@ def main() -> None:
 
     series, differences = [], {}
     for name in given.workloads:
-        if name != "shell":
+        if name in groups.GROUPS:
             prepare(name, say)
             measured, differences[name] = groups.measure(name, given.device, given.repetitions, given.quick, say)
             series += measured
+    models = {name: language_models(name, say) for name in given.workloads if name in language.SIDES}
     waits = wait_for_shell(given.repetitions, say) if "shell" in given.workloads else []
     found = {(one.group, one.name): one for one in series}
-    results, shares = report.goals(found, waits), report.frozen_share(found)
+    results, shares = report.goals(found, waits, models), report.frozen_share(found)
     print("\n" + report.table(series, results, shares))
     path = ROOT / "benchmarks/results" / f"{given.name}.json"
-    write(
-        path, given, report.as_json(series), results=results, frozen_share=shares, differences=differences, shell=waits
-    )
+    parts = {"results": results, "frozen_share": shares, "differences": differences, "shell": waits}
+    write(path, given, report.as_json(series), **parts, language_models=models)
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Speed and memory beside peers.")
-    choices = (*groups.GROUPS, "shell")
+    choices = (*groups.GROUPS, *language.SIDES, "shell")
     parser.add_argument("workloads", nargs="*", metavar="|".join(choices), help="default: all")
     parser.add_argument("--repetitions", type=int, help="turns of every side (default: 5)")
     parser.add_argument("--quick", action="store_true", help="about a minute: W1, W2, shell, one turn, no flwr run")
@@ -67,6 +67,15 @@ def prepare(group: str, say: groups.Say) -> None:
     say(f"{group}: data")
     names = {name.split()[0] for name in groups.GROUPS[group]} | {"check-mlp", *groups.CHECKS.values()}
     subprocess.run([sys.executable, "-m", "benchmarks.workloads", *names], cwd=ROOT, env=environment(), check=True)
+
+
+def language_models(name: str, say: groups.Say) -> dict[str, language.Values]:
+    """Whole runs, by side."""
+    found = {}
+    for side in language.SIDES[name]:
+        found[side] = language.measured(side, name, threads=os.cpu_count() or 1)
+        say(f"{name} {side}: {language.described(found[side])}")
+    return found
 
 
 def wait_for_shell(repetitions: int, say: groups.Say) -> list[float]:

@@ -13,7 +13,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PFL_PYTHON = ROOT / ".venv-pfl/bin/python"
+PEERS = {name: ROOT / f".venv-{name}/bin/python" for name in ("pfl", "jax")}  # each in an environment of its own
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -78,9 +78,8 @@ class Worker:
     def __init__(self, side: str, workload: str, device: str) -> None:
         self.side, self.workload, self.device, self.threads = side, workload, device, 1
         self.begin, self.log = time.monotonic(), TemporaryFile()  # noqa: SIM115
-        python = str(PFL_PYTHON) if side == "pfl" else sys.executable
         self.process = subprocess.Popen(
-            [python, "-m", "benchmarks.worker", side, workload, device],
+            [str(PEERS.get(side, sys.executable)), "-m", "benchmarks.worker", side, workload, device],
             cwd=ROOT,
             env=environment(),
             stdin=subprocess.PIPE,

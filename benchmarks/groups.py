@@ -9,15 +9,15 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from benchmarks.driver import PFL_PYTHON, Worker
+from benchmarks.driver import PEERS, Worker
 from benchmarks.series import Series
 from benchmarks.workloads import WORKLOADS
 
 GROUPS = {
-    "W1": ("W1 ours", "W1 loop", "W1 pfl", "W1 floor", "W1 flower", "W1 flower-peer"),
-    "W2": ("W2 ours", "W2 loop", "W1 ours"),
+    "W1": ("W1 ours", "W1 loop", "W1 pfl", "W1 jax", "W1 floor", "W1 flower", "W1 flower-peer"),
+    "W2": ("W2 ours", "W2 loop", "W2 jax", "W1 ours"),
     "W3": ("W3 ours", "W3-1000 ours"),
-    "W4": ("W4 ours", "W4 loop", "W4 flower", "W4 flower-peer"),
+    "W4": ("W4 ours", "W4 loop", "W4 jax", "W4 flower", "W4 flower-peer"),
     "W5": ("W5 ours", "W5 loop"),
     "W5-32": ("W5-32 ours", "W5-32 loop"),
 }
@@ -55,8 +55,8 @@ def measure(group: str, device: str, repetitions: int, quick: bool, say: Say) ->
 def can_run(name: str, device: str, quick: bool, say: Say) -> bool:
     """Whether the side can, and should, run here."""
     side = name.split()[1]
-    if side == "pfl" and not PFL_PYTHON.exists():
-        say(f"{name}: left out, pfl could not be installed ({PFL_PYTHON} is not there)")
+    if side in PEERS and not PEERS[side].exists():
+        say(f"{name}: left out, {side} could not be installed ({PEERS[side]} is not there)")
         return False
     if side.startswith("flower") and quick:
         return False

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks import language
 from benchmarks.driver import ROOT
 from benchmarks.workloads import WORKLOADS
 
@@ -21,14 +22,17 @@ WHO = {
     "flower": "fedrac on `flwr run`, two SuperNodes",
     "loop": "plain PyTorch loop, one client at a time",
     "pfl": "pfl",
+    "jax": "JAX, the same work as one compiled function",
     "flower-peer": "plain Flower app, one client a SuperNode, on Ray",
+    "peft": "loop of transformers and PEFT, one client at a time",
     "floor": "the products with the frozen weights alone",
 }
 
 
 def tables(found: Mapping[str, Any]) -> str:
     """What was measured, as Markdown: a table of times, one of the ratios, and where and how they came about."""
-    times = [_row(HEADS), _row("---" for _ in HEADS), *(_row(cells) for cells in _times(found["series"]))]
+    times = [_row(HEADS), _row("---" for _ in HEADS), *map(_row, _times(found["series"]))]
+    times += map(_row, _of_models(found.get("language_models", {})))
     goals = [_row(("", "measured", "range", "wanted", "")), _row("-----"), *map(_goal, found["results"])]
     return "\n".join([*times, "", *goals, "", _about(found), ""])
 
@@ -41,7 +45,11 @@ def short_table(found: Mapping[str, Any]) -> str:
 
 def _about(found: Mapping[str, Any]) -> str:
     machine, options = found["machine"], found["options"]
-    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "flwr", "ray", "pfl"))
+    versions = ", ".join(
+        f"{name} {machine['versions'][name]}"
+        for name in ("torch", "flwr", "ray", "pfl", "jax")
+        if name in machine["versions"]
+    )
     return (
         f"Medians of {options['repetitions']} turns on {machine['cores']} cores ({machine['processor']}; {versions}). "
         "Memory is the largest private memory of all processes together."
@@ -67,6 +75,22 @@ def _times(series: list[dict[str, Any]]) -> Iterator[list[str]]:
             f"{one['private'] / 1e6:,.0f} MB",
             "" if side in ("ours", "floor") else _three(faster),
         ]
+
+
+def _of_models(found: Mapping[str, Mapping[str, language.Values]]) -> Iterator[list[str]]:
+    """A row of every side of a whole run; how long it took to its first round is not measured."""
+    for workload, sides in found.items():
+        for side, values in sides.items():
+            seconds = values["seconds a round"]
+            yield [
+                workload,
+                WHO[side],
+                f"{seconds:.1f} s",
+                f"{language.COHORT[workload] / seconds:.2f}",
+                "",
+                f"{values['peak private MB']:,} MB",
+                "" if side == "ours" else _three(seconds / sides["ours"]["seconds a round"]),
+            ]
 
 
 def _three(number: float) -> str:

@@ -23,6 +23,7 @@ from fedrac.training import local
 from fedrac.training.adapter import CohortAdapter
 from fedrac.training.minibatches import Minibatches
 from fedrac.training.optimizer import StackedOptimizer
+from fedrac.training.plain import PlainNetwork
 
 PARTS = (
     ("cohort, sketches", Rounds, "begin"),
@@ -35,6 +36,7 @@ PARTS = (
     ("forward: modules, activations", local, "call"),
     ("forward: products with W", F, "linear"),
     ("forward: updates s B A", CohortAdapter, "_add"),
+    ("plain networks: updates, activations, gradients", PlainNetwork, "gradients"),
     ("loss", Host, "_loss"),
     ("backward", torch.autograd, "grad"),
     ("optimizer", StackedOptimizer, "step"),

@@ -7,14 +7,17 @@ import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from benchmarks.driver import PFL_PYTHON
+from benchmarks import language
+from benchmarks.driver import PEERS
 from benchmarks.series import Series
 from benchmarks.workloads import WORKLOADS
 from fedrac.results.record import versions
 
 Found = Mapping[tuple[str, str], Series]
+Models = Mapping[str, Mapping[str, language.Values]]
 GB = 1e9
 
 
@@ -39,12 +42,15 @@ class Goal:
 
 
 GOALS = (
-    Goal("W1, plain loop / in process", "W1", "W1 loop", "W1 ours", 12),
-    Goal("W1, plain Flower app / in process", "W1", "W1 flower-peer", "W1 ours", 45),
-    Goal("W1, pfl / in process", "W1", "W1 pfl", "W1 ours", 11),
+    Goal("W1, in process / JAX", "W1", "W1 ours", "W1 jax", -1.0),
+    Goal("W2, in process / JAX", "W2", "W2 ours", "W2 jax", -0.3),
+    Goal("W4, in process / JAX", "W4", "W4 ours", "W4 jax", -0.4),
+    Goal("W1, plain loop / in process", "W1", "W1 loop", "W1 ours", 14),
+    Goal("W1, plain Flower app / in process", "W1", "W1 flower-peer", "W1 ours", 90),
+    Goal("W1, pfl / in process", "W1", "W1 pfl", "W1 ours", 17),
     Goal("W1, plain Flower app / flwr run", "W1", "W1 flower-peer", "W1 flower", 5),
     Goal("W4, plain Flower app / flwr run", "W4", "W4 flower-peer", "W4 flower", 25),
-    Goal("W1, in process / floor", "W1", "W1 ours", "W1 floor", -2.0),
+    Goal("W1, in process / floor", "W1", "W1 ours", "W1 floor", -3.0),
     Goal("W2 / W1, in process, per example", "W2", "W2 ours", "W1 ours", -1.5, per_example=True),
     Goal("W3, 100,000 clients / 1,000 clients", "W3", "W3 ours", "W3-1000 ours", -1.2),
     Goal("W5, plain loop / in process", "W5", "W5 loop", "W5 ours", 1.4),
@@ -61,8 +67,14 @@ def result(text: str, values: Sequence[float], bound: float) -> dict[str, Any]:
     return {"goal": text, "value": value, **spread, "bound": f"{sign} {abs(bound):g}", "met": met}
 
 
-def goals(found: Found, shell: Sequence[float]) -> list[dict[str, Any]]:
-    """Every goal whose sides were measured; a ratio is taken in each repetition."""
+def goals(found: Found, shell: Sequence[float], models: Models | None = None) -> list[dict[str, Any]]:
+    """Every goal whose sides were measured; a ratio is taken in each repetition.
+
+    Args:
+        found: by group and side.
+        shell: seconds to the first round.
+        models: by workload and side, whole runs of language models, made once.
+    """
     results = []
     for goal in GOALS:
         pair = [found.get((goal.group, name)) for name in (goal.over, goal.under)]
@@ -72,6 +84,7 @@ def goals(found: Found, shell: Sequence[float]) -> list[dict[str, Any]]:
             results.append(result(goal.text, ratios, goal.bound))
     if large := found.get(("W3", "W3 ours")):
         results.append(result("W3, peak memory without mapped files (GB)", [large.private / GB], -W3_BYTES / GB))
+    results += [result(text, [value], -most) for text, value, most in language.goals(models or {})]
     if shell:
         results.append(result("shell to first round of the default (s)", shell, -SHELL_SECONDS))
     return results
@@ -92,10 +105,10 @@ def table(series: Sequence[Series], results: Sequence[Mapping[str, Any]], shares
     """Both tables as text, and the shares of the frozen products."""
     heads = ("a round", "range", "clients/s", "first round", "memory", "private", "threads")
     lines = [_row("", heads), *(_measured(one) for one in series)]
-    lines += ["", f"{'':44}{'ratio':>8}{'range':>17}   wanted"]
+    lines += ["", f"{'':48}{'ratio':>8}{'range':>17}   wanted"]
     for r in results:
         spread = f"{r['low']:.2f} - {r['high']:.2f}"
-        lines.append(f"{r['goal']:44}{r['value']:8.2f}{spread:>17}   {r['bound']:8} {'met' if r['met'] else 'NOT met'}")
+        lines.append(f"{r['goal']:48}{r['value']:8.2f}{spread:>17}   {r['bound']:8} {'met' if r['met'] else 'NOT met'}")
     lines += [f"\n{w}: products with the frozen weights are {share:.0%} of a round" for w, share in shares.items()]
     return "\n".join(lines)
 
@@ -123,14 +136,17 @@ def machine() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, Any]:
-    return {"versions": {**versions(), "pfl": _pfl_version(), "hydra-core": importlib.metadata.version("hydra-core")}}
+    return {"versions": {**versions(), **_peers(), "hydra-core": importlib.metadata.version("hydra-core")}}
 
 
-def _pfl_version() -> str:
-    code = "import importlib.metadata as m; print(m.version('pfl'))"
-    if not PFL_PYTHON.exists():
-        return "not installed"
-    return subprocess.run([PFL_PYTHON, "-c", code], stdout=subprocess.PIPE, text=True).stdout.strip()
+def _peers() -> dict[str, str]:
+    """Their versions; each is asked in its own environment."""
+    return {name: _version_in(python, name) if python.exists() else "not installed" for name, python in PEERS.items()}
+
+
+def _version_in(python: Path, package: str) -> str:
+    code = f"import importlib.metadata as m; print(m.version({package!r}))"
+    return subprocess.run([python, "-c", code], stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
 def as_json(series: Sequence[Series]) -> list[dict[str, Any]]:

@@ -35,8 +35,9 @@ class Cohort:
 def average(stacked: Tensor, weights: Shares) -> Tensor:
     """Weighted sum over the first axis (C, ...), in float64, one client after another: never in another order."""
     total = np.zeros(stacked.shape[1:], dtype=np.float64)
-    for weight, factor in zip(weights, stacked, strict=True):
-        total += weight * factor.double().numpy()
+    part = np.empty_like(total)
+    for weight, factor in zip(weights, stacked.numpy(), strict=True):
+        total += np.multiply(weight, factor, out=part, dtype=np.float64)
     return torch.from_numpy(total)
 
 

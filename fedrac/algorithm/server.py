@@ -107,11 +107,17 @@ def shares(examples: Sequence[int], weighting: Weighting) -> Shares:
 
 
 def product(b: Tensor, a: Tensor) -> Tensor:
-    """``B A`` (..., m, n) as a sum of r outer products, in order, multiply and add apart: the same on every machine."""
+    """``B A`` (..., m, n) as a sum of r outer products, in order, multiply and add apart: the same on every machine.
+
+    Some rows at a time, so that the sums stay in a core's cache.
+    """
     total = b.new_zeros(*b.shape[:-1], a.shape[-1])
-    outer = torch.empty_like(total)
-    for j in range(a.shape[-2]):
-        total += torch.mul(b[..., :, j, None], a[..., None, j, :], out=outer)
+    blocks = _row_blocks(total)
+    outer = torch.empty_like(total[..., blocks[0], :]) if blocks else total
+    for rows in blocks:
+        part, left = total[..., rows, :], b[..., rows, :]
+        for j in range(a.shape[-2]):
+            part += torch.mul(left[..., j, None], a[..., None, j, :], out=outer[..., : part.shape[-2], :])
     return total
 
 
@@ -120,11 +126,17 @@ def plus_product(w: Tensor, b: Tensor, a: Tensor, scale: float) -> Tensor:
 
     It has the bits of ``w + scale * product(b, a)``.
     """
-    found, step = torch.empty_like(w), max(_ENTRIES * w.shape[-2] // max(w.numel(), 1), 1)
-    for start in range(0, w.shape[-2], step):
-        rows = slice(start, start + step)
+    found = torch.empty_like(w)
+    for rows in _row_blocks(w):
         torch.add(w[..., rows, :], product(b[..., rows, :], a).mul_(scale), out=found[..., rows, :])
     return found
+
+
+def _row_blocks(matrix: Tensor) -> list[slice]:
+    """Some rows each of a matrix, or of all of a stack (..., m, n)."""
+    m = matrix.shape[-2]
+    step = max(_ENTRIES * m // max(matrix.numel(), 1), 1)
+    return [slice(start, start + step) for start in range(0, m, step)]
 
 
 def effective_weights(state: ServerState, blocks: Sequence[Block], sketches: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from fedrac.experiment import basis, common_scale
 from fedrac.experiment.pretrain import initial_weights
 from fedrac.experiment.settings import Experiment, parse
 from fedrac.experiment.training_objective import objective
+from fedrac.flower import one_model
 from fedrac.flower.host import pick_device
 from fedrac.flower.round_loop import Test
 from fedrac.flower.rounds import Rounds
@@ -70,8 +71,8 @@ def prepare(settings: DictConfig, grid: Grid) -> ReadyRun:
     """
     common_scale.agree(settings, grid)
     experiment = parse(settings)
-    model, examples = models.build(experiment.model, experiment.seed), server_data(experiment)
-    built = weights.of(model)  # before it goes to another dtype
+    built, examples = one_model.build(experiment.workload()), server_data(experiment)
+    model = built.model
     if said := norms.note(model):
         log.info(said)
     strategy = build_strategy(experiment, model, test_on_clients=examples is None or not len(examples.test))
@@ -80,7 +81,8 @@ def prepare(settings: DictConfig, grid: Grid) -> ReadyRun:
         strategy.connected.bindings.watch(node_bindings.read(Path(settings.resume)))
         for line in read_metrics(Path(settings.resume) / "metrics.jsonl"):
             strategy.connected.drawn |= dict.fromkeys(line["cohort"], line["round"])
-    strategy.connect(grid)
+    with one_model.offered(built):
+        strategy.connect(grid)
     torch.set_num_threads(experiment.runtime.threads or _threads(experiment, model, examples, strategy))
     test = _measuring(experiment, model, examples, strategy) if examples else None
     if test is None and experiment.evaluate.metrics:
@@ -90,7 +92,7 @@ def prepare(settings: DictConfig, grid: Grid) -> ReadyRun:
         )
     if examples:
         _warn_of_idle_outputs(model, examples, experiment)
-    start = initial_weights(experiment, built)
+    start = initial_weights(experiment, built.weights)
     if state is None:
         strategy.basis = _basis(experiment, start, strategy)
     initial = now = _measured(test, start) if test else {}

@@ -6,14 +6,14 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property, lru_cache, partial
+from functools import cache, cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedrac import data, models
+from fedrac import data
 from fedrac.algorithm.blocks import Block, find_blocks, sent_shapes
 from fedrac.algorithm.round_start import draw_sketches, start_of_round
 from fedrac.algorithm.state import ServerState
@@ -22,6 +22,7 @@ from fedrac.data import standard
 from fedrac.data.batch import Batch, Rows, batches
 from fedrac.data.own import load as load_own
 from fedrac.data.tokens import Tokens
+from fedrac.flower import one_model
 from fedrac.loading import limits
 from fedrac.loading.told import text_of, told
 from fedrac.models.weights import use
@@ -32,7 +33,6 @@ from fedrac.protocol.messages import RoundPlan, Shapes
 from fedrac.protocol.node_state import Initial
 from fedrac.protocol.own_state import Own
 from fedrac.protocol.replies import Reply, join
-from fedrac.protocol.state_digest import in_master_dtype, of_weights
 from fedrac.training import evaluation, threads, work
 from fedrac.training.local import CohortResult, train_cohort
 from fedrac.training.logit_adjustment import adjusted
@@ -80,15 +80,15 @@ class Host:
         self.device = pick_device(workload["device"])
         self.dtype: torch.dtype = getattr(torch, workload["dtype"])
         with _telling():  # it has not seen the data
-            model = models.build(workload["model"], self.seed)
-        digest = of_weights(model.state_dict(), workload["dtype"])  # before it goes to another dtype
-        self.initial = Initial(partial(_initial_weights, workload), digest)
-        self.model = model.to(self.device, self.dtype).requires_grad_(False)
+            built = one_model.of_host(workload)
+        self.initial = Initial(partial(_initial_weights, workload), built.digest, built.in_master_dtype)
+        self.model = built.model.to(self.device, self.dtype).requires_grad_(False)
         with _telling("the model does not fit the data: check model.inputs, model.outputs and data.classes"):
             check_model(self.model, self.data.train, self.data.task, self.device, self.dtype)
         self._rows, self._ways = Rows(self.data.train, self.device, self.dtype), KnownWays()
         # Shared with the hosts `beside` this one; asked for the same blocks in every round of a run.
         self._find = lru_cache(maxsize=1)(partial(_blocks_of, self.model))
+        self._of_a_row = cache(partial(work.of_a_row, self.model, self.data.train))
         self._place(partition_id, num_partitions)
 
     def _place(self, partition_id: int, num_partitions: int) -> None:
@@ -186,11 +186,7 @@ class Host:
         if self.device.type != "cpu":
             return float("inf")
         largest = int(self.partition.sizes[np.asarray(plan.clients, np.int64)].max(initial=1))
-        return self._of_a_row * len(plan.clients) * plan.spec.local.rows_per_step(largest)
-
-    @cached_property
-    def _of_a_row(self) -> float:
-        return work.of_a_row(self.model, self.data.train)
+        return self._of_a_row() * len(plan.clients) * plan.spec.local.rows_per_step(largest)
 
     def evaluate(self, weights: Mapping[str, Tensor], clients: Sequence[int]) -> dict[str, list[float]]:
         """Sums of every metric over each client's examples, and their number (``examples``).
@@ -247,7 +243,7 @@ class Host:
 
 def _initial_weights(workload: Mapping[str, Any]) -> dict[str, Tensor]:
     """What a run without pre-training starts from."""
-    return in_master_dtype(models.build(workload["model"], int(workload["seed"])).state_dict(), workload["dtype"])
+    return one_model.build(workload).in_master_dtype()
 
 
 def _blocks_of(model: nn.Module, told: tuple[tuple[tuple[str, Any], ...], ...]) -> Sequence[Block]:

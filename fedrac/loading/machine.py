@@ -1,10 +1,10 @@
 """What this process may use of the machine, which is not always all that the machine has."""
 
+import math
 import os
 from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
-
-_Limit = Callable[[Path], float | None]
 
 
 def cores(root: Path = Path("/")) -> int:
@@ -14,7 +14,7 @@ def cores(root: Path = Path("/")) -> int:
         root: of the file system that has ``proc`` and ``sys``.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, int(min([affinity, *_limits(root, "cpu", _quota_v2, _quota_v1)])))
+    return max(1, int(min(affinity, _least(root, "cpu"))))
 
 
 def memory(root: Path = Path("/")) -> int:
@@ -24,10 +24,16 @@ def memory(root: Path = Path("/")) -> int:
         root: of the file system that has ``proc`` and ``sys``.
     """
     all_of_it = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**33
-    return int(min([all_of_it, *_limits(root, "memory", _bytes("memory.max"), _bytes("memory.limit_in_bytes"))]))
+    return int(min(all_of_it, _least(root, "memory")))
 
 
-def _limits(root: Path, controller: str, v2: _Limit, v1: _Limit) -> Iterator[float]:
+@cache  # asked for in every round
+def _least(root: Path, controller: str) -> float:
+    """The smallest limit; infinite: there is none."""
+    return min(_limits(root, controller), default=math.inf)
+
+
+def _limits(root: Path, controller: str) -> Iterator[float]:
     """Each limit of the process's own cgroups and of those that they lie in, version 2 and version 1."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
@@ -37,8 +43,8 @@ def _limits(root: Path, controller: str, v2: _Limit, v1: _Limit) -> Iterator[flo
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
-        top, limit = (root / "sys/fs/cgroup" / controller, v1) if controllers else (root / "sys/fs/cgroup", v2)
-        own = top / path.lstrip("/")
+        top = root / "sys/fs/cgroup" / controller if controllers else root / "sys/fs/cgroup"
+        limit, own = _LIMITS[controller, 1 if controllers else 2], top / path.lstrip("/")
         for folder in (own, *own.parents):
             if folder.is_relative_to(top) and (found := limit(folder)) is not None:
                 yield found
@@ -60,11 +66,17 @@ def _quota_v1(folder: Path) -> float | None:
     return None if quota < 0 else quota / period
 
 
-def _bytes(file: str) -> _Limit:
-    def limit(folder: Path) -> float | None:
-        try:
-            return float((folder / file).read_text())
-        except (OSError, ValueError):  # there is none, or it says max
-            return None
+def _bytes(file: str, folder: Path) -> float | None:
+    try:
+        return float((folder / file).read_text())
+    except (OSError, ValueError):  # there is none, or it says max
+        return None
 
-    return limit
+
+# By controller and version of cgroups: the limit that a folder sets, if any.
+_LIMITS: dict[tuple[str, int], Callable[[Path], float | None]] = {
+    ("cpu", 1): _quota_v1,
+    ("cpu", 2): _quota_v2,
+    ("memory", 1): partial(_bytes, "memory.limit_in_bytes"),
+    ("memory", 2): partial(_bytes, "memory.max"),
+}

@@ -19,7 +19,7 @@ def configuration(checkpoint: str, revision: str | None, outputs: int | None, dr
     """The checkpoint's configuration, with this number of outputs and this dropout where they are given.
 
     Raises:
-        ValueError: there is none that can be loaded.
+        ValueError: there is none that can be loaded, or its weights are quantized.
     """
     with quiet():
         try:
@@ -28,6 +28,11 @@ def configuration(checkpoint: str, revision: str | None, outputs: int | None, dr
             raise ValueError(_not_there(checkpoint, error)) from error
         if outputs is not None and outputs != config.num_labels:
             config.num_labels = outputs
+    if getattr(config, "quantization_config", None):
+        raise ValueError(
+            f"model.checkpoint={checkpoint} has quantized weights, and no update can be merged into those: give the "
+            "checkpoint from which they were made (runtime.dtype=bfloat16 halves a node's model)"
+        )
     if dropout is not None:
         for name in dropouts(config):
             setattr(config, name, dropout)

@@ -10,7 +10,7 @@ from fedrac.algorithm.state import ServerState
 from fedrac.protocol import node_state
 from fedrac.protocol.connected_clients import Hosted
 from fedrac.protocol.messages import encode_update
-from fedrac.protocol.state_log import StateLog, Step, size
+from fedrac.protocol.state_log import StateLog, Step
 
 
 class Downloads:
@@ -95,7 +95,7 @@ class Downloads:
 
     def _size(self, base: str, replay: bool = True) -> int:
         if (base, replay) not in self._sizes:
-            self._sizes[base, replay] = size(self._chain.update_from(base, replay))
+            self._sizes[base, replay] = self._chain.size_from(base, replay)
         return self._sizes[base, replay]
 
     def _content(self, base: str, replay: bool) -> RecordDict:

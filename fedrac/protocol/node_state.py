@@ -55,22 +55,31 @@ def forget() -> None:
 
 
 class Initial:
-    """The weights before round 1, as far as the configuration tells: built where they are needed, not kept.
+    """The weights before round 1, as far as the configuration tells: built where they are needed, not kept for the run.
 
     Args:
         build: makes them, in the master dtype.
         digest: of the state that has these weights and no factors, where it is known already.
-
+        built: makes them of a model that has been built already, and is kept until the first state is there.
     """
 
-    def __init__(self, build: Callable[[], Mapping[str, Tensor]], digest: str | None = None) -> None:
-        self._build = build
+    def __init__(
+        self,
+        build: Callable[[], Mapping[str, Tensor]],
+        digest: str | None = None,
+        built: Callable[[], Mapping[str, Tensor]] | None = None,
+    ) -> None:
+        self._build, self._built = build, built
         if digest is not None:
             self.digest = digest
 
     def snapshot(self) -> DigestedState:
         """The state that has these weights and no factors."""
-        return state_digest.take(ServerState(0, self._build(), {}))
+        return state_digest.take(ServerState(0, (self._built or self._build)(), {}))
+
+    def release(self) -> None:
+        """Lets go of what was kept for the first state."""
+        self._built = None
 
     @cached_property
     def digest(self) -> str:
@@ -124,6 +133,7 @@ class NodeState:
             if found.digest != update.digest:
                 raise CannotRebuild("differs")
         remember(found, self.run)
+        self.initial.release()
         return found.state, self._keep(found) or self.in_memory
 
     def _beginning(self, update: Update) -> tuple[Update, DigestedState | None]:

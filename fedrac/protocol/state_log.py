@@ -6,8 +6,9 @@ rounds since then, or the tensors that have changed, whichever are fewer bytes.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -87,6 +88,7 @@ class StateLog:
         self._place = 0
         self._places = {self.tip.digest: 0}
         self._digests = [self.tip.digest]  # by place
+        self._upto = [0]  # by place: bytes of the steps that lead there
         self._changed = dict.fromkeys(self.tip.prints, 0)  # the place at which a tensor got its present value
         self._steps: deque[Step] = deque()  # those that lead to the newest places, without a gap
         self._jump: tuple[int, set[str]] | None = None  # the place before the steps that no step left, and what changed
@@ -97,6 +99,7 @@ class StateLog:
         self._place += 1
         self._places[self.tip.digest] = self._place
         self._digests.append(self.tip.digest)
+        self._upto.append(self._upto[-1] + (0 if step is None else step.means.nbytes))
         changed = {k for k, value in self.tip.prints.items() if before.prints.get(k) != value}
         self._changed |= dict.fromkeys(changed, self._place)
         if step is None or not self._replays:
@@ -104,8 +107,8 @@ class StateLog:
             self._jump = (self._place - 1, changed) if step is None else None
             return
         self._steps.append(step)
-        whole = _size(self.tip.tensors.values())
-        while _size_of_steps(self._steps) >= whole:
+        whole = self._size_of(self.tip.tensors)
+        while self._upto[self._place] - self._upto[self._place - len(self._steps)] >= whole:
             self._steps.popleft()  # from so far back, the tensors themselves are never longer
             self._jump = None
 
@@ -120,41 +123,41 @@ class StateLog:
             base: as `newest` gives it.
             replay: steps may be part of the way.
         """
-        place = self._places[base] if base else -1
-        changed = {k for k, since in self._changed.items() if since > place}
-        steps, given = self._way(place)
-        if not (replay and base) or self._size_of(given) + _size_of_steps(steps) >= self._size_of(changed):
-            steps, given = (), changed
+        start, given, _ = self._shortest(base, replay)
+        first = self._place - len(self._steps)
         rest = state_digest.state_of(0, {k: v for k, v in self.tip.tensors.items() if k in given})
-        path = tuple(self._digests[self._place - len(steps) : self._place])
+        path = tuple(self._digests[start : self._place])
+        steps = tuple(islice(self._steps, start - first, None)) if path else ()
         parts = (rest.weights, rest.factors, rest.basis, rest.moments)
         return Update(self.tip.state.round, self.tip.digest, base, steps, *parts, path)
 
-    def _way(self, place: int) -> tuple[tuple[Step, ...], set[str]]:
-        """Steps from ``place`` to the tip, and tensors to set before them: all of them where no steps lead there."""
+    def size_from(self, base: str, replay: bool = True) -> int:
+        """Bytes of the numbers in `update_from`, which is not made."""
+        return self._shortest(base, replay)[2]
+
+    def _shortest(self, base: str, replay: bool) -> tuple[int, set[str], int]:
+        """The place from which steps lead to the tip, the tensors to set before them, and the bytes of both."""
+        place = self._places[base] if base else -1
+        changed = {k for k, since in self._changed.items() if since > place}
+        if replay and base and (way := self._way(place)) is not None:
+            start, given = way
+            bytes_ = self._size_of(given) + self._upto[self._place] - self._upto[start]
+            if bytes_ < self._size_of(changed):
+                return start, given, bytes_
+        return self._place, changed, self._size_of(changed)
+
+    def _way(self, place: int) -> tuple[int, set[str]] | None:
+        """Where the steps from ``place`` to the tip begin, and what to set before them; None: no steps lead there."""
         first = self._place - len(self._steps)
         if place >= first:
-            return tuple(self._steps)[place - first :], set()
+            return place, set()
         jumped, names = self._jump or (None, set())
         if place == jumped and all(self._changed[k] <= first for k in names):  # no step has changed what it was then
-            return tuple(self._steps), names
-        return (), set(self._changed)
+            return first, names
+        return None
 
     def _size_of(self, names: Iterable[str]) -> int:
-        return _size(self.tip.tensors[name] for name in names)
-
-
-def size(update: Update) -> int:
-    """Bytes of the numbers in an update."""
-    return _size_of_steps(update.steps) + _size(value for part in update.tensors.values() for value in part.values())
-
-
-def _size_of_steps(steps: Sequence[Step]) -> int:
-    return _size(step.means for step in steps)
-
-
-def _size(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors)
+        return sum(self.tip.tensors[name].nbytes for name in names)
 
 
 @torch.no_grad()

@@ -45,6 +45,16 @@ class Layout:
             return found
         return found.new_zeros(self.clients, *found.shape[1:]).index_add_(0, self.owner, found)
 
+    def copies(self, each: int, rows: Tensor) -> bool:
+        """Whether a matrix of ``each`` entries would be copied for every row, and is larger than what a row has."""
+        return self.owner is not None and each * self.rows > rows.numel()
+
+    @cached_property
+    def groups(self) -> list[tuple[int, Tensor]]:
+        """Every client that has rows, and which they are, (k,) int64, where clients have any number of rows."""
+        assert self.owner is not None
+        return [(client, (self.owner == client).nonzero()[:, 0]) for client in torch.unique(self.owner).tolist()]
+
     @cached_property
     def owners(self) -> Tensor:
         """(R,) int64, the client of each row, in any layout."""

@@ -28,6 +28,7 @@ from fedrac.training.memory import most_tokens
 from fedrac.training.minibatches import Minibatches, Steps, chunks
 from fedrac.training.optimizer import LocalSpec, StackedOptimizer
 from fedrac.training.passes import MOST, passes
+from fedrac.training.plain import PlainNetwork, layers_of
 from fedrac.training.probe import find_way
 from fedrac.training.setup import Shard, TrainingSetup
 from fedrac.training.way import NotTogether, Way
@@ -153,6 +154,7 @@ class _Lockstep:
         self.loss_sums = torch.zeros(len(shards), dtype=torch.float64)
         self.dropout = ClientDropout(seed, round_, self.clients, self.device)
         self.adapter = CohortAdapter(problem.model, problem.blocks, way, self.dropout)
+        self.plain = PlainNetwork(problem.model, problem.blocks, way.plain, list(self.factors)) if way.plain else None
 
     def _of_ranks(self, shards: Sequence[Shard]) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         """Which part of its factors each client trains, and the Gram inverses of its part of the sketch."""
@@ -167,7 +169,9 @@ class _Lockstep:
     def run(self) -> None:
         together = self._steps if self.problem.lengths is None or self.way.padded else self._steps_by_length
         steps = together if self.way.alone is None else self._steps_alone
-        with self.adapter.attached() if self.way.alone is None else nullcontext(), no_global_draws(self.device):
+        bare = self.way.alone is not None or self.plain is not None
+        with nullcontext() if bare else self.adapter.attached(), no_global_draws(self.device):
+            self._check_plain()
             for batch in self.orders.batches():
                 losses = steps(batch)
                 self.loss_sums[: batch.clients] += (losses * batch.real).sum((0, 2))
@@ -183,6 +187,12 @@ class _Lockstep:
             found[f"{key}/control"] = method.control(self.own[key], shared, moved, way)
         return found
 
+    def _check_plain(self) -> None:
+        """A model may compute something else than it did before: other layers as it goes on, say, or a dropout."""
+        some, _ = self.problem.take(self.orders.first) if self.plain is not None else (None, None)
+        if self.plain is not None and layers_of(self.problem.model, some) != self.way.plain:
+            raise NotTogether("the model has other layers than before")
+
     def mean_losses(self) -> Tensor:
         return self.loss_sums / self.orders.examples_seen
 
@@ -192,7 +202,7 @@ class _Lockstep:
         factors = {**self.start.frozen, **parameters}
         weight = batch.weight.flatten(1).to(self.device, next(iter(parameters.values())).dtype)
         layout = Layout(batch.clients, batch.index[0].numel())
-        self.adapter.use(factors, layout)
+        (self.plain or self.adapter).use(factors, layout)
         losses = []
         for step, (index, weights) in enumerate(zip(batch.index.flatten(1), weight, strict=True), batch.first):
             self.dropout.start(step, layout, batch.first + len(weight) - step)
@@ -208,6 +218,8 @@ class _Lockstep:
         self, inputs: object, targets: Any, weight: Tensor, values: Sequence[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
         """Losses (rows,), and the gradients of their weighted sum."""
+        if self.plain is not None:
+            return self.plain.gradients(self.problem.loss, inputs, targets, weight)
         loss = self.problem.loss(self._outputs(inputs), targets).flatten()
         found = torch.autograd.grad(loss, values, weight.to(loss.dtype), allow_unused=True)
         return loss.detach(), [torch.zeros_like(v) if g is None else g for v, g in zip(values, found, strict=True)]

@@ -1,6 +1,5 @@
 """How many tokens can go through a model together: as many as memory allows."""
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -49,7 +48,6 @@ def most_tokens(kept: float, device: torch.device) -> int:
     return min(max(int(_budget(device) / max(kept, 1.0)), 1), MOST)
 
 
-@cache  # asked for in every round
 def _budget(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory) // _SHARE["cuda"]

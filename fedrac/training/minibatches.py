@@ -64,6 +64,11 @@ class Minibatches:
         seen = self._steps * self._batch if self._spec.sampling == "replacement" else self._sizes * self._spec.epochs
         return torch.from_numpy(seen)
 
+    @property
+    def first(self) -> Tensor:
+        """(1,) int64: a row of the data that is trained on."""
+        return torch.from_numpy(self._rows[:1])
+
     def batches(self) -> Iterator[Steps]:
         """All mini-batches, in order, as many steps at once as have the same clients and have at most ``most`` rows."""
         step = np.arange(int(self._steps.max()))[:, None]

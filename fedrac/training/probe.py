@@ -21,13 +21,13 @@ from torch.utils._pytree import tree_map
 from fedrac.algorithm.blocks import Block
 from fedrac.algorithm.round_start import Start
 from fedrac.algorithm.streams import Stream, uniform
-from fedrac.training import alone, units
+from fedrac.training import alone, plain, units
 from fedrac.training.adapter import CohortAdapter
 from fedrac.training.dropout import ClientDropout, no_global_draws
 from fedrac.training.evaluation import call
 from fedrac.training.layout import Layout
-from fedrac.training.memory import Kept
-from fedrac.training.passes import passes
+from fedrac.training.memory import Kept, most_tokens
+from fedrac.training.passes import MOST, passes
 from fedrac.training.setup import Shard, TrainingSetup
 from fedrac.training.watch import Seen, watch
 from fedrac.training.way import NotTogether, Refused, Way
@@ -74,6 +74,7 @@ class _Probe:
         self.index = list(torch.split(rows, list(_SIZES)))
         self.trained = _away_from_zero(problem, start, seed, self.device)
         self.unused = set(start.trained)
+        self.most = MOST  # tokens of a pass
         self.names = {
             key: next(b.name for b in problem.blocks if b.name == key.rpartition(":")[0]) for key in start.trained
         }
@@ -98,7 +99,7 @@ class _Probe:
             way = learnt
             worst = self._difference(found, expected, seen)
             if not worst:
-                return way
+                return self._plain(way, expected, seen)
             if self.problem.lengths is not None and way.drops and not way.padded:
                 way = replace(way, padded=True)
                 continue
@@ -106,6 +107,23 @@ class _Probe:
                 return way.one_at_a_time(worst)
             way = wider
         return way.one_at_a_time("too many of its modules compute across the rows of a batch")
+
+    def _plain(self, way: Way, expected: Sequence[_Found], seen: Seen) -> Way:
+        """The same with gradients that are written out, where they can be."""
+        if way.drops:
+            return way
+        table, _, weight = self._table()
+        inputs, targets = self.problem.take(table.flatten())
+        with no_global_draws(self.device):
+            layers = plain.layers_of(self.problem.model, inputs)
+        covered = {name for layer in layers for name in (layer.weight, layer.bias)}
+        if not {name for block in self.problem.blocks for name in block.names} <= covered:
+            return way
+        network = plain.PlainNetwork(self.problem.model, self.problem.blocks, layers, list(self.trained))
+        network.use({**self.start.frozen, **self.trained}, Layout(len(table), table.numel()))
+        losses, gradients = network.gradients(self.problem.loss, inputs, targets, weight.to(self.device))
+        found = self._by_client(losses.view(table.shape), dict(zip(self.trained, gradients, strict=True)))
+        return way if self._difference(found, expected, seen) else replace(way, plain=layers)
 
     # --- the passes ---------------------------------------------------------------------------------------------
 
@@ -119,8 +137,11 @@ class _Probe:
             dropout = self._dropout([place])
             dropout.start(0, Layout(1, len(index)))
             own = {key: value[place].detach().requires_grad_() for key, value in self.trained.items()}
-            with no_global_draws(self.device), dropout:
+            with no_global_draws(self.device), dropout, Kept(self.problem.model) as kept:
                 losses, gradients = alone.gradients(self.problem, self.start.frozen, own, index)
+            if self.problem.lengths is not None:
+                tokens = len(index) * int(self.problem.lengths[index].max())
+                self.most = min(self.most, most_tokens(kept.bytes / tokens, self.device))
             drops = drops or dropout.used
             self.unused &= {key for key, g in zip(own, gradients, strict=True) if g is None}
             filled = [torch.zeros_like(v) if g is None else g for v, g in zip(own.values(), gradients, strict=True)]
@@ -140,16 +161,13 @@ class _Probe:
 
     def _together(self, way: Way) -> tuple[list[_Found], Way]:
         """All clients in one cohort, short mini-batches filled up as in training, and what was learnt of the way."""
-        table = torch.nn.utils.rnn.pad_sequence(self.index, batch_first=True)
-        real = torch.stack([torch.arange(table.shape[1]) < len(index) for index in self.index])
-        table = torch.where(real, table, table[:, :1])
-        weight = (real / real.sum(1, keepdim=True)).flatten()
+        table, real, weight = self._table()
         dropout = self._dropout(range(len(self.index)))
         adapter = CohortAdapter(self.problem.model, self.problem.blocks, way, dropout)
         own = {key: value.detach().requires_grad_() for key, value in self.trained.items()}
         total, losses, kept, tokens = [torch.zeros_like(v) for v in own.values()], torch.zeros(table.numel()), 0, 0
         with adapter.attached(), no_global_draws(self.device):
-            for each in passes(table, real, None if way.padded else self.problem.lengths):
+            for each in passes(table, real, None if way.padded else self.problem.lengths, self.most):
                 adapter.use({**self.start.frozen, **own}, each.layout.to(self.device))
                 dropout.start(0, each.layout.to(self.device))
                 inputs, targets = self.problem.take(table.flatten()[each.at])
@@ -161,11 +179,19 @@ class _Probe:
                 losses = losses.to(loss).index_copy(0, each.at.to(self.device), loss.detach())
                 kept, tokens = kept + found.bytes, tokens + each.tokens
         way = replace(way.looping(frozenset(adapter.units.looped)), drops=dropout.used, kept=kept / tokens)
-        by_client = losses.view(table.shape)
+        return self._by_client(losses.view(table.shape), dict(zip(own, total, strict=True))), way
+
+    def _table(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows (C, b), which of them are real, and their weights (C * b,): short mini-batches are filled up."""
+        table = torch.nn.utils.rnn.pad_sequence(self.index, batch_first=True)
+        real = torch.stack([torch.arange(table.shape[1]) < len(index) for index in self.index])
+        return torch.where(real, table, table[:, :1]), real, (real / real.sum(1, keepdim=True)).flatten()
+
+    def _by_client(self, losses: Tensor, gradients: Mapping[str, Tensor]) -> list[_Found]:
         return [
-            _Found(by_client[c, : len(index)], {key: g[c] for key, g in zip(own, total, strict=True)})
+            _Found(losses[c, : len(index)], {key: g[c] for key, g in gradients.items()})
             for c, index in enumerate(self.index)
-        ], way
+        ]
 
     # --- what they say ------------------------------------------------------------------------------------------
 

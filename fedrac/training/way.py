@@ -42,6 +42,20 @@ class Unit:
 
 
 @dataclass(frozen=True)
+class Layer:
+    """One of the layers of a network in which each takes what the one before it gives.
+
+    Attributes:
+        kind: ``linear``, or the name of an activation (`fedrac.training.plain`).
+        weight, bias: names of the parameters of a linear one; bias None: it has none.
+    """
+
+    kind: str
+    weight: str = ""
+    bias: str | None = None
+
+
+@dataclass(frozen=True)
 class Way:
     """What is done where.
 
@@ -53,6 +67,7 @@ class Way:
         kept: bytes that a pass keeps for its way back, for each token (each row, of what has no length).
         padded: texts of a step go through the model together, padded to the longest one, and not in passes of about the
             same length: the model drops of what all rows share, which every pass would draw anew.
+        plain: the network's layers, where their gradients are written out; empty: the model itself is called.
     """
 
     layers: frozenset[str] = frozenset()
@@ -61,6 +76,7 @@ class Way:
     drops: bool = False
     kept: float = 0.0
     padded: bool = False
+    plain: tuple[Layer, ...] = ()
 
     def one_at_a_time(self, why: str) -> "Way":
         """Training one client after another, for this reason or the one that it has already."""

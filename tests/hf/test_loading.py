@@ -1,5 +1,6 @@
 """What a checkpoint becomes, and what is said of one that does not fit, before any training."""
 
+import json
 import re
 import subprocess
 import sys
@@ -107,6 +108,15 @@ def test_pickles_are_not_read(folders, tmp_path):
     torch.save(make(bert).model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"cannot be read: .*safetensors"):
         checkpoint(str(tmp_path), outputs=3)
+
+
+@pytest.mark.parametrize("how", [{"load_in_4bit": True, "quant_method": "bitsandbytes"}, {"quant_method": "gptq"}])
+def test_quantized_weights_are_refused(folders, tmp_path, how):
+    described = json.loads((folders[bert] / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**described, "quantization_config": how}))
+    for pretrained in (True, False):
+        with pytest.raises(ValueError, match="has quantized weights, and no update can be merged into those: give the"):
+            checkpoint(str(tmp_path), outputs=3, pretrained=pretrained)
 
 
 def test_weights_of_another_model(folders, tmp_path):

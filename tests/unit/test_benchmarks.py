@@ -40,7 +40,7 @@ def test_the_pages_show_what_was_measured() -> None:
 def test_the_short_table_has_the_rows_of_the_ordinary_case() -> None:
     found = json.loads(markdown.RESULTS.read_text())
     rows = markdown.short_table(found).split("\n\n")[0].splitlines()[2:]
-    assert len(rows) == len(markdown.WHO) - 1
+    assert len(rows) == len(markdown.WHO) - 2  # the floor, and PEFT
     assert all(f"| W1 {row}\n" in markdown.tables(found) for row in rows)
 
 
@@ -54,8 +54,8 @@ def test_tables_stand_between_the_marks_and_nowhere_else() -> None:
 
 
 def test_every_part_of_a_round_is_seen_by_the_profile() -> None:
-    (found,) = profile.profile("check-mlp", 1, time.perf_counter)
-    assert found.keys() == {part for part, _, _ in profile.PARTS} | {profile.REST}
+    found = [profile.profile(case, 1, time.perf_counter)[0] for case in ("check-mlp", "check-encoder")]
+    assert found[0].keys() | found[1].keys() == {part for part, _, _ in profile.PARTS} | {profile.REST}
 
 
 def test_parts_of_a_profile_add_up_to_the_whole() -> None:
@@ -77,3 +77,17 @@ def test_shares_and_goals_are_those_of_the_medians() -> None:
     assert results["shell to first round of the default (s)"]["value"] == 3.0
     text = report.table(sides, list(results.values()), shares)
     assert "W1: products with the frozen weights are 18% of a round" in text and "NOT met" in text
+
+
+def test_whole_runs_of_language_models_have_goals_and_rows() -> None:
+    run = {"bytes written a round": 250.0, "bytes up of a client": 100}
+    ours = {"seconds a round": 4.0, "peak private MB": 1300, **run}
+    found = {"W6": {"ours": ours, "peft": {"seconds a round": 8.0, "peak private MB": 1000}}}
+    results = report.goals({}, [], found)
+    assert [one["value"] for one in results] == [0.5, 1.3, 2.5] and all(one["met"] for one in results)
+    (large,) = report.goals({}, [], {"W7": {"ours": {**ours, "peak private MB": 9100}}})
+    assert (large["value"], large["met"]) == (9.1, False)
+    about = {"options": {"repetitions": 1}, "machine": json.loads(markdown.RESULTS.read_text())["machine"]}
+    page = markdown.tables({"series": [], "results": results, "language_models": found, **about})
+    assert "| W6 | fedrac, in process | 4.0 s | 2.00 |  | 1,300 MB |  |" in page
+    assert f"| W6 | {markdown.WHO['peft']} | 8.0 s | 1.00 |  | 1,000 MB | 2 |" in page

@@ -78,6 +78,12 @@ def mlp() -> Workload:
     return Workload(model, _values(6), _values(3), squared, ("*.bias", "1.weight"))
 
 
+def dense() -> Workload:
+    """Nothing but layers one after another, one of them without a bias."""
+    layers = (nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4, bias=False), nn.Tanh(), nn.Linear(4, 3))
+    return Workload(nn.Sequential(*layers), _values(6), _values(3), squared, ("*.bias",))
+
+
 def linear() -> Workload:
     return Workload(nn.Linear(6, 5, bias=False), _values(6), _values(5), squared)
 
@@ -115,7 +121,7 @@ def positions() -> Workload:
     return Workload(Positions(), _values(4, 6), _values(3), squared, ("norm.*",))
 
 
-FACTORIES = (mlp, conv, grouped, text, tied, positions)
+FACTORIES = (mlp, dense, conv, grouped, text, tied, positions)
 
 
 def make(factory: Callable[[], Workload], dtype: torch.dtype = torch.float64) -> Workload:

@@ -83,6 +83,23 @@ def test_a_run_is_the_same_in_one_worker(place: Path, settings: dict[str, Any]) 
     assert f"{place}".encode() in Path(f"/proc/{process}/cmdline").read_bytes()
 
 
+def test_a_model_is_loaded_once(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the node's worker, whatever many rounds follow."""
+    (tmp_path / "counted.py").write_text(
+        "from pathlib import Path\nfrom fedrac import models\n\n"
+        "def mlp(said, **arguments):\n"
+        "    with Path(said).open('a') as file: file.write('loaded\\n')\n"
+        "    return models.mlp(**arguments)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    said, work = tmp_path / "said", runs.workload()
+    work["model"] = {**work["model"], "_target_": "counted.mlp", "said": str(said)}
+    strategy, start = runs.strategy(work), runs.start(work)
+    said.unlink()
+    strategy.start(Deployed(), start, 4)
+    assert said.read_text() == "loaded\n"
+
+
 def alive(run: int = 1, **config: int | str) -> None:
     """A sign of life, which needs neither model nor data."""
     grid = Deployed(run, **config)

@@ -271,17 +271,24 @@ def grown(count: int, numbers: int = 3) -> tuple[StateLog, list[ServerState]]:
     return found, states
 
 
+def size(update: Update) -> int:
+    return sum(step.means.nbytes for step in update.steps) + sum(
+        value.nbytes for part in update.tensors.values() for value in part.values()
+    )
+
+
 @pytest.mark.parametrize("behind", range(9))
 def test_the_shorter_way_is_taken_and_leads_to_the_tip(behind: int) -> None:
     """Steps of 3 numbers, or the 16 that change; the frozen ones are never sent to who has them."""
     found, states = grown(8)
     base = state_digest.take(states[8 - behind]).digest
     update = found.update_from(base)
-    assert state_log.size(update) == 4 * min(3 * behind, 16)
+    assert found.size_from(base) == size(update) == 4 * min(3 * behind, 16)
     assert [step.round for step in update.steps] == (list(range(9 - behind, 9)) if behind < 6 else [])
     after = state_log.apply(update, states[8 - behind], add)
     assert state_digest.take(after).digest == found.tip.digest == update.digest
-    assert state_log.size(found.update_from(base, replay=False)) == (4 * 16 if behind else 0)
+    assert found.size_from(base, replay=False) == size(found.update_from(base, replay=False))
+    assert found.size_from(base, replay=False) == (4 * 16 if behind else 0)
 
 
 def test_who_holds_a_later_state_than_the_base_makes_the_rest_alone(monkeypatch: pytest.MonkeyPatch) -> None:

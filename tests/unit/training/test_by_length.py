@@ -11,8 +11,10 @@ from fedrac.algorithm.method import Method
 from fedrac.algorithm.round_start import draw_sketches, start_of_round
 from fedrac.algorithm.sketch import SketchSpec
 from fedrac.data.tasks import IGNORED, named
+from fedrac.training import memory, probe
 from fedrac.training.local import train_cohort
 from fedrac.training.optimizer import LocalSpec
+from fedrac.training.passes import MOST
 from fedrac.training.setup import KnownWays, Shard, TrainingSetup
 
 SIZES, WORDS, LONGEST = (7, 4, 1, 6), 11, 13
@@ -86,8 +88,8 @@ class Work:
 
 @pytest.mark.parametrize(
     "full, columns",
-    [((), None), ((), 3), (("norm.*", "inner.bias"), None), (("recurrent.*",), None)],
-    ids=["layers", "two-sided", "vmap", "loop"],
+    [((), None), ((), 3), (("out.*",), None), (("norm.*", "inner.bias"), None), (("recurrent.*",), None)],
+    ids=["layers", "two-sided", "full layer", "vmap", "loop"],
 )
 @pytest.mark.parametrize("drop", [0.0, 0.3])
 @pytest.mark.parametrize("of_tokens", [False, True])
@@ -106,3 +108,13 @@ def test_each_client_gets_its_own_result(of_tokens, drop, full, columns, caplog)
         for key, factor in alone.factors.items():
             torch.testing.assert_close(factor[0], padded.factors[key][place], rtol=1e-8, atol=1e-9)
     assert not caplog.text  # no client was trained alone for want of a better way
+
+
+@pytest.mark.parametrize("budget, least, most", [(1, 1, 1), (10**4, 2, 100), (2**50, MOST, MOST)])
+def test_what_is_tried_first_keeps_to_the_memory_there_is(budget, least, most, monkeypatch):
+    seen, original = [], probe.passes
+    monkeypatch.setattr(memory, "_budget", lambda device: budget)
+    monkeypatch.setattr(probe, "passes", lambda *given: seen.append(given[-1]) or original(*given))
+    work = Work(False, 0.0)
+    work.train(work.shards)
+    assert seen and all(least <= bound <= most for bound in seen)

@@ -1,0 +1,119 @@
+"""Gradients that are written out are those of automatic differentiation, and other networks are left to it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from federation import Federation
+from torch import nn
+from torch.nn import functional as F
+from workloads import dense, make, shards
+
+from fedrac.algorithm import basis
+from fedrac.algorithm.method import Method
+from fedrac.models.dense import Dense
+from fedrac.training.optimizer import LocalSpec
+from fedrac.training.plain import layers_of
+from fedrac.training.way import Layer
+
+METHODS = {
+    "left": Method(),
+    "right": Method(side="right"),
+    "both factors": Method(train="both", fresh=False, merge=False),
+    "in full": Method(train="full"),
+    "two-sided": Method(side="both"),
+}
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(5, 5)
+
+    def forward(self, x):
+        return x + self.one(x)
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(5, 5)
+
+    def forward(self, x):
+        return self.one(self.one(x))
+
+
+class ByValue(Residual):
+    def forward(self, x):
+        return self.one(x) if x.sum() > 0 else F.relu(self.one(x))
+
+
+class Skipping(nn.Module):
+    """The second layer takes what the first was given, not what it gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(5, 5), nn.Linear(5, 5)
+
+    def forward(self, x):
+        self.one(x)
+        return self.two(x)
+
+
+def test_layers_are_those_of_the_forward_pass_in_order():
+    names = ("layers.0.weight", "layers.0.bias"), ("layers.1.weight", "layers.1.bias")
+    found = layers_of(Dense([6, 4, 3]), torch.rand(2, 1, 2, 3))
+    assert found == (Layer("linear", *names[0]), Layer("relu"), Layer("linear", *names[1]))
+    stack = nn.Sequential(nn.Flatten(), nn.Linear(6, 4, bias=False), nn.Tanh(), nn.Identity(), nn.Sigmoid())
+    assert layers_of(stack, torch.rand(2, 6)) == (Layer("linear", "1.weight"), Layer("tanh"), Layer("sigmoid"))
+    assert layers_of(nn.Sequential(nn.Linear(6, 4), nn.ReLU(inplace=True)), torch.rand(2, 6))[1] == Layer("relu")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Residual(),
+        Twice(),
+        ByValue(),
+        Skipping(),
+        nn.Sequential(nn.Linear(5, 5), nn.GELU()),
+        nn.Sequential(nn.Linear(5, 5), nn.Dropout()),
+        nn.Sequential(nn.Linear(5, 5), nn.LayerNorm(5)),
+        nn.Linear(5, 5).bfloat16(),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_other_networks_are_not_taken_for_such(model):
+    assert layers_of(model, torch.rand(3, 5, dtype=next(model.parameters()).dtype)) == ()
+
+
+def test_ids_and_sequences_are_not_taken_for_rows():
+    assert layers_of(nn.Linear(5, 5), torch.rand(2, 3, 5)) == ()
+    assert layers_of(nn.Sequential(nn.Embedding(9, 5)), torch.zeros(2, 5, dtype=torch.long)) == ()
+
+
+@pytest.mark.parametrize("local", [LocalSpec("adamw", 0.02, batch_size=5), LocalSpec(lr=0.05, batch_size=5, clip=0.1)])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_is_that_of_automatic_differentiation(method, local):
+    """Bit for bit: the products are the same ones."""
+    work, choices = make(dense), {}
+    if method == "two-sided":
+        wide = {n: p.shape[1] for n, p in work.model.named_parameters() if p.ndim > 1 and p.shape[1] > 3}
+        choices = {
+            "columns": 3,
+            "fixed": 2,
+            "basis": {f"{n}:A": basis.random(4, n, size, 2) for n, size in wide.items()},
+        }
+    own, other = (Federation(make(dense), shards(), METHODS[method], local, cohort=3, **choices) for _ in range(2))
+    own.round()
+    other.round()
+    ((key, way),) = own.ways.found.items()
+    assert way.plain
+    other.ways.found[key] = replace(way, plain=())
+    first = own.state
+    for federation in (own, other):
+        federation.state = first
+        for _ in range(3):
+            federation.round()
+    for name, value in other.weights().items():
+        assert torch.equal(own.weights()[name], value), name
