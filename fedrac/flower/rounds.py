@@ -32,7 +32,7 @@ from fedrac.protocol.coding import CodedRound
 from fedrac.protocol.connected_clients import ConnectedClients
 from fedrac.protocol.downloads import Downloads
 from fedrac.protocol.messages import RoundSpec, Shapes, encode_plan, payload_bytes, to_record
-from fedrac.protocol.ranked import RankedCoding
+from fedrac.protocol.ranked import RankedCoding, ranks_of
 from fedrac.protocol.replay import FinishedRound, Replay
 from fedrac.protocol.replies import Reply, keeps, lack_of, offers_of
 from fedrac.protocol.round_replies import collect, enforce, enforce_finite
@@ -135,17 +135,12 @@ class Rounds:
             )
 
     def _ranks(self, cohort: Sequence[int]) -> dict[int, int]:
-        """By client of the cohort what the method says, and at most its own; empty where all train whole factors."""
-        of, found = self._settings, {}
+        of, connected = self._settings, self._connected
         if not of.method.has_ranks:
             return {}
         most = max((block.rank for block in of.blocks if block.rank is not None), default=1)
-        for node, clients in self._connected.by_host(cohort).items():
-            node_rank = self._connected.hosts[node].rank or most
-            for client in clients:
-                rule = returned.of_rank(of.method, client, of.sketch.seed) or most
-                found[client] = min(rule, of.server.system.rank(client) or most, node_rank, most)
-        return found
+        bounds = {c: connected.hosts[node].rank for node, clients in connected.by_host(cohort).items() for c in clients}
+        return ranks_of(of.method, of.sketch.seed, {c: [of.server.system.rank(c), bounds[c], most] for c in bounds})
 
     def open(self, round_: RoundUnderWay, ask: Ask) -> RoundUnderWay:
         """Has the clients agree on masks, where the server is to see their sum alone; who cannot is left out.
@@ -187,7 +182,7 @@ class Rounds:
             hosted = self._connected.hosts[node]
             ranks = round_.ranks if kind == MessageType.TRAIN else None
             content = encode_plan(spec, clients, self._downloads.content(node, hosted), matrices, ranks)
-            if self._own and hosted.partition:
+            if self._own and hosted.partition and (of.method.personal or kind == MessageType.TRAIN):
                 content[own_state.NAME] = own_state.encode({c: self._own[c] for c in clients if c in self._own})
             if round_.secure is not None:
                 content.update(round_.secure.content(clients))

@@ -6,8 +6,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedrac.algorithm import returned
 from fedrac.algorithm.client_ranks import shapes_of_rank, trained_parts
+from fedrac.algorithm.method import Method
 from fedrac.protocol.messages import Shapes, pack, unpack
+
+
+def ranks_of(method: Method, seed: int, bounds: Mapping[int, Sequence[int | None]]) -> dict[int, int]:
+    """By client its rank: what the method says, within all its ``bounds``; None and 0 are none.
+
+    Raises:
+        ValueError: the method says what is no rank.
+    """
+    rules = {client: returned.of_rank(method, client, seed) for client in bounds}
+    return {client: min(bound for bound in (rules[client], *own) if bound) for client, own in bounds.items()}
 
 
 @dataclass(frozen=True)

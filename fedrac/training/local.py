@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fedrac.algorithm.client_ranks import trained_parts
 from fedrac.algorithm.round_start import Start
 from fedrac.algorithm.streams import Stream
 from fedrac.training import alone
 from fedrac.training.adapter import CohortAdapter
+from fedrac.training.differences import Differences
 from fedrac.training.dropout import ClientDropout, no_global_draws
 from fedrac.training.evaluation import call
-from fedrac.training.gradients import add_l2, add_prox, clip_per_client, precondition, ranked_gram_inverse
+from fedrac.training.gradients import add_l2, add_prox, clip_per_client, precondition
 from fedrac.training.layout import Layout
 from fedrac.training.memory import most_tokens
 from fedrac.training.minibatches import Minibatches, Steps, chunks
@@ -76,7 +76,7 @@ def train_cohort(
         for places in chunks([len(s) for s in shards], spec, most):
             chunk = _trained(problem, start, [shards[p] for p in places], spec, seed, round_, most)
             at = torch.tensor(places)
-            for key, value in {**chunk.factors, **chunk.controls()}.items():
+            for key, value in chunk.found().items():
                 factors[key].index_copy_(0, at, value.to("cpu"))
             losses[at] = chunk.mean_losses()
     return CohortResult(factors, losses, torch.tensor([len(s) for s in shards]))
@@ -136,35 +136,12 @@ class _Lockstep:
         self.orders = Minibatches(shards, spec, seed, round_, most)
         self.device = next(problem.model.parameters()).device
         self.factors = {k: v.to(self.device).repeat(len(shards), *[1] * v.ndim) for k, v in start.trained.items()}
-        self.own = {k: torch.zeros_like(self.factors[k]) for k in start.shared}  # the clients' controls
-        mine = {**self.factors, **{f"{key}/control": value for key, value in self.own.items()}}
-        for place, shard in enumerate(shards):
-            for key, value in shard.own.items():
-                mine[key][place] = value.to(self.device)
-        controls = start.method
-        self.added = (
-            {k: controls.correction(self.own[k], shared) for k, shared in start.shared.items()} if controls else {}
-        )
-        own = any(shard.own for shard in shards)
-        self.begin = {key: value.clone() for key, value in self.factors.items()} if own and start.prox else {}
-        self.parts, self.gram_inverse = self._of_ranks(shards)
-        for key, part in self.parts.items():
-            self.factors[key] *= part
+        self.differences = Differences(problem, start, shards, self.factors)
         self.optimizer = StackedOptimizer(self.factors, spec)
         self.loss_sums = torch.zeros(len(shards), dtype=torch.float64)
         self.dropout = ClientDropout(seed, round_, self.clients, self.device)
         self.adapter = CohortAdapter(problem.model, problem.blocks, way, self.dropout)
         self.plain = PlainNetwork(problem.model, problem.blocks, way.plain, list(self.factors)) if way.plain else None
-
-    def _of_ranks(self, shards: Sequence[Shard]) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-        """Which part of its factors each client trains, and the Gram inverses of its part of the sketch."""
-        start = self.start
-        ranks = [shard.rank for shard in shards if shard.rank is not None]
-        if not ranks:
-            return {}, start.gram_inverse
-        parts = trained_parts({key: tuple(value.shape) for key, value in start.trained.items()}, ranks)
-        inverses = ranked_gram_inverse(self.problem.blocks, start.frozen, ranks) if start.gram_inverse else {}
-        return {k: v.to(self.device) for k, v in parts.items()}, {k: v.to(self.device) for k, v in inverses.items()}
 
     def run(self) -> None:
         together = self._steps if self.problem.lengths is None or self.way.padded else self._steps_by_length
@@ -176,16 +153,10 @@ class _Lockstep:
                 losses = steps(batch)
                 self.loss_sums[: batch.clients] += (losses * batch.real).sum((0, 2))
 
-    def controls(self) -> dict[str, Tensor]:
-        """The clients' new controls, under ``KEY/control``."""
-        if (method := self.start.method) is None:
-            return {}
-        steps, found = self.orders.steps.to(self.device), {}
-        for key, shared in self.start.shared.items():
-            moved = self.factors[key].detach() - self.start.trained[key]
-            way = (steps.to(moved.dtype) * self.spec.lr).view(-1, *[1] * (moved.ndim - 1))
-            found[f"{key}/control"] = method.control(self.own[key], shared, moved, way)
-        return found
+    def found(self) -> dict[str, Tensor]:
+        """What the clients trained, and their new controls."""
+        way = self.orders.steps.double() * self.spec.lr
+        return {**self.factors, **self.differences.controls(self.factors, way)}
 
     def _check_plain(self) -> None:
         """A model may compute something else than it did before: other layers as it goes on, say, or a dropout."""
@@ -262,21 +233,16 @@ class _Lockstep:
     @torch.no_grad()
     def _shape(self, gradients: dict[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The gradient that the optimizer sees: L2 and the proximal term added, clipped per client, preconditioned."""
+        clients = len(next(iter(gradients.values())))
         if self.spec.l2:
             add_l2(gradients, {**self.start.frozen, **parameters}, self.problem, self.spec.l2)
         if self.start.prox:
-            begin = {key: value[: len(gradients[key])] for key, value in self.begin.items()} or self.start.trained
-            add_prox(gradients, parameters, begin, self.start.prox)
-        for key, added in self.added.items():
-            gradients[key] = gradients[key] + added[: len(gradients[key])]
-        for key, part in self.parts.items():
-            gradients[key] = gradients[key] * part[: len(gradients[key])]
+            add_prox(gradients, parameters, self.differences.begin(clients), self.start.prox)
+        self.differences.straighten(gradients)
         if self.spec.clip is not None:
             clip_per_client(gradients, self.spec.clip)
         if self.spec.precondition:
-            clients = len(next(iter(gradients.values())))
-            inverses = self.gram_inverse if not self.parts else {k: v[:clients] for k, v in self.gram_inverse.items()}
-            precondition(gradients, self.problem.blocks, inverses)
+            precondition(gradients, self.problem.blocks, self.differences.gram_inverse(clients))
         return gradients
 
 
