@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedrac.aggregation.exact_words import PARTIES
 from fedrac.aggregation.guard import GuardSpec
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.server import ServerSpec
@@ -60,8 +61,8 @@ class SecureSpec:
         if self.neighbours < 2 or self.neighbours % 2:
             raise ValueError(f"secure_aggregation.neighbours={self.neighbours} must be an even number from 2")
 
-    def check(self, guard: GuardSpec, method: Method, server: ServerSpec, on_clients: bool = False) -> None:
-        """Whether it fits the rest of the run; ``on_clients`` is whether clients test.
+    def check(self, guard: GuardSpec, method: Method, server: ServerSpec, testers: float = 0) -> None:
+        """Whether it fits the rest of the run, in which so many clients test, 0 or more.
 
         Raises:
             ValueError: it does not.
@@ -88,10 +89,16 @@ class SecureSpec:
                 f"server.weighting={server.weighting} with secure_aggregation=on: a client could make up its "
                 "weight; set server.weighting=uniform"
             )
-        if on_clients:
+        if testers and guard.noise:
             raise ValueError(
-                "evaluate.on_clients=true, or a server without test data, has every client tell its own metrics, and "
-                f"with secure_aggregation=on {apart}: test on the server"
+                "evaluate.on_clients=true, or a server without test data, tells exact sums of what clients find, and "
+                f"with guard.noise={guard.noise} nothing without noise is told: test on the server"
+            )
+        if testers == 1:
+            raise ValueError("evaluate.on_clients=1 with secure_aggregation=on: a sum over one client is what it found")
+        if PARTIES < testers < math.inf:
+            raise ValueError(
+                f"evaluate.on_clients={testers}: with secure_aggregation=on at most {PARTIES} can be added up"
             )
         if server.least_clients < 2:
             raise ValueError(

@@ -1,27 +1,22 @@
 """A common scale of columns: mean and deviation over all parties, from sums that nobody's rows can be seen in.
 
-What a party adds to the sums are its number of rows, and for every column the sum of the values and of their squares,
-as whole numbers of 2^-64, so that sums over parties are exact, whatever order they come in.
+What a party adds to the sums are its number of rows, and for every column the sum of the values and of their squares.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedrac.aggregation import exact_words
 from fedrac.loading.told import told
 
 AGREED = "agreed"  # for `data.standardize`: the scale is to be found before the run
-_UNIT = 2**64
-_DIGIT, _DIGITS = 16, 12  # bits of a digit, and digits of a number: in int32 words, up to 2^15 parties
-_LARGEST = 2.0**100  # of a sum
-DTYPE = torch.int32
 
 
 @dataclass(frozen=True)
@@ -76,16 +71,16 @@ def sums(values: NDArray[Any]) -> Tensor:
     numbers: list[float] = [float(len(values))]
     for column in columns:
         numbers += [math.fsum(column), math.fsum(column * column)]
-    if not all(abs(number) < _LARGEST for number in numbers):
-        raise told(ValueError("a sum over a column, or over its squares, is too large for a common scale"))
-    whole = [int(Fraction(number) * _UNIT) % 2 ** (_DIGIT * _DIGITS) for number in numbers]
-    digits = [number >> _DIGIT * place & 2**_DIGIT - 1 for number in whole for place in range(_DIGITS)]
-    return torch.tensor(digits, dtype=DTYPE)
+    try:
+        return exact_words.encode(numbers)
+    except ValueError as error:
+        text = "a sum over a column, or over its squares, is too large for a common scale"
+        raise told(ValueError(text)) from error
 
 
 def length(features: int) -> int:
     """Words of a party."""
-    return (1 + 2 * features) * _DIGITS
+    return exact_words.length(1 + 2 * features)
 
 
 def scale_of(total: Tensor) -> Scale:
@@ -97,7 +92,7 @@ def scale_of(total: Tensor) -> Scale:
     Raises:
         ValueError: it is no such sum.
     """
-    count, *rest = [_number(digits) for digits in total.reshape(-1, _DIGITS).tolist()]
+    count, *rest = exact_words.decode(total)
     if count < 1:
         raise ValueError("the sums of the columns are those of no rows: a node has made them up")
     means, deviations = [], []
@@ -108,9 +103,3 @@ def scale_of(total: Tensor) -> Scale:
         means.append(float(first / count))
         deviations.append(math.sqrt(variance) if variance > 0 else 1.0)
     return Scale(tuple(means), tuple(deviations))
-
-
-def _number(digits: Sequence[int]) -> Fraction:
-    bits = _DIGIT * _DIGITS
-    whole = sum(digit << _DIGIT * place for place, digit in enumerate(digits)) % 2**bits
-    return Fraction(whole - 2**bits if whole >= 2 ** (bits - 1) else whole, _UNIT)

@@ -19,7 +19,7 @@ from fedrac.flower.host import Host
 from fedrac.flower.node import answering, host_of, ledger_of, rules_of
 from fedrac.loading.limits import Refused
 from fedrac.loading.told import told
-from fedrac.protocol import column_sums, own_state, secure_client
+from fedrac.protocol import column_sums, own_state, secure_client, secure_metrics
 from fedrac.protocol.catch_up import follow, merged, replica_of
 from fedrac.protocol.client_evaluation import encode_metrics
 from fedrac.protocol.coding import CodedRound
@@ -108,12 +108,18 @@ def columns(message: Message, context: Context) -> RecordDict:
 @answering
 def evaluate(message: Message, context: Context) -> RecordDict:
     """Tests the global model on the data of the clients that the server names."""
-    asked = _Asked.read(message, context)
+    asked, rules, boxes = _Asked.read(message, context), rules_of(context), message.content.config_records.get(SECURE)
+    if rules is not None and rules.policy.secure and boxes is None:
+        raise Refused("what tests find leaves here under masks alone: set secure_aggregation=on", "secure")
     state, kept = asked.follow(context)
     found = asked.host.evaluate(merged(asked.plan, asked.blocks, state), asked.plan.clients)
     if asked.plan.spec.method.personal:
         found |= _personal(asked, state, asked.own(message, context, asked.plan.spec.round + 1))
-    return encode_metrics(found, kept)
+    if boxes is None:
+        return encode_metrics(found, kept)
+    words = secure_metrics.encoded(found, asked.plan.clients)
+    masked = secure_client.masked(asked.plan.spec.round, boxes, words, context.state)
+    return secure_metrics.encode(found, masked, kept)
 
 
 def _personal(asked: "_Asked", state: ServerState, own: Own) -> dict[str, list[float]]:

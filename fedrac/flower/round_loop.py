@@ -108,8 +108,8 @@ class Loop:
             return None
         if self.before_clients is not None:
             self.before_clients()
-        testing = self.rounds.testing(round_)
-        return self.rounds.tested(testing, self._replies(testing, MessageType.EVALUATE))
+        testing = self.rounds.testing(round_, self._ask)
+        return self.rounds.tested(testing, self._replies(testing, MessageType.EVALUATE), self._ask)
 
     def _by_server(self, number: int) -> MetricRecord | None:
         if self.test is None or not self.strategy.is_evaluated(number):

@@ -62,7 +62,8 @@ class RoundSettings:
         if tested is not True and tested is not False and tested != "all" and tested < 1:
             raise ValueError(f"evaluate.on_clients={tested} must be true, false, all, or a number of at least 1")
         self.guard.check(self.method, self.server.weighting, self.server.least_clients, self.server.selection)
-        self.secure.check(self.guard, self.method, self.server, tested is not False)
+        testers = self.server.cohort_size if tested is True else math.inf if tested == "all" else int(tested)
+        self.secure.check(self.guard, self.method, self.server, testers)
         if self.secure.enabled and self.bits.upload is not None:
             raise ValueError(
                 f"upload.bits={self.bits.upload} with secure_aggregation.enabled=true: under masks all updates lie on "

@@ -26,7 +26,7 @@ from fedrac.algorithm.server import advance, mean_letters, mean_shapes, round_me
 from fedrac.algorithm.state import GuardState, ServerState
 from fedrac.algorithm.streams import Stream
 from fedrac.flower.round_settings import RoundSettings
-from fedrac.protocol import own_state
+from fedrac.protocol import own_state, secure_metrics
 from fedrac.protocol.client_evaluation import collect_metrics
 from fedrac.protocol.coding import CodedRound
 from fedrac.protocol.connected_clients import ConnectedClients
@@ -295,34 +295,43 @@ class Rounds:
         report.train_loss = math.nan if total.loss is None else total.loss / len(reply.clients)
         return total
 
-    def testing(self, round_: RoundUnderWay) -> RoundUnderWay:
-        """A finished round, with the hosts of the clients that test its result.
+    def testing(self, round_: RoundUnderWay, ask: Ask) -> RoundUnderWay:
+        """A finished round, with the hosts of the clients that test its result; none where masks cannot be agreed on.
 
         The cohort's downloads count, as they always do. Other clients are tested to measure, once for all rounds drawn
         from the stream ``tested``: where a host only simulates them, this changes nothing that is counted.
         """
-        wanted = self._settings.test_clients
-        if isinstance(wanted, bool):
+        of, wanted = self._settings, self._settings.test_clients
+        if not isinstance(wanted, bool):
+            clients = self._connected.clients
+            if wanted != "all":
+                clients = clients[Stream(of.sketch.seed, "tested").subset(len(clients), min(wanted, len(clients)))]
+            round_ = replace(round_, hosts=self._connected.by_host(clients.tolist()), counted=False)
+        if not of.secure.enabled:
             return round_
-        clients = self._connected.clients
-        if wanted != "all":
-            seed = self._settings.sketch.seed
-            clients = clients[Stream(seed, "tested").subset(len(clients), min(wanted, len(clients)))]
-        return replace(round_, hosts=self._connected.by_host(clients.tolist()), counted=False)
+        there = {node: clients for node, clients in round_.hosts.items() if node not in round_.failed}
+        secure = SecureRound(of.secure, round_.report.round, there)
+        agreed = secure_metrics.agree(secure, of.workload, of.sketch.seed, ask)
+        return replace(round_, hosts=secure.hosts if agreed else {}, secure=secure)
 
-    def tested(self, round_: RoundUnderWay, replies: Iterable[Message]) -> MetricRecord | None:
+    def tested(self, round_: RoundUnderWay, replies: Iterable[Message], ask: Ask) -> MetricRecord | None:
         """Mean of every metric over all examples of the clients that answered, named ``clients/...``.
 
+        The report gets what each client found, and how far they lie apart, where the server sees that.
+
         Args:
-            round_: from `testing`; its report gets what each client found, and how far they lie apart.
+            round_, replies: from `testing`, and to its messages.
+            ask: sends messages and waits for the answers, where masks are to be taken away.
         """
-        answers = list(replies)
+        answers, number = list(replies), round_.report.round
         for answer in answers:
             node = answer.metadata.src_node_id
-            if not answer.has_error() and "metrics" in answer.content.metric_records and node in round_.hosts:
+            if not answer.has_error() and "reply" in answer.content.config_records and node in round_.hosts:
                 counts = round_.counted or not self._connected.hosts[node].partition
                 self._downloads.landed(node, round_.hosts[node] if counts else [], keeps(answer))
-        found = collect_metrics(round_.report.round, round_.hosts, answers)
+        if round_.secure is not None:
+            return secure_metrics.found(round_.secure, number, answers, ask)
+        found = collect_metrics(number, round_.hosts, answers)
         if found is None:
             return None
         round_.report.tested = found

@@ -176,14 +176,14 @@ class FedRacLora(Strategy):
         """With ``evaluate_on_clients``: one message for every host of a client that tests."""
         if self._rounds is None or self._under_way is None or not self.asks_clients(server_round):
             return []
-        self._under_way = self._rounds.testing(self._under_way)
+        self._under_way = self._rounds.testing(self._under_way, self._ask)
         return self._rounds.messages(self._under_way, MessageType.EVALUATE)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Mean of every metric over all examples of the clients that answered, named ``clients/...``."""
         if self._rounds is None or self._under_way is None:
             return None
-        return self._rounds.tested(self._under_way, replies)
+        return self._rounds.tested(self._under_way, replies, self._ask)
 
     def is_evaluated(self, server_round: int) -> bool:
         """Every ``evaluate_every`` rounds, and the last one."""

@@ -126,8 +126,7 @@ def _columns(message: Message, clients: int) -> dict[str, Floats]:
         ValueError, KeyError, TypeError, OverflowError: it is no answer that counts.
     """
     columns = content_of(message).metric_records["metrics"]
-    if len(columns) > _MOST or not all(map(_NAME.fullmatch, columns)):
-        raise ValueError(f"metrics {', '.join(columns)}: at most {_MOST}, in lower case")
+    check_names(list(columns))
     values = {name: numbers(name, column) for name, column in columns.items()}
     for name, column in values.items():
         if len(column) != clients:
@@ -138,3 +137,9 @@ def _columns(message: Message, clients: int) -> dict[str, Floats]:
     if ((examples != 0) & (examples < _LEAST)).any() or examples.sum() < 1:
         raise ValueError("metrics of no example")
     return values
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises ValueError if metrics have other names than metrics have, or are too many."""
+    if len(names) > _MOST or not all(map(_NAME.fullmatch, names)):
+        raise ValueError(f"metrics {', '.join(names)}: at most {_MOST}, in lower case")

@@ -7,6 +7,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, RecordDict
 from torch import Tensor
 
+from fedrac.aggregation import exact_words
 from fedrac.data import standard
 from fedrac.protocol.messages import from_record, to_record
 from fedrac.protocol.node_values import line
@@ -44,7 +45,7 @@ def answers(
             continue
         try:
             found = from_record(content_of(message).array_records[ACTION])["masked"]
-            if found.dtype != standard.DTYPE or tuple(found.shape) != (standard.length(features),):
+            if found.dtype != exact_words.DTYPE or tuple(found.shape) != (standard.length(features),):
                 raise ValueError(f"its sums are {found.dtype} {tuple(found.shape)}")
         except (ValueError, KeyError, TypeError) as error:
             reasons[node] = line(f"node {node}: {error}")

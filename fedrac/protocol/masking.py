@@ -1,19 +1,22 @@
-"""The primitives of secure aggregation: keys, masks, sealed boxes, shares; nothing of it is made here.
+"""The primitives of secure aggregation: keys, masks, sealed boxes, shares.
 
-X25519, HKDF-SHA-256, AES-256-CTR and ChaCha20-Poly1305 are those of ``cryptography``, Shamir's secret sharing is that
-of PyCryptodome. Flower's SecAgg+ (`flwr.common.secure_aggregation`) wraps the same two libraries, but its generator of
-masks folds every seed to 32 bits (any server could try them all) and never draws the largest number, and its keys are
-of P-384, fourteen times as slow as X25519. So the libraries are called here as it calls them, without those two.
+X25519, HKDF-SHA-256, AES-256-CTR and ChaCha20-Poly1305 are those of ``cryptography``. Flower's SecAgg+
+(`flwr.common.secure_aggregation`) calls the same library, but its generator of masks folds every seed to 32 bits (any
+server could try them all) and never draws the largest number, and its keys are of P-384, fourteen times as slow as
+X25519. So the library is called here as it calls it, without those two.
+
+Shamir's sharing ("How to share a secret", 1979) is arithmetic on integers modulo a prime. PyCryptodome's, which Flower
+calls, takes GF(2^128), bit by bit in Python, a hundred times as long: most of what a round cost.
 """
 
 import hashlib
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from Crypto.Protocol.SecretSharing import Shamir
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -24,7 +27,9 @@ from torch import Tensor
 
 KEY = 32  # bytes of a public key
 SEED = 16  # bytes of what is shared: as strong as X25519
-BOX = 2 * SEED + 16  # bytes of a sealed pair of shares
+SHARE = SEED + 1  # bytes of a share: a number below PRIME
+PRIME = 2**128 + 51  # the least that is larger than all seeds
+BOX = 2 * SHARE + 16  # bytes of a sealed pair of shares
 _NUMPY = {torch.int8: np.int8, torch.int16: np.int16, torch.int32: np.int32, torch.int64: np.int64}
 
 
@@ -107,14 +112,32 @@ def pairwise(
 
 
 def split(seed: bytes, least: int, holders: int) -> list[bytes]:
-    """A seed in ``holders`` shares, of which ``least`` bring it back; the i-th (from 0) belongs to the point i + 1."""
-    return [share for _, share in Shamir.split(least, holders, seed, ssss=False)]
+    """A seed in ``holders`` shares, of which ``least`` bring it back, and fewer say nothing.
+
+    The shares are the values of a polynomial of degree ``least - 1`` modulo `PRIME`, random but for its value at 0, the
+    seed; the i-th share (from 0) is that at i + 1.
+    """
+    coefficients = [secrets.randbelow(PRIME) for _ in range(least - 1)]
+    found = []
+    for point in range(1, holders + 1):
+        value = 0
+        for coefficient in coefficients:
+            value = (value + coefficient) * point % PRIME
+        found.append((value + int.from_bytes(seed, "big")) % PRIME)
+    return [share.to_bytes(SHARE, "big") for share in found]
 
 
 def combine(shares: Mapping[int, bytes]) -> bytes:
-    """The seed of shares by place, from 0; exactly as many as are needed."""
-    found: bytes = Shamir.combine([(place + 1, share) for place, share in shares.items()], ssss=False)
-    return found
+    """The seed of shares by place, from 0; exactly as many as are needed: Lagrange's interpolation at 0."""
+    points = {place + 1: int.from_bytes(share, "big") for place, share in shares.items()}
+    found = 0
+    for point, value in points.items():
+        above = below = 1
+        for other in points:
+            if other != point:
+                above, below = above * other % PRIME, below * (other - point) % PRIME
+        found += value * above * pow(below, -1, PRIME)
+    return (found % PRIME % (1 << 8 * SEED)).to_bytes(SEED, "big")  # shares that somebody made up may give more
 
 
 def commitment(share: bytes) -> bytes:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedrac.loading.told import told
 from fedrac.protocol import masking
-from fedrac.protocol.masking import BOX, KEY, SEED, Secrets
+from fedrac.protocol.masking import BOX, KEY, SHARE, Secrets
 from fedrac.protocol.secure_messages import NAME, encode, flat, ids, lists, of_kind, one
 
 Keys = Mapping[int, tuple[bytes, bytes]]
@@ -234,7 +234,7 @@ def _opened(client: int, memory: Memory, survivors: set[int], dropped: set[int])
             f"{len(survivors & set(party.holders))} of the {len(party.holders)} clients around "
             f"client {client} are left, and {party.least} are needed"
         )
-    found = {client: bytes.fromhex(party.own)[:SEED]}
+    found = {client: bytes.fromhex(party.own)[:SHARE]}
     for other, box in party.boxes.items():
         if other not in survivors | dropped:
             continue
@@ -242,7 +242,7 @@ def _opened(client: int, memory: Memory, survivors: set[int], dropped: set[int])
             _secrets(party).channel, memory.public(other)[1], (memory.round, other, client), bytes.fromhex(box)
         )
         if pair is not None:
-            found[other] = pair[:SEED] if other in survivors else pair[SEED:]
+            found[other] = pair[:SHARE] if other in survivors else pair[SHARE:]
     return found
 
 

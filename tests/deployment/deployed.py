@@ -10,6 +10,8 @@ import subprocess
 import sysconfig
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -119,10 +121,10 @@ class Federation:
             again: it is started again whenever it ends, as containers are: the SuperLink takes a killed node back only
                 when it has missed the one that was killed.
         """
-        own = self.folder / "nodes" / str(node)
+        own, supernode = self.folder / "nodes" / str(node), ROOT / "tests" / "deployment" / "node.py"
         compose = f'partition-id={node} data="{data}" policy="{own / "policy.yaml"}"'
         command = (
-            f"python -m fedrac.flower.supernode --superlink 127.0.0.1:{self.port} --root-certificates {own / 'ca.crt'} "
+            f"python {supernode} --superlink 127.0.0.1:{self.port} --root-certificates {own / 'ca.crt'} "
             f"--auth-supernode-private-key {own / 'key'} --port {free_port()} --node-config '{compose}'"
         )
         cache = {"FEDRAC_CACHE": str(self.folder / "state" / f"node-{node}" / "cache")}
@@ -137,8 +139,10 @@ class Federation:
         return done.stdout + done.stderr
 
     def register(self, *nodes: int) -> None:
-        for node in nodes:
-            self.flwr("supernode", "register", str(self.folder / "public" / f"node-{node}.pub"), "docker")
+        """Side by side: starting Flower's command takes longer than what it does."""
+        keys = [str(self.folder / "public" / f"node-{node}.pub") for node in nodes]
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(lambda key: self.flwr("supernode", "register", key, "docker"), keys))
 
     def run(self, overrides: str) -> None:
         """Hands a run to the SuperLink and returns at once."""
@@ -152,13 +156,30 @@ class Federation:
         )
         return listed["runs"][0]
 
+    def finish(self, output: Path) -> None:
+        """Waits until the run that writes there has come to its end; it must not have failed."""
+        asked = time.monotonic()
+
+        def ended() -> bool:
+            nonlocal asked
+            if (output / "summary.json").exists():
+                return True
+            if time.monotonic() < asked + 30:  # the question takes seconds of a core
+                return False
+            asked = time.monotonic()
+            return "finished" in self.latest()["status"]
+
+        wait_for(ended)
+        assert (output / "summary.json").exists(), self.latest()
+
     def says(self, name: str, text: str) -> bool:
         return text in self.log(name).read_text(errors="replace")
 
     def kill(self, name: str) -> None:
         """With everything that the process has started, at once."""
         process = self.processes.pop(name)
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
     def stop(self) -> None:

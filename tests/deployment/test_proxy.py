@@ -127,6 +127,5 @@ def test_a_run_through_the_proxy(federation: Federation, data: Path) -> None:
     federation.start_node(1, data / "node-1")
     overrides = f"data.path={data / 'server'} pretrain=none rounds=2 cohort.size=2 output_dir={output}"
     federation.run(overrides)
-    wait_for(lambda: (output / "summary.json").exists() or "finished" in federation.latest()["status"], pause=5)
-    assert (output / "summary.json").exists(), federation.latest()
+    federation.finish(output)
     assert len(set(node_bindings.read(output).values())) == 2

@@ -55,7 +55,9 @@ class Cluster:
         command += ["--object-store-memory=100000000", "--dashboard-agent-listen-port=0"]
         command += ["--min-worker-port=0", "--max-worker-port=0"]
         quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-        environment = {**os.environ, **quiet, "FEDRAC_CACHE": str(self.cache(ip))}
+        # A dead node, whose port refuses, is missed after two seconds and a half; a slow one has ten for each answer.
+        missed = {"RAY_health_check_period_ms": "500"}
+        environment = {**os.environ, **quiet, **missed, "FEDRAC_CACHE": str(self.cache(ip))}
         with log.open("wb") as out:
             self.nodes[ip] = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
         wait_for(lambda: "Ray runtime started" in log.read_text(), self.nodes[ip])

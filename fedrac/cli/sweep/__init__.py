@@ -7,6 +7,7 @@ from fedrac.cli.commands.report import show
 from fedrac.cli.sweep.cells import Status, prepare
 from fedrac.cli.sweep.pool import run_all
 from fedrac.cli.sweep.progress import SweepProgress
+from fedrac.loading.machine import cores
 from fedrac.results.lock import locked
 
 
@@ -22,9 +23,10 @@ def main(overrides: Sequence[str]) -> int:
     folder = Path(spec.dir).absolute()
     with locked(folder, "runs this sweep"):
         todo = [cell for cell in cells if cell.status is not Status.FINISHED]
-        progress = SweepProgress(cells, folder, min(spec.jobs, len(todo)))
+        jobs = min(spec.jobs or cores(), len(todo))
+        progress = SweepProgress(cells, folder, jobs)
         try:
-            run_all(todo, spec.jobs, progress)
+            run_all(todo, jobs, progress)
         except KeyboardInterrupt:
             progress.stopped()
             return 130

@@ -34,18 +34,18 @@ class SweepSpec:
 
     Attributes:
         dir: every cell has a folder of its own in this one.
-        jobs: how many cells run at a time, each in a process.
+        jobs: how many cells run at a time, each in a process; None: one for each core that there is.
 
     Raises:
         ConfigError: a value is no folder, or no number of at least 1.
     """
 
     dir: str | None
-    jobs: int
+    jobs: int | None
 
     def __post_init__(self) -> None:
-        if type(self.jobs) is not int or self.jobs < 1:
-            raise ConfigError(f"sweep.jobs={self.jobs!r} must be a whole number of at least 1")
+        if self.jobs is not None and (type(self.jobs) is not int or self.jobs < 1):
+            raise ConfigError(f"sweep.jobs={self.jobs!r} must be a whole number of at least 1, or null")
         if self.dir is not None and not isinstance(self.dir, str):
             raise ConfigError(f"sweep.dir={self.dir!r} must be a folder")
 

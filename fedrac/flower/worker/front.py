@@ -2,6 +2,7 @@
 
 import json
 import logging
+import multiprocessing
 import os
 import socket
 import sys
@@ -83,7 +84,9 @@ def _start(place: Path, idle: int) -> None:
         path.chmod(0o600)
         listener.listen()
         listener.set_inheritable(True)
-        given = [str(each) for each in (place, listener.fileno(), os.getppid(), idle)]
+        parent = multiprocessing.parent_process()  # of what was forked for it; a fork server is not who is waited for
+        owner = os.getppid() if parent is None else parent.pid
+        given = [str(each) for each in (place, listener.fileno(), owner, idle)]
         os.posix_spawn(  # it outlives this process, which `subprocess` would warn of
             sys.executable,
             [sys.executable, "-P", "-m", "fedrac.flower.worker", *given],

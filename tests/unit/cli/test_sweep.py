@@ -107,6 +107,20 @@ def test_a_run_that_fails_costs_only_itself(capsys: pytest.CaptureFixture[str]) 
     assert [line["round"] for line in facts("out/model.kind=good")] == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("given", "jobs"), [([], 3), (["sweep.jobs=null"], 3), (["sweep.jobs=2"], 2), (["sweep.jobs=9"], 4)]
+)
+@pytest.mark.usefixtures("_no_report")
+def test_as_many_runs_at_a_time_as_there_are_cores_or_as_is_said(
+    given: list[str], jobs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(sweep, "cores", lambda: 3)
+    monkeypatch.setattr(sweep, "run_all", lambda cells, jobs, watcher: asked.append(jobs))
+    sweep.main([*TINY, "seed=1,2,3,4", "sweep.dir=out", *given])
+    assert asked == [jobs]
+
+
 def test_wrong_values_are_found_before_any_run() -> None:
     with pytest.raises(ConfigError) as caught:
         sweep.main([*TINY, "rounds=0,1", "local.lr=-1,0.1,0.2", "sweep.dir=out"])

@@ -274,6 +274,8 @@ def test_clipping_is_to_the_length_of_the_update(tmp_path: Path) -> None:
 def test_updates_leave_under_masks_alone_where_that_is_wanted(tmp_path: Path) -> None:
     told = reason(Site(tmp_path, "least_examples: 5\nsecure: true").round())
     assert "updates leave this node under masks alone: set secure_aggregation=on, by secure of the policy" in told
+    told = reason(Site(tmp_path, "least_examples: 5\nsecure: true").round(kind=MessageType.EVALUATE))
+    assert "what tests find leaves here under masks alone: set secure_aggregation=on, by secure of the policy" in told
 
 
 NOISY = "clip: 0.5\nnoise: 4\nevaluate: false\n"

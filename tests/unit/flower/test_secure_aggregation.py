@@ -152,11 +152,6 @@ def test_flowers_own_interface_agrees_on_masks_too() -> None:
     equal(from_record(arrays), run().effective_weights())
 
 
-def test_clients_do_not_test_one_by_one() -> None:
-    with pytest.raises(ValueError, match=r"evaluate\.on_clients=true, or a server without test data"):
-        strategy(secure=ON, guard=CLIP, evaluate_on_clients=True)
-
-
 def test_one_setting_switches_it_on_and_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     on = [*TINY, "secure_aggregation=on", "guard.clip=5"]
     whole = fedrac.run(*on, "rounds=3", f"output_dir={tmp_path}/whole", progress=False)

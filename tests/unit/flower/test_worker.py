@@ -154,6 +154,32 @@ def test_a_worker_ends_with_the_process_that_started_it(place: Path) -> None:
     assert worker.wait(60) == 0
 
 
+FORKING = """
+import multiprocessing, sys, time
+from pathlib import Path
+from fedrac.flower.worker import front
+if __name__ == "__main__":
+    process = multiprocessing.get_context("forkserver").Process(target=front._start, args=(Path(sys.argv[1]), 600))
+    process.start()
+    process.join()
+    print("started", flush=True)
+    time.sleep(1000)
+"""
+
+
+def test_a_worker_ends_with_the_process_that_had_its_starter_forked(place: Path, tmp_path: Path) -> None:
+    """And not with the fork server, which lives as long as one of its processes, the worker, holds its pipe."""
+    script = tmp_path / "superexec.py"
+    script.write_text(FORKING)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    owner = subprocess.Popen([sys.executable, script, place], env=environment, stdout=subprocess.PIPE)
+    assert owner.stdout is not None and owner.stdout.readline() == b"started\n"
+    assert len(workers(place)) == 1
+    owner.kill()
+    owner.communicate()
+    until(lambda: not workers(place))
+
+
 def test_a_worker_that_dies_of_every_message_is_reported(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[int] = []
 

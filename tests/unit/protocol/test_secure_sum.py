@@ -1,6 +1,7 @@
 """Sums of which the server sees no summand: what it learns, who may be lost, and who is refused."""
 
 import re
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -243,11 +244,27 @@ def test_a_client_answers_each_step_once() -> None:
 # --- primitives -----------------------------------------------------------------------------------------------------
 
 
-def test_shares_bring_back_a_seed_from_as_many_as_are_needed() -> None:
-    seed = bytes(range(16))
+@pytest.mark.parametrize("seed", [bytes(16), bytes(range(16)), b"\xff" * 16])
+def test_shares_bring_back_a_seed_from_as_many_as_are_needed(seed: bytes) -> None:
     shares = masking.split(seed, 4, 9)
-    assert masking.combine({place: shares[place] for place in (8, 0, 3, 5)}) == seed
-    assert masking.combine({place: shares[place] for place in (8, 0, 3)}) != seed
+    for places in combinations(range(9), 4):
+        assert masking.combine({place: shares[place] for place in reversed(places)}) == seed
+    for places in combinations(range(9), 3):
+        assert masking.combine({place: shares[place] for place in places}) != seed
+    assert not set(shares) & set(masking.split(seed, 4, 9))  # drawn anew
+
+
+def test_fewer_shares_fit_any_seed() -> None:
+    """Whatever a fourth share says, three and it are those of some seed, of another one for each: three say nothing."""
+    shares = dict(enumerate(masking.split(bytes(16), 4, 4)[:3]))
+    found = {masking.combine(shares | {3: number.to_bytes(masking.SHARE, "big")}) for number in range(300)}
+    assert len(found) == 300
+    assert pow(3, masking.PRIME - 1, masking.PRIME) == 1  # it is a prime, by Fermat's test
+
+
+def test_made_up_shares_bring_back_something_else() -> None:
+    for made_up in (b"\xff" * masking.SHARE, (masking.PRIME - 1).to_bytes(masking.SHARE, "big")):
+        assert len(masking.combine({0: made_up, 1: made_up})) == masking.SEED
 
 
 def test_a_box_opens_for_whom_it_is_and_on_its_way_alone() -> None:

@@ -21,7 +21,9 @@ from safetensors.torch import load_file
 from fedrac.cli import main
 from fedrac.results import checkpoint, round_log, snapshot
 
-PARTS, POINTS, ROUNDS = 2, 30, 280
+# Twelve stops a run, in two runs, take half a minute; thorough, fifty.
+PARTS, POINTS = 2, 50 if os.environ.get("FEDRAC_THOROUGH") else 12
+ROUNDS = 10 * POINTS
 STEPS = {"append": 6, "save": 14}  # waits for the disk and renames: those of six appends, of two whole checkpoints
 FULL = ("anything", "file", "tensors")  # what the disk does not take
 SETTINGS = [
@@ -175,7 +177,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("part", range(PARTS))
-def test_stopped_sixty_times(whole: Path, tmp_path: Path, part: int) -> None:
+def test_stopped_again_and_again(whole: Path, tmp_path: Path, part: int) -> None:
     """Weights bit for bit, record and best checkpoint; each stop hits another moment of a round or of the start."""
     cut, moments, rounds = tmp_path / "cut", random.Random(part), []
     for point in range(POINTS):
