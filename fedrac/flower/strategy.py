@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fedrac.aggregation.guard import GuardSpec
 from fedrac.aggregation.secure_grid import SecureSpec
 from fedrac.algorithm.adapt import AdaptSpec
-from fedrac.algorithm.blocks import described, plan_blocks, trained_shapes
+from fedrac.algorithm.blocks import described, plan_blocks, sent_shapes
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.rounding import BitsSpec
 from fedrac.algorithm.schedule import ScheduleSpec
@@ -293,10 +293,10 @@ class FedRacLora(Strategy):
 
     def shapes_at(self, round_: int) -> dict[str, tuple[int, ...]]:
         """Key and shape of every factor that clients upload in ``round_``."""
-        return trained_shapes(self.blocks, self.method.at(round_))
+        return sent_shapes(self.blocks, self.method.at(round_))
 
     def uploads(self) -> tuple[int, ...]:
-        """How many numbers a client uploads in a round, ascending; more than one where rounds differ."""
+        """How many numbers a client of full rank uploads in a round, ascending; more than one where rounds differ."""
         kinds = [self.shapes_at(number) for number in range(1, self.method.period + 1)]
         return tuple(sorted({sum(torch.Size(shape).numel() for shape in shapes.values()) for shapes in kinds}))
 

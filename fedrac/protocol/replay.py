@@ -4,9 +4,11 @@ A node catches up by it, and so does whoever reads a run's checkpoint, from the 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
+from pydantic import PlainSerializer, PlainValidator
 from torch import Tensor
 
 from fedrac.algorithm.blocks import Block
@@ -16,6 +18,7 @@ from fedrac.algorithm.round_start import draw_sketches
 from fedrac.algorithm.server import advance, effective_weights, mean_shapes
 from fedrac.algorithm.sketch import SketchSpec
 from fedrac.algorithm.state import GuardState, ServerState
+from fedrac.protocol import method_settings
 from fedrac.protocol.coding import CodedRound
 from fedrac.protocol.state_log import Step
 
@@ -33,7 +36,7 @@ class Replay:
     """
 
     blocks: Sequence[Block]
-    method: Method
+    method: Annotated[Method, PlainSerializer(method_settings.written), PlainValidator(method_settings.read)]
     sketch: SketchSpec
     bits: int | None = None
     average: float | None = None
@@ -77,8 +80,10 @@ class FinishedRound:
         step: leads from the state before it to the one after.
         digest: of the state after it, see `fedrac.protocol.state_digest`.
         guard: what clipping and noise carry on after it.
+        own: by client of the round that is simulated, what has stayed with it, by `Block.key`.
     """
 
     step: Step
     digest: str
     guard: GuardState
+    own: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
