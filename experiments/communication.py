@@ -130,6 +130,7 @@ def _ratios(found: Sequence[Run]) -> str:
         for what, values in (("numbers", numbers), ("bytes", size))
         for one, other, a, b in _pairs(values)
     ]
+    said = list(dict.fromkeys(said))  # whole numbers may be the best ones of any bits
     return "; ".join(said) + "." if said else "Not all seeds of both reach the level, so there is no ratio."
 
 
