@@ -167,5 +167,5 @@ def _draw(found: dict[str, Sequence[Run]], path: Path) -> None:
                 style.band(axes, x, values, kind.label, **{**looks[kind.method], "linestyle": dash})
             axes.set(title=division, xscale="log", xlabel="uploaded by a client (bytes)", ylim=(0.85, 0.99))
         panels[0].set_ylabel("test accuracy")
-        style.legend(figure, panels[0])
+        style.legend(figure, max(panels, key=lambda axes: len(axes.lines)))
         style.save(figure, path)
