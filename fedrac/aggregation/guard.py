@@ -97,6 +97,11 @@ class GuardSpec:
                 f"guard.mean={self.mean}, guard.clip={self.clip} with method.average=products: a client's factors say "
                 "nothing about its product one by one; choose a method that averages factors"
             )
+        if self.active and method.has_own("mean"):
+            raise ValueError(
+                f"guard.mean={self.mean}, guard.clip={self.clip}: method {method.name} has a mean of its own; set "
+                "guard.mean=mean guard.clip=null"
+            )
         if weighting != "uniform" and self.active:
             raise ValueError(
                 f"server.weighting={weighting} with guard.mean={self.mean}, guard.clip={self.clip}: a client could "

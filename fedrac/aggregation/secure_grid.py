@@ -82,6 +82,8 @@ class SecureSpec:
                 f"method.average=products is no sum of factors, and with secure_aggregation=on {apart}: choose a "
                 "method that averages factors"
             )
+        if method.has_own("mean"):
+            raise ValueError(f"method {method.name} has a mean of its own, and with secure_aggregation=on {apart}")
         if server.weighting != "uniform":
             raise ValueError(
                 f"server.weighting={server.weighting} with secure_aggregation=on: a client could make up its "

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fedrac.algorithm.blocks import Block
+from fedrac.algorithm.blocks import Block, sent_shapes
 from fedrac.algorithm.method import RoundMethod
 from fedrac.algorithm.round_start import frozen_factor, start_of_round
 
@@ -33,7 +33,8 @@ class UpdateVectors:
         carried: Mapping[str, Tensor],
     ) -> None:
         start = start_of_round(blocks, method, sketches, carried, torch.float64, precondition=False)
-        self._start = dict(sorted(start.trained.items()))
+        sent = sent_shapes(blocks, method)
+        self._start = {key: value for key, value in sorted(start.trained.items()) if key in sent}
         self._left: dict[str, Tensor] = {}
         self._right: dict[str, Tensor] = {}
         for block in blocks if method.train == "factor" else ():

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fedrac.algorithm import patterns, peft_names
 from fedrac.algorithm.adapt import AdaptSpec, Rank
+from fedrac.algorithm.controlled import Controlled
 from fedrac.algorithm.method import Method, RoundMethod, RoundSide
 from fedrac.algorithm.sketch import Side
 from fedrac.algorithm.weights import Weight, adaptable, stack
@@ -89,7 +90,11 @@ class Block:
         return tuple(".".join(filter(None, owner)) for owner in self.owners)
 
     def factor_shape(self, letter: str) -> tuple[int, ...]:
-        """Shape of ``A`` (r, n), ``B`` (m, r), ``Z`` (p, k) with ``A`` (k, n), or ``D`` (the parameter's own)."""
+        """Shape of ``A`` (r, n), ``B`` (m, r), ``Z`` (p, k) with ``A`` (k, n), or ``D`` (the parameter's own).
+
+        A control (``Ac``) is as large as what it is of.
+        """
+        letter = letter.removesuffix("c")
         if self.rank is None or letter == "D":
             return self.shape
         rows = self.rank if self.columns is None else self.columns
@@ -107,6 +112,12 @@ class Block:
         if method.train == "both":
             return ("A", "B")
         return {"left": ("A",), "right": ("B",), "both": ("Z",)}[self.side(method)]
+
+    def sent_letters(self, method: RoundMethod) -> tuple[str, ...]:
+        """Those of them that do not stay with the client (`Method.personal`); ``Ac``: the change of A's control."""
+        found = tuple(x for x in self.trained_letters(method) if not method.method.is_personal(self.key(x)))
+        controls = isinstance(method.method, Controlled) and method.method.sends_controls
+        return (*found, *(f"{x}c" for x in found)) if controls else found
 
     def drawn_letters(self, method: RoundMethod) -> tuple[str, ...]:
         """Which are sketches: ``B`` left, ``A`` right, both of them around a core, none of a block trained in full."""
@@ -130,8 +141,40 @@ class Block:
 
 
 def trained_shapes(blocks: Iterable[Block], method: RoundMethod) -> dict[str, tuple[int, ...]]:
-    """Key and shape of every factor that is trained in a round: what a client uploads."""
+    """Key and shape of every factor that is trained in a round."""
     return {b.key(x): b.factor_shape(x) for b in blocks for x in b.trained_letters(method)}
+
+
+def sent_shapes(blocks: Iterable[Block], method: RoundMethod) -> dict[str, tuple[int, ...]]:
+    """Key and shape of every factor that a client uploads in a round."""
+    return {b.key(x): b.factor_shape(x) for b in blocks for x in b.sent_letters(method)}
+
+
+def own_shapes(blocks: Sequence[Block], method: RoundMethod) -> dict[str, tuple[int, ...]]:
+    """Key and shape of all that stays with a client: personal factors, and controls under ``KEY/control``."""
+    trained = trained_shapes(blocks, method)
+    if isinstance(method.method, Controlled):
+        return {f"{key}/control": shape for key, shape in trained.items()}
+    return {key: shape for key, shape in trained.items() if method.method.is_personal(key)}
+
+
+def check_personal(blocks: Sequence[Block], method: Method) -> None:
+    """Raises ValueError where what is to stay with clients cannot."""
+    if not method.personal:
+        return
+    named = f"method.personal={list(method.personal)}"
+    trained, sent = trained_shapes(blocks, method.at(1)), sent_shapes(blocks, method.at(1))
+    for pattern in method.personal:
+        if not any(fnmatchcase(key, pattern) for key in trained):
+            raise ValueError(f"{named}: {pattern} matches none of what is trained: {', '.join(trained)}")
+    if not sent:
+        raise ValueError(f"{named} leaves nothing that clients send")
+    factors = [key for key in trained if key not in sent and not key.endswith(":D")]
+    if factors and (method.merge or method.fresh or len(method.sides) > 1 or method.average == "products"):
+        raise ValueError(
+            f"{named}: the factor {factors[0]} belongs to one sketch: set method.fresh=false method.merge=false "
+            "method.average=factors, and one side"
+        )
 
 
 def plan_blocks(model: nn.Module, spec: AdaptSpec, method: Method) -> tuple[Block, ...]:
@@ -238,19 +281,26 @@ def _check_product(model: nn.Module, weight: Weight) -> None:
 def _sized(whole: Block, rank: Rank, spec: AdaptSpec, method: Method) -> Block:
     """The block with its rank, and whatever else it gets of a method."""
     if method.side == "both" and method.train == "factor" and rank != "full":
-        assert isinstance(rank, int)
-        return _two_sided(whole, rank, spec)
+        return _two_sided(whole, *_pair(rank, spec), spec)
+    if isinstance(rank, tuple):
+        raise ValueError(f"rank {list(rank)} of {whole.name} is of a two-sided update, and method.side={method.side}")
     admitted = _admitted(whole, rank, method)
     return whole if admitted is None else replace(whole, rank=admitted, scale=spec.scale(admitted))
 
 
-def _two_sided(whole: Block, rank: int, spec: AdaptSpec) -> Block:
-    """With L of ``rank`` columns and R of ``spec.columns`` rows; a side that would be the whole space is the identity.
+def _pair(rank: Rank, spec: AdaptSpec) -> tuple[int, int | None]:
+    """p and k of a two-sided update; k is None where R is the identity."""
+    assert not isinstance(rank, str)
+    return rank if isinstance(rank, tuple) else (rank, spec.columns)
+
+
+def _two_sided(whole: Block, rank: int, columns: int | None, spec: AdaptSpec) -> Block:
+    """With L of ``rank`` columns and R of ``columns`` rows; a side that would be the whole space is the identity.
 
     A basis is orthonormal: where L is the identity, too, there is no rank to scale by, and ``s = alpha``.
     """
     left = rank if rank < whole.m else None
-    right = spec.columns if spec.columns is not None and spec.columns < whole.n else None
+    right = columns if columns is not None and columns < whole.n else None
     fixed = 0 if right is None or spec.basis is None else right - spec.fresh_columns
     if left is None:
         scale = spec.alpha if fixed or right is None else spec.scale(right)

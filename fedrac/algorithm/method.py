@@ -24,15 +24,24 @@ identity, and then the core Z is the factor A (r, n) or B (m, r) of LoRA. With `
 core is (p, k): Two-sided, and Fed-SB (arXiv 2502.15436), where both stay as they are for the run.
 
 Algorithm 1 of arXiv 2410.08305 (RAC-LoRA, no federation) is the case of one client.
+
+A method of one's own is a frozen dataclass that derives from `Method` and has another `Method.at`, `Method.mean`,
+`Method.step` or `Method.client_rank`, which are pure functions: settings name its import path (``method._target_``).
+The first and the third are also called on nodes, which make the server's steps themselves.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
+from torch import Tensor
+
+from fedrac.algorithm.means import Cohort, mean_of, mean_of_products
 from fedrac.algorithm.server_optimizer import ServerOptimizer
 from fedrac.algorithm.sketch import Side
+from fedrac.algorithm.streams import Stream
 
 RoundSide = Side | Literal["both"]
 Sides = Literal["left", "right", "alternate", "alternate_right", "both"]
@@ -69,6 +78,12 @@ class Method:
             which differs if both factors are trained (section 4.1: by the covariance of the factors).
         optimizer: of the server, over merged updates, or over carried factors; a mapping of its settings is taken, too.
             None: the step ``eta'`` alone.
+        ranks: of clients: each draws one of these once for the run, from the stream ``rank``, and has no more than its
+            own (``rank`` in ``system.table`` or in a node's config); with none to draw from, its own alone. A client
+            of rank r_c trains the first r_c columns of the sketch (`fedrac.algorithm.client_ranks`). None: all
+            clients train whole factors.
+        personal: patterns of what stays with each client, e.g. ``*:B`` or ``head.*``, of trained factors' `Block.key`.
+            A client goes on from where it left them; they are neither sent nor averaged.
         prox: mu of FedProx: a client's objective has ``mu/2 |F - F_0|^2`` for every factor F that it trains, where F_0
             is the round's start. 0: it has not.
 
@@ -84,6 +99,8 @@ class Method:
     average: Average = "factors"
     optimizer: ServerOptimizer | None = None
     prox: float = 0.0
+    ranks: tuple[int, ...] | None = None
+    personal: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.optimizer, Mapping):  # as it comes from JSON or YAML
@@ -97,6 +114,10 @@ class Method:
                 raise ValueError(f"method.{field}={value!r} is unknown: choose one of {', '.join(known)}")
         if not 0 <= self.prox < math.inf:
             raise ValueError(f"method.prox={self.prox} must not be negative, nor infinite")
+        if wrong := [rank for rank in self.ranks or () if rank < 1]:
+            raise ValueError(f"method.ranks={list(self.ranks or ())}: {wrong[0]} is no rank, which is at least 1")
+        if self.has_ranks and self.train == "full":
+            raise ValueError("method.train=full has no factors that clients could have different ranks of: ranks=null")
         if self.average == "products" and self.train != "both":
             raise ValueError(
                 f"method.average=products with method.train={self.train} is the same as averaging factors, because "
@@ -112,27 +133,82 @@ class Method:
             raise ValueError(
                 f"method.side={self.side} needs method.merge=true, or method.train=factor, which is RoLoRA"
             )
-        if self.optimizer is not None and self.average == "products" and not self.merge:
+        if not self.steps_plainly and self.average == "products" and not self.merge:
+            named = f".name={self.optimizer.name}" if self.optimizer else "=null and a step of the method's own"
             raise ValueError(
-                f"method.optimizer.name={self.optimizer.name} with factors that are carried, but averaged as products: "
+                f"method.optimizer{named} with factors that are carried, but averaged as products: "
                 "set method.merge=true, or method.average=factors, or method.optimizer=null"
             )
 
     @property
     def sides(self) -> tuple[RoundSide, ...]:
         """The sides that rounds have, in the order in which they first come."""
-        return tuple(dict.fromkeys(_SIDES[self.side]))
+        return tuple(dict.fromkeys(self.at(number).side for number in range(1, self.period + 1)))
 
     @property
     def period(self) -> int:
-        """Number of rounds after which the sides begin anew."""
+        """Number of rounds after which `at` begins anew, but for the sketch."""
         return len(_SIDES[self.side])
 
     def at(self, round_: int) -> "RoundMethod":
         """What the method does in ``round_`` (from 1): all that the rest of the program asks of it."""
-        side = _SIDES[self.side][(round_ - 1) % self.period]
-        sketch_round = round_ if self.fresh else 1
-        return RoundMethod(self.train, side, self.merge, self.average, sketch_round, self.optimizer, self.prox)
+        sides = _SIDES[self.side]
+        return RoundMethod(self, self.train, sides[(round_ - 1) % len(sides)], round_ if self.fresh else 1)
+
+    def mean(self, factors: Mapping[str, Tensor], cohort: Cohort) -> Mapping[str, Tensor]:
+        """What a round makes of the clients' factors of one parameter; computed by the server alone.
+
+        Args:
+            factors: by letter what was trained, (C, ...): ``A``, ``B``, ``A`` and ``B``, ``Z``, or ``D``.
+            cohort: whose they are.
+
+        Returns:
+            By the same letters a mean of each, (...), floating-point. Of ``A`` and ``B`` with ``average=products``
+            also the product ``BA`` (..., m, n); this one alone, if it is merged.
+        """
+        products = self.average == "products" and factors.keys() == {"A", "B"}
+        found = {x: mean_of(x, each, cohort) for x, each in factors.items() if not (products and self.merge)}
+        return {**found, "BA": mean_of_products(factors, cohort.shares)} if products else found
+
+    def step(self, key: str, update: Tensor, moments: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """How far the server goes for eta' = 1; the same bits wherever it is computed.
+
+        Args:
+            key: of what is updated: a weight, or a factor that is carried.
+            update: the mean update, in its shape, in the master dtype.
+            moments: what earlier steps carried on, by name; those of this ``key`` begin with ``key/``.
+
+        Returns:
+            The step, as ``update``; and what is carried on, as ``update`` each, under names that begin with ``key/``.
+        """
+        return (update, {}) if self.optimizer is None else self.optimizer.step(key, update, moments)
+
+    def client_rank(self, client: int, seed: int) -> int | None:
+        """The rank of a client, in all rounds; None: that of each layer. Computed by the server alone.
+
+        Args:
+            client: its id.
+            seed: of the run, for a `Stream`.
+        """
+        return self.ranks[Stream(seed, "rank", client).below(len(self.ranks))] if self.ranks else None
+
+    def is_personal(self, key: str) -> bool:
+        """Whether a factor (`Block.key`) stays with each client."""
+        return any(fnmatchcase(key, pattern) for pattern in self.personal)
+
+    @property
+    def has_ranks(self) -> bool:
+        """Whether clients differ in rank."""
+        return self.ranks is not None or self.has_own("client_rank")
+
+    def has_own(self, function: str) -> bool:
+        """Whether a function, e.g. ``mean``, is another one than that of this class."""
+        return getattr(type(self), function) is not getattr(Method, function)
+
+    @property
+    def steps_plainly(self) -> bool:
+        """Whether `step` is the update itself. Then no matrix as large as a weight is made for it."""
+        return self.optimizer is None and not self.has_own("step")
 
 
 @dataclass(frozen=True)
@@ -140,15 +216,28 @@ class RoundMethod:
     """What a method does in one round.
 
     Attributes:
-        train, merge, average, optimizer, prox: as of `Method`.
+        method: which it is.
+        train: ``factor`` or ``both``; ``full`` where the method has it in every round.
         side: which factor is frozen in this round.
         sketch_round: the round that names the random factor: this one, or 1 if it is drawn once for the run.
     """
 
+    method: Method
     train: Train
     side: RoundSide
-    merge: bool
-    average: Average
     sketch_round: int
-    optimizer: ServerOptimizer | None = None
-    prox: float = 0.0
+
+    @property
+    def merge(self) -> bool:
+        """As of `Method`."""
+        return self.method.merge
+
+    @property
+    def average(self) -> Average:
+        """As of `Method`."""
+        return self.method.average
+
+    @property
+    def prox(self) -> float:
+        """As of `Method`."""
+        return self.method.prox

@@ -1,16 +1,17 @@
 """Where a round starts: its sketches and the first value of every factor, the same on the server and on clients."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from fedrac.algorithm.blocks import Block
+from fedrac.algorithm.controlled import Controlled
 from fedrac.algorithm.method import Method, RoundMethod
 from fedrac.algorithm.sketch import Side, SketchSpec, completed, digest, gram_inverse
 
-_NO_BASIS: Mapping[str, Tensor] = {}
+_NOTHING: Mapping[str, Tensor] = {}
 
 
 @dataclass(frozen=True)
@@ -35,23 +36,28 @@ class Start:
         trained: by `Block.key`, the starting value of every trained factor, without cohort axis.
         gram_inverse: by `Block.sketch_key`, (r, r): the inverse Gram matrix of the sketch, for the theory step.
         prox: how strongly clients are held to ``trained``, `Method.prox`.
+        method: where clients have controls.
+        shared: by `Block.key`, the server's controls, as ``trained``; empty where there are none.
     """
 
     frozen: Mapping[str, Tensor]
     trained: Mapping[str, Tensor]
     gram_inverse: Mapping[str, Tensor]
     prox: float = 0.0
+    method: Controlled | None = None
+    shared: Mapping[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> "Start":
         """The same on another device."""
-        frozen, trained, inverses = (
-            {k: v.to(device) for k, v in part.items()} for part in (self.frozen, self.trained, self.gram_inverse)
+        frozen, trained, inverses, shared = (
+            {k: v.to(device) for k, v in part.items()}
+            for part in (self.frozen, self.trained, self.gram_inverse, self.shared)
         )
-        return Start(frozen, trained, inverses, self.prox)
+        return Start(frozen, trained, inverses, self.prox, self.method, shared)
 
 
 def draw_sketches(
-    blocks: Sequence[Block], method: Method, spec: SketchSpec, round_: int, basis: Mapping[str, Tensor] = _NO_BASIS
+    blocks: Sequence[Block], method: Method, spec: SketchSpec, round_: int, basis: Mapping[str, Tensor] = _NOTHING
 ) -> Sketches:
     """The frozen factors of every block of low rank in ``round_``. That of a padding row is zero: it never moves.
 
@@ -122,6 +128,7 @@ def start_of_round(
     carried: Mapping[str, Tensor],
     dtype: torch.dtype,
     precondition: bool = True,
+    moments: Mapping[str, Tensor] = _NOTHING,
 ) -> Start:
     """Frozen factors, starting values of the trained ones, and (if ``precondition``) Gram inverses, in ``dtype``.
 
@@ -139,4 +146,7 @@ def start_of_round(
             if precondition:
                 side: Side = "left" if letter == "B" else "right"
                 inverses[block.sketch_key(letter)] = gram_inverse(value, side).to(dtype)
-    return Start(frozen, trained, inverses, method.prox)
+    if not isinstance(method.method, Controlled):
+        return Start(frozen, trained, inverses, method.prox)
+    shared = {key: moments.get(f"{key}/c", torch.zeros_like(value)).to(dtype) for key, value in trained.items()}
+    return Start(frozen, trained, inverses, method.prox, method.method, shared)

@@ -10,10 +10,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from fedrac.algorithm import returned
 from fedrac.algorithm.blocks import Block
+from fedrac.algorithm.means import Cohort, Shares
 from fedrac.algorithm.method import Method, RoundMethod
 from fedrac.algorithm.round_start import draw_sketches, start_of_round
 from fedrac.algorithm.schedule import ScheduleSpec
@@ -23,7 +24,6 @@ from fedrac.algorithm.sketch import SketchSpec
 from fedrac.algorithm.state import ServerState
 
 Weighting = Literal["uniform", "examples"]
-Shares = NDArray[np.float64]
 
 _MOST_CLIENTS = 2**31
 _ENTRIES = 2**18  # of a matrix that are worked on at once: they stay in a core's cache
@@ -39,6 +39,8 @@ class ServerSpec:
         weighting: ``uniform`` (the plain mean of Algorithm 2) or ``examples``.
         eta: the server's step eta', dimensionless; 1 makes the new model the mean of the clients' models.
         schedule: of ``eta`` over rounds.
+        average: the power p of the mean of the rounds' models (`fedrac.algorithm.iterates`), which the run then
+            predicts with. None: it predicts with the last one.
         selection: how a cohort is drawn.
         system: how long clients take, in simulated time, and until when they are waited for.
 
@@ -51,6 +53,7 @@ class ServerSpec:
     weighting: Weighting = "uniform"
     eta: float = 1.0
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    average: float | None = None
     selection: SelectionSpec = field(default_factory=SelectionSpec)
     system: SystemSpec = field(default_factory=SystemSpec)
 
@@ -63,6 +66,8 @@ class ServerSpec:
             raise ValueError(f"server.weighting={self.weighting!r} is unknown: choose uniform or examples")
         if not 0 < self.eta < math.inf:
             raise ValueError(f"server.eta={self.eta} must be positive and finite")
+        if self.average is not None and not 0 <= self.average < math.inf:
+            raise ValueError(f"server.average={self.average} must be 0 or more, and finite; null: no mean")
 
     @property
     def least_clients(self) -> int:
@@ -94,7 +99,7 @@ def initial_state(
     sketches = draw_sketches(adapted, method, spec, 1, fixed).values
     master = next(iter(weights[b.name].dtype for b in blocks))
     first = method.at(1)
-    if len(method.sides) > 1:  # each factor is trained in its turn
+    if len({(at.train, at.side) for at in map(method.at, range(1, method.period + 1))}) > 1:  # each in its turn
         first = replace(first, train="both")
     carried = start_of_round(adapted, first, sketches, {}, master, precondition=False).trained
     return ServerState(0, dict(weights), carried, basis=fixed)
@@ -104,15 +109,6 @@ def shares(examples: Sequence[int], weighting: Weighting) -> Shares:
     """(C,) float64, summing to 1: equal, or in proportion to the clients' numbers of examples."""
     counts = np.ones(len(examples)) if weighting == "uniform" else np.asarray(examples, dtype=np.float64)
     return np.asarray(counts / counts.sum(), dtype=np.float64)
-
-
-def average(stacked: Tensor, weights: Shares) -> Tensor:
-    """Weighted sum over the first axis (C, ...), in float64, one client after another: never in another order."""
-    total = np.zeros(stacked.shape[1:], dtype=np.float64)
-    part = np.empty_like(total)
-    for weight, factor in zip(weights, stacked.numpy(), strict=True):
-        total += np.multiply(weight, factor, out=part, dtype=np.float64)
-    return torch.from_numpy(total)
 
 
 def product(b: Tensor, a: Tensor) -> Tensor:
@@ -167,30 +163,48 @@ def effective_weights(state: ServerState, blocks: Sequence[Block], sketches: Map
     return _tie(weights, blocks)
 
 
+def of_client(state: ServerState, blocks: Sequence[Block], own: Mapping[str, Tensor]) -> ServerState:
+    """The state as a client has it: with the factors, by `Block.key`, that stay with it."""
+    weights, factors = dict(state.weights), dict(state.factors)
+    for block in blocks:
+        for letter in "ABZD":
+            if (value := own.get(block.key(letter))) is None:
+                continue
+            if letter == "D":
+                weights[block.name] = weights[block.name] + value.to(weights[block.name].dtype)
+            else:
+                factors[block.key(letter)] = value.to(factors[block.key(letter)].dtype)
+    return replace(state, weights=weights, factors=factors)
+
+
 def round_means(
-    state: ServerState, blocks: Sequence[Block], method: RoundMethod, stacked: Mapping[str, Tensor], weights: Shares
+    state: ServerState, blocks: Sequence[Block], method: RoundMethod, stacked: Mapping[str, Tensor], cohort: Cohort
 ) -> dict[str, Tensor]:
     """All that the next state needs of the clients' factors, in the master dtype; see `mean_shapes`.
 
     Args:
         stacked: by `Block.key`, (C, ...), what the clients found, in order of client id.
-        weights: (C,), summing to 1.
+        cohort: the clients.
+
+    Raises:
+        ValueError: a mean of the method's own is not what is due.
     """
-    found = {}
+    found: dict[str, Tensor] = {}
     for block in blocks:
-        for letters in mean_letters(block, method):
-            mean = (
-                _mean_of_products(stacked, block, weights)
-                if letters == "BA"
-                else average(stacked[block.key(letters)], weights)
-            )
-            found[block.key(letters)] = mean.to(state.weights[block.name].dtype)
+        mine = {x: stacked[block.key(x)] for x in block.sent_letters(method)}
+        if not mine:
+            continue
+        due = {x: _mean_shape(block, x) for x in mean_letters(block, method)}
+        start = {x: state.factors[block.key(x)] for x in mine if block.key(x) in state.factors}
+        means = method.method.mean(mine, replace(cohort, start=start))
+        means = returned.of_mean(method.method, block.name, means, due)
+        found |= {block.key(x): mean.to(state.weights[block.name].dtype) for x, mean in means.items()}
     return found
 
 
 def mean_letters(block: Block, method: RoundMethod) -> tuple[str, ...]:
     """Of what a round takes the mean: each trained factor; the product ``BA``, if products are averaged."""
-    letters = block.trained_letters(method)
+    letters = block.sent_letters(method)
     if method.average == "factors" or block.rank is None:
         return letters
     return ("BA",) if method.merge else (*letters, "BA")
@@ -198,11 +212,11 @@ def mean_letters(block: Block, method: RoundMethod) -> tuple[str, ...]:
 
 def mean_shapes(blocks: Sequence[Block], method: RoundMethod) -> dict[str, tuple[int, ...]]:
     """Key and shape of every mean that makes up a round: what a host needs to make the server's step itself."""
-    return {
-        b.key(x): (*b.stacked, b.m, b.n) if x == "BA" else b.factor_shape(x)
-        for b in blocks
-        for x in mean_letters(b, method)
-    }
+    return {b.key(x): _mean_shape(b, x) for b in blocks for x in mean_letters(b, method)}
+
+
+def _mean_shape(block: Block, letters: str) -> tuple[int, ...]:
+    return (*block.stacked, block.m, block.n) if letters == "BA" else block.factor_shape(letters)
 
 
 def advance(
@@ -226,30 +240,41 @@ def advance(
 
     Returns:
         The state after the round.
+
+    Raises:
+        ValueError: a step of the method's own is not what is due.
     """
     merged, carried, moments = dict(state.weights), dict(state.factors), dict(state.moments)
+    plain = method.method.steps_plainly
 
     def step(key: str, update: Tensor, scale: float = 1.0) -> Tensor:
         """How far the server goes, of a mean update ``scale * update``."""
-        if method.optimizer is None:
+        if plain:
             return (eta * scale) * update
-        found, after = method.optimizer.step(key, scale * update, state.moments)
+        update = scale * update
+        found, after = returned.of_step(method.method, key, method.method.step(key, update, state.moments), update)
         moments.update(after)
         return eta * found
 
     for block in blocks:
         w = merged[block.name]
         mine = {block.key(letters): means[block.key(letters)] for letters in mean_letters(block, method)}
+        for letter in [x for x in mean_letters(block, method) if x.endswith("c")]:
+            key = block.key(letter.removesuffix("c"))
+            change = mine.pop(block.key(letter))
+            moments[f"{key}/c"] = state.moments.get(f"{key}/c", torch.zeros_like(change)) + change
+        if not mine:  # it stays with the clients
+            continue
         if block.rank is None:
             merged[block.name] = w + step(block.name, mine[block.key("D")])
             continue
         after = {k: carried[k] + step(k, mean - carried[k]) for k, mean in mine.items() if k in carried}
-        if method.average == "products" and method.optimizer is None:
+        if method.average == "products" and plain:
             before = _pair_product(block, sketches, state.factors, w) if after else 0.0
             carry = _pair_product(block, sketches, after, w) - before if after else 0.0
             target = _merged(block, sketches, mine, w)
             merged[block.name] = w + block.scale * (eta * (target - before) - carry)
-        elif method.merge and method.optimizer is None:
+        elif method.merge and plain:
             merged[block.name] = _plus_pair(block, sketches, mine, w, eta * block.scale)
         elif method.merge:
             merged[block.name] = w + step(block.name, _merged(block, sketches, mine, w), block.scale)
@@ -293,11 +318,3 @@ def _pair(
     if block.columns is not None:
         a = product(factors[block.key("Z")].to(like.dtype), a)
     return b.to(like.dtype), a
-
-
-def _mean_of_products(stacked: Mapping[str, Tensor], block: Block, weights: Shares) -> Tensor:
-    """``sum_c w_c B_c A_c`` (..., m, n) in float64: one product of the clients' factors side by side."""
-    a, b = stacked[block.key("A")].double(), stacked[block.key("B")].double()
-    scaled = b * torch.from_numpy(weights).view(-1, *[1] * (b.ndim - 1))
-    wide = scaled.movedim(0, -2).reshape(*block.stacked, block.m, -1)
-    return wide @ a.movedim(0, -3).reshape(*block.stacked, -1, block.n)

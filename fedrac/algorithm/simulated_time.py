@@ -11,6 +11,7 @@ from statistics import NormalDist
 from fedrac.algorithm.streams import Stream, uniform
 
 RATES = ("speed", "upload", "download")
+RANK = "rank"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class SystemSpec:
     Attributes:
         speed: training examples a second, every pass over the data counted.
         upload, download: bytes a second.
-        table: a CSV file with a column ``client`` and any of these three, in place of them for the clients in it.
+        table: a CSV file with a column ``client`` and any of these three, in place of them for the clients in it, or
+            ``rank``, the largest that a client can train (`Method.ranks`).
         jitter: standard deviation of the logarithm of a factor on a client's time, drawn anew in every round.
         deadline: seconds after which a client's answer does not count; None: all are waited for.
 
@@ -72,7 +74,14 @@ class SystemSpec:
     @property
     def is_active(self) -> bool:
         """Whether anything takes time."""
-        return any(getattr(self, name) is not None for name in (*RATES, "table"))
+        listed = _read_table(self.table).values() if self.table else ()
+        timed = any(name in line for line in listed for name in RATES)
+        return timed or any(getattr(self, name) is not None for name in RATES)
+
+    def rank(self, client: int) -> int | None:
+        """The largest that the client can train; None: any."""
+        found = _read_table(self.table).get(client, {}).get(RANK) if self.table else None
+        return None if found is None else int(found)
 
     def rate(self, name: str, client: int, seed: int) -> float:
         """``speed``, ``upload`` or ``download`` of a client, in all rounds: the stream ``system/name/client``."""
@@ -113,12 +122,15 @@ def _read_table(path: str) -> Mapping[int, Mapping[str, float]]:
     with Path(path).expanduser().open(newline="") as file:
         lines = list(csv.DictReader(file))
     try:
-        table = {int(line["client"]): {k: float(line[k]) for k in RATES if line.get(k)} for line in lines}
+        names = (*RATES, RANK)
+        table = {int(line["client"]): {k: float(line[k]) for k in names if line.get(k)} for line in lines}
         if not lines or not any(table.values()):
             raise ValueError("there is no line with one of them")
         if wrong := [rate for rates in table.values() for rate in rates.values() if not 0 < rate < math.inf]:
             raise ValueError(f"{wrong[0]} is not positive and finite")
+        if wrong := [rates[RANK] for rates in table.values() if rates.get(RANK, 1) % 1]:
+            raise ValueError(f"rank {wrong[0]} is not a whole number")
     except (KeyError, TypeError, ValueError) as error:
-        wanted = f"a column client and one of {', '.join(RATES)}"
+        wanted = f"a column client and one of {', '.join((*RATES, RANK))}"
         raise ValueError(f"system.table={path}: it needs {wanted}: {error}") from error
     return table

@@ -49,6 +49,10 @@ class ServerState:
         basis: by `Block.key`, the sides of two-sided blocks that are fixed for the run: A (k0, n), B (m, p).
         moments: of the server's optimizer, by what they belong to: ``w/m`` and ``w/v`` of a weight w or of a carried
             factor, in its shape. What is missing has its first value.
+        clients: by client that is simulated here, the factors that stay with it, by `Block.key`; of who has not trained
+            yet there is nothing. No part of what nodes are sent, nor of a digest.
+        mean: by name in the state dict, of what is trained: the mean of the models after each round
+            (`fedrac.algorithm.iterates`); empty where none is taken. The server alone has it.
     """
 
     round: int
@@ -57,3 +61,5 @@ class ServerState:
     guard: GuardState = field(default_factory=GuardState)
     basis: Mapping[str, Tensor] = field(default_factory=dict)
     moments: Mapping[str, Tensor] = field(default_factory=dict)
+    clients: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    mean: Mapping[str, Tensor] = field(default_factory=dict)

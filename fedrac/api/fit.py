@@ -1,6 +1,7 @@
 """Federated training of a model that a Python program has, on data that it has."""
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from fedrac.algorithm.method import Method
 from fedrac.api import live
 from fedrac.api.client_data import gather
 from fedrac.api.runs import Run, load, merged
@@ -21,6 +23,7 @@ from fedrac.experiment.run import in_process, run, run_unwritten
 from fedrac.experiment.settings import ConfigError
 from fedrac.flower import node
 from fedrac.monitoring.bar import Bar
+from fedrac.protocol import method_settings
 from fedrac.training.model_check import check_model
 
 if TYPE_CHECKING:
@@ -40,7 +43,7 @@ def fit(
     rank: int | None = None,
     rounds: int | None = None,
     cohort_size: int | None = None,
-    method: str | None = None,
+    method: str | Method | None = None,
     seed: int | None = None,
     overrides: Sequence[str] = (),
     output_dir: str | Path | None = None,
@@ -68,7 +71,7 @@ def fit(
         rounds: how many (``rounds``).
         cohort_size: clients a round (``cohort.size``). None: as configured (10), or all if there are fewer.
         method: one of ``conf/method``: ``fed_rac_lora``, ``fedavg``, ``fedavg_lora``, ``asymm_lora``, ``flora``,
-            ``fedex_lora``, ``fed_cola``.
+            ``fedex_lora``, ``fed_cola`` ...; or a `Method`, also of a class of your own.
         seed: of all randomness (``seed``). What is None here is as ``conf/config.yaml`` has it.
         overrides: other settings, ``KEY=VALUE`` as the command takes them; they come last. With ``resume=DIR`` an
             earlier fit, of the same model and data, goes on where it stopped.
@@ -84,17 +87,26 @@ def fit(
         FileExistsError: ``output_dir`` holds another run.
         CohortFailure: a round failed (a RuntimeError). `Divergence`, where numbers were not finite any more, is one.
     """
-    given = {"rank": rank, "rounds": rounds, "cohort.size": cohort_size, "method": method, "seed": seed}
+    named = None if isinstance(method, Method) else method
+    given = {"rank": rank, "rounds": rounds, "cohort.size": cohort_size, "method": named, "seed": seed}
     told = [*(f"{key}={value}" for key, value in given.items() if value is not None), *overrides]
     examples = gather(clients, test, target, task, loss)
     _check(net, examples)
     try:
         with live.held(net, examples) as token, closing(Bar(progress)) as bar:
-            settings = _settings(told, live.sections(token), len(clients), output_dir)
+            own = {"method": _plain(method, told)} if isinstance(method, Method) else {}
+            settings = _settings(told, {**live.sections(token), **own}, len(clients), output_dir)
             _check_held_out(settings.evaluate.validation, examples, len(clients))
             return _run(settings, net, bar)
     finally:
         node.forget()  # its hosts hold model and data
+
+
+def _plain(method: Method, told: Sequence[str]) -> dict[str, Any]:
+    """A method as a configuration has it."""
+    if given := [override for override in told if override.lstrip("+~").startswith(("method", "resume="))]:
+        raise ConfigError(f"{given[0]}: fedrac.fit was given the method as an object, with all its values")
+    return json.loads(json.dumps(method_settings.written(method), default=vars))  # type: ignore[no-any-return]
 
 
 def _check(net: nn.Module, examples: Data) -> None:

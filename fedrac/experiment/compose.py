@@ -19,7 +19,9 @@ from fedrac.experiment.settings import ConfigError
 from fedrac.loading.limits import config_dir as config_dir
 
 # What a run's checkpoint follows from.
-_FIXED = ("seed", "rank", "partition", "model", "method", "adapt", "sketch.law", "pretrain", "guard.noise")
+_FIXED = (
+    "seed", "rank", "partition", "model", "method", "adapt", "sketch.law", "pretrain", "server.average", "guard.noise"
+)  # fmt: skip
 
 
 def split_overrides(text: str) -> list[str]:
@@ -160,7 +162,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
 
 def _may_be_own(key: str) -> bool:
     """Whether it could be an argument of what a section's ``_target_`` or ``scheme`` names."""
-    return key.partition(".")[0] in ("data", "model", "partition") and key.count(".") == 1
+    return key.partition(".")[0] in ("data", "model", "partition", "method") and key.count(".") == 1
 
 
 def all_keys(node: Any, prefix: str = "") -> list[str]:

@@ -30,7 +30,9 @@ from fedrac.experiment.sections import (
     SketchConfig,
 )
 from fedrac.flower.round_settings import Send
+from fedrac.loading.limits import Refused
 from fedrac.monitoring import trackers
+from fedrac.protocol import method_settings
 from fedrac.results.checkpoint_schedule import CheckpointSpec
 from fedrac.training.optimizer import LocalSpec
 
@@ -139,7 +141,7 @@ def parse(config: DictConfig) -> Experiment:
         data=_absolute(raw["data"]) | ({} if evaluate.validation is None else {"validation": evaluate.validation}),
         partition=raw["partition"],
         model={**raw["model"], **_folder(raw["model"], "checkpoint")},
-        method=_typed(Method, raw["method"], "method"),
+        method=_method(raw["method"]),
         adapt=_typed(AdaptSpec, _patterns(raw), "adapt"),
         law=sketch.law,
         send_sketch=sketch.send,
@@ -156,6 +158,16 @@ def parse(config: DictConfig) -> Experiment:
         basis=_typed(BasisSpec, _absolute_basis(raw["basis"]), "basis"),
         runtime=_typed(RuntimeSpec, raw["runtime"], "runtime"),
     )
+
+
+def _method(section: Mapping[str, Any]) -> Method:
+    try:
+        kind = method_settings.kind_of(section)
+    except Refused:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return _typed(kind, {key: value for key, value in section.items() if key != "_target_"}, "method")
 
 
 def _absolute(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrac import data
-from fedrac.algorithm.blocks import Block, find_blocks
+from fedrac.algorithm.blocks import Block, find_blocks, sent_shapes
 from fedrac.algorithm.round_start import draw_sketches, start_of_round
 from fedrac.algorithm.state import ServerState
 from fedrac.algorithm.streams import Index
@@ -29,8 +29,9 @@ from fedrac.models.weights import use
 from fedrac.partition import partition
 from fedrac.protocol import code_digest
 from fedrac.protocol.connected_clients import Hosted
-from fedrac.protocol.messages import RoundPlan
+from fedrac.protocol.messages import RoundPlan, Shapes
 from fedrac.protocol.node_state import Initial
+from fedrac.protocol.own_state import Own
 from fedrac.protocol.replies import Reply, join
 from fedrac.training import evaluation, threads, work
 from fedrac.training.local import CohortResult, train_cohort
@@ -125,6 +126,11 @@ class Host:
         if not here.all() or (self.partition.sizes[ids] < self._least).any() or len(set(clients)) < len(clients):
             raise told(ValueError(f"clients {list(clients)[:5]} are not those that are served here, each once"))
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the one client of a node with data of its own."""
+        return self._own is not None
+
     def hosted(self) -> Hosted:
         """The clients and how many examples each has."""
         common = "" if self._own else self.partition.digest  # what all hosts must have alike
@@ -135,8 +141,13 @@ class Host:
         sizes = self.partition.sizes[np.asarray(clients, np.int64)]
         return [int(n) for n in (sizes if self._told is None else np.minimum(sizes, self._told))]
 
-    def train(self, plan: RoundPlan, state: ServerState) -> tuple[Reply, dict[int, str]]:
+    def train(self, plan: RoundPlan, state: ServerState, own: Own | None = None) -> tuple[Reply, dict[int, str]]:
         """Trains the clients of ``plan`` from ``state``; one whose training raises is left out, with the reason.
+
+        Args:
+            plan: as the server sent it.
+            state: from which the round starts.
+            own: by client, what has stayed with it; its answer has what stays with it now.
 
         Raises:
             ValueError: the sketches or the model here are not the server's.
@@ -152,21 +163,24 @@ class Host:
         # Factors stay in float32 where the rest computes in bfloat16: their updates are too small for it.
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         method = plan.spec.method.at(plan.spec.round)
-        begin = start_of_round(blocks, method, values, state.factors, dtype, plan.spec.local.precondition)
+        theory, moments = plan.spec.local.precondition, state.moments
+        begin = start_of_round(blocks, method, values, state.factors, dtype, theory, moments)
         start = begin.to(self.device)
         problem = TrainingSetup(self.model, blocks, self._loss, self._take, self._ways, self._rows.lengths)
 
         local = plan.spec.local
 
         def train(clients: Sequence[int]) -> CohortResult:
-            shards = [Shard(c, torch.from_numpy(self.partition.of(c))) for c in clients]
+            kept, rows = own or {}, self.partition
+            shards = [Shard(c, torch.from_numpy(rows.of(c)), plan.ranks.get(c), kept.get(c, {})) for c in clients]
             return train_cohort(
                 self._adjusted(problem, shards, local), start, shards, local, self.seed, plan.spec.round
             )
 
         with threads.of_a_host(partial(self._multiplications, plan)):
             reply, failed = _train_all(train, plan.clients)
-        return replace(reply, examples=self._tell(reply.clients)), failed
+        sent = sent_shapes(blocks, method)
+        return replace(_parted(reply, sent, own or {}), examples=self._tell(reply.clients)), failed
 
     def _multiplications(self, plan: RoundPlan) -> float:
         """Of a forward pass in the plan's largest step; a GPU's cost is not that of threads."""
@@ -264,6 +278,20 @@ def _train_all(train: Callable[[Sequence[int]], CohortResult], clients: Sequence
 
 def _reply(clients: Sequence[int], result: CohortResult) -> Reply:
     return Reply(list(clients), result.examples.tolist(), result.losses.tolist(), result.factors)
+
+
+def _parted(reply: Reply, sent: Shapes, before: Own) -> Reply:
+    """What is sent, and what stays with each client; of a control that stays, the change is sent where that is due."""
+    own = {key: value for key, value in reply.factors.items() if key not in sent}
+    if not own:
+        return reply
+    kept = {c: {key: value[place].clone() for key, value in own.items()} for place, c in enumerate(reply.clients)}
+    factors = {key: value for key, value in reply.factors.items() if key in sent}
+    for key in sent.keys() - factors.keys():
+        control = f"{key.removesuffix('c')}/control"
+        was = [before.get(c, {}).get(control, torch.zeros_like(kept[c][control])) for c in reply.clients]
+        factors[key] = own[control] - torch.stack(was)
+    return replace(reply, factors=factors, own=kept)
 
 
 def reason_of(error: Exception) -> str:

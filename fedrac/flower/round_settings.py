@@ -7,12 +7,15 @@ from typing import Any, Literal, get_args
 
 from fedrac.aggregation.guard import GuardSpec
 from fedrac.aggregation.secure_grid import SecureGrid, SecureSpec, grid_of
-from fedrac.algorithm.blocks import Block, trained_shapes
+from fedrac.algorithm import returned
+from fedrac.algorithm.blocks import Block, check_personal, sent_shapes
+from fedrac.algorithm.controlled import Controlled
 from fedrac.algorithm.method import Method, RoundMethod
 from fedrac.algorithm.rounding import BitsSpec
 from fedrac.algorithm.schedule import ScheduleSpec
 from fedrac.algorithm.server import ServerSpec
 from fedrac.algorithm.sketch import SketchSpec
+from fedrac.protocol.replay import Replay
 from fedrac.training.optimizer import LocalSpec
 
 Send = Literal["seed", "matrix"]
@@ -67,8 +70,29 @@ class RoundSettings:
                 f"upload.bits={self.bits.upload} with secure_aggregation.enabled=true: under masks all updates lie on "
                 "one grid already, and a scale of each client's own would tell what they hide. Set upload.bits=null"
             )
+        check_personal(self.blocks, self.method)
+        if isinstance(self.method, Controlled):
+            self._check_controlled(self.method)
+        if self.method.has_ranks and (self.bits.upload is not None or self.secure.enabled or self.guard.active):
+            raise ValueError(
+                "method.ranks: clients of different rank cannot be compared, nor added up, entry by entry: set "
+                "upload.bits=null, guard.mean=mean, guard.clip=null and secure_aggregation=off"
+            )
         for number in range(1, self.method.period + 1):
-            self.grid(self.method.at(number))
+            self.grid(returned.of_round(self.method, number))
+
+    def _check_controlled(self, method: Controlled) -> None:
+        if self.guard.active or self.secure.enabled:
+            raise ValueError(f"{method.name}: guard and secure_aggregation are for methods without controls of clients")
+        if method.sends_controls and (self.local.optimizer != "sgd" or self.local.momentum or self.local.precondition):
+            raise ValueError(
+                f"{method.name}: a client's control is a mean of gradients, made of how far it went: set "
+                "local.optimizer=sgd local.momentum=0 local.precondition=false"
+            )
+
+    def replay(self) -> Replay:
+        """Makes the rounds' steps again."""
+        return Replay(self.blocks, self.method, self.sketch, self.bits.download, self.server.average)
 
     def factor(self, schedule: ScheduleSpec, number: int) -> float:
         """What a step size is multiplied by in round ``number``; see `ScheduleSpec.factor`."""
@@ -78,5 +102,5 @@ class RoundSettings:
         """That of a round in which the method does this; None where the server sees each update."""
         if not self.secure.enabled:
             return None
-        entries = sum(math.prod(shape) for shape in trained_shapes(self.blocks, method).values())
+        entries = sum(math.prod(shape) for shape in sent_shapes(self.blocks, method).values())
         return grid_of(self.secure, self.guard, self.server.cohort_size, self.server.least_clients, entries)

@@ -9,27 +9,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from flwr.app import Message, MetricRecord, RecordDict
+from flwr.app import Message, MessageType, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedrac.aggregation.guard import begin, guard, secret_of
 from fedrac.aggregation.secure_grid import SecureTotal
 from fedrac.aggregation.secure_mean import secure_mean
 from fedrac.aggregation.update_vectors import UpdateVectors
-from fedrac.algorithm.blocks import trained_shapes
+from fedrac.algorithm import returned
+from fedrac.algorithm.blocks import own_shapes, sent_shapes
+from fedrac.algorithm.controlled import Controlled
+from fedrac.algorithm.means import Cohort
 from fedrac.algorithm.method import RoundMethod
 from fedrac.algorithm.round_start import Sketches, draw_sketches
 from fedrac.algorithm.server import advance, mean_letters, mean_shapes, round_means, shares
 from fedrac.algorithm.state import GuardState, ServerState
 from fedrac.algorithm.streams import Stream
 from fedrac.flower.round_settings import RoundSettings
-from fedrac.protocol import secure_metrics
+from fedrac.protocol import own_state, secure_metrics
 from fedrac.protocol.client_evaluation import collect_metrics
 from fedrac.protocol.coding import CodedRound
 from fedrac.protocol.connected_clients import ConnectedClients
 from fedrac.protocol.downloads import Downloads
 from fedrac.protocol.messages import RoundSpec, Shapes, encode_plan, payload_bytes, to_record
-from fedrac.protocol.replay import FinishedRound, Replay
+from fedrac.protocol.ranked import RankedCoding, ranks_of
+from fedrac.protocol.replay import FinishedRound
 from fedrac.protocol.replies import Reply, keeps, lack_of, offers_of
 from fedrac.protocol.round_replies import collect, enforce, enforce_finite
 from fedrac.protocol.round_report import CohortFailure, RoundReport
@@ -50,6 +54,7 @@ class RoundUnderWay:
         method: what the method does in this round.
         sketches: its random factors.
         hosts: by node id, the clients of the cohort that the node trains.
+        ranks: by client of the cohort, where they differ; else empty.
         report: what is known of it so far; it is filled as the round goes on.
         failed: nodes of which nothing good has come.
         counted: whether clients that a host simulates are taken to keep, and counted as downloads, what is sent.
@@ -64,6 +69,7 @@ class RoundUnderWay:
     failed: set[int] = field(default_factory=set)
     counted: bool = True
     secure: SecureRound | None = None
+    ranks: Mapping[int, int] = field(default_factory=dict)
 
 
 class Rounds:
@@ -84,10 +90,11 @@ class Rounds:
     ) -> None:
         self._settings, self._connected = settings, connected
         self._downloads = Downloads(initial, state, settings.send_sketch == "seed")
+        self._replay = settings.replay()
         self._clock = SimulatedClock(
             settings.server.system,
             settings.sketch.seed,
-            Replay(settings.blocks, settings.method, settings.sketch, settings.bits.download),
+            self._replay,
             settings.bits.upload,
             settings.local.epochs,
             connected,
@@ -95,6 +102,7 @@ class Rounds:
             initial,
             state.round,
         )
+        self._own = state.clients
         self.last: FinishedRound | None = None
 
     def is_at(self, state: ServerState) -> bool:
@@ -109,11 +117,31 @@ class Rounds:
         seed, size = of.sketch.seed if secret is None else secret, of.server.cohort_size
         report = RoundReport(number, [], of.server.eta * of.factor(of.server.schedule, number))
         report.cohort = of.server.selection.draw(connected.clients, connected.examples, size, seed, number)
+        self._check_participation(len(connected.clients))
+        at = returned.of_round(of.method, number)
         sketches = draw_sketches(of.blocks, of.method, of.sketch, number, state.basis)
+        ranks = self._ranks(report.cohort)
         if of.server.system.is_active:
-            self._clock.tell(report, None if of.send_sketch == "seed" else sketches.values)
+            self._clock.tell(report, None if of.send_sketch == "seed" else sketches.values, ranks)
         hosts = connected.by_host([client for client in report.cohort if client not in report.late])
-        return RoundUnderWay(state, of.method.at(number), sketches, hosts, report)
+        return RoundUnderWay(state, at, sketches, hosts, report, ranks=ranks)
+
+    def _check_participation(self, population: int) -> None:
+        """Raises ValueError where controls would be carried on for another number of clients than there are."""
+        method, share = self._settings.method, self._settings.server.cohort_size / population
+        if isinstance(method, Controlled) and abs(method.participation - share) > 0.01 * share:
+            raise ValueError(
+                f"method.participation={method.participation}, but {self._settings.server.cohort_size} of {population} "
+                f"clients take part in a round: set method.participation={share:.6g}"
+            )
+
+    def _ranks(self, cohort: Sequence[int]) -> dict[int, int]:
+        of, connected = self._settings, self._connected
+        if not of.method.has_ranks:
+            return {}
+        most = max((block.rank for block in of.blocks if block.rank is not None), default=1)
+        bounds = {c: connected.hosts[node].rank for node, clients in connected.by_host(cohort).items() for c in clients}
+        return ranks_of(of.method, of.sketch.seed, {c: [of.server.system.rank(c), bounds[c], most] for c in bounds})
 
     def open(self, round_: RoundUnderWay, ask: Ask) -> RoundUnderWay:
         """Has the clients agree on masks, where the server is to see their sum alone; who cannot is left out.
@@ -153,7 +181,10 @@ class Rounds:
             if node in round_.failed:
                 continue
             hosted = self._connected.hosts[node]
-            content = encode_plan(spec, clients, self._downloads.content(node, hosted), matrices)
+            ranks = round_.ranks if kind == MessageType.TRAIN else None
+            content = encode_plan(spec, clients, self._downloads.content(node, hosted), matrices, ranks)
+            if self._own and hosted.partition and (of.method.personal or kind == MessageType.TRAIN):
+                content[own_state.NAME] = own_state.encode({c: self._own[c] for c in clients if c in self._own})
             if round_.secure is not None:
                 content.update(round_.secure.content(clients))
             found.append(Message(content, node, kind, group_id=str(report.round)))
@@ -201,10 +232,11 @@ class Rounds:
         state = advance(before, blocks, round_.method, round_.sketches.values, means, report.eta)
         carried = (*state.factors.values(), *state.moments.values())
         enforce_finite(report.round, [*(state.weights[b.name] for b in blocks), *carried])
-        state = replace(state, guard=guarded)
+        self._own = {**before.clients, **reply.own}
+        state = self._replay.averaged(replace(state, guard=guarded, clients=self._own))
         step = Step(report.round, report.eta, packed)
         self._downloads.move(state, step)
-        self.last = FinishedRound(step, self._downloads.digest, guarded)
+        self.last = FinishedRound(step, self._downloads.digest, guarded, reply.own)
         return state
 
     def _coded(self, round_: RoundUnderWay) -> CodedRound:
@@ -212,15 +244,17 @@ class Rounds:
         return CodedRound(of.sketch.seed, round_.report.round, of.blocks, round_.method, sketches, round_.state)
 
     def _good(self, round_: RoundUnderWay, replies: Iterable[Message]) -> Reply:
-        shapes: Shapes = trained_shapes(self._settings.blocks, round_.method)
+        shapes: Shapes = sent_shapes(self._settings.blocks, round_.method)
+        own = own_shapes(self._settings.blocks, round_.method)
         dtype = torch.float64 if self._settings.workload["dtype"] == "float64" else torch.float32
         if (grid := self._settings.grid(round_.method)) is not None:
             entries = sum(math.prod(shape) for shape in shapes.values())
             shapes, dtype = {MASKED: (grid.length(entries),)}, grid.dtype
         announced = self._connected.examples_of(round_.report.cohort)
         before = round_.secure.refused if round_.secure else []
-        coding = self._coded(round_).uploads(self._settings.bits.upload)
-        found = collect(round_.report, round_.hosts, replies, shapes, dtype, announced, before, coding)
+        bits = self._settings.bits.upload
+        coding = RankedCoding(round_.ranks) if round_.ranks else self._coded(round_).uploads(bits)
+        found = collect(round_.report, round_.hosts, replies, shapes, dtype, announced, before, coding, own)
         for node, kept in found.kept.items():
             self._downloads.landed(node, round_.hosts[node], kept)
             if not kept and not self._connected.hosts[node].partition:
@@ -234,7 +268,9 @@ class Rounds:
         of, state, report = self._settings, round_.state, round_.report
         weights = shares(reply.examples, of.server.weighting)
         if round_.secure is None and not of.guard.active:
-            return round_means(state, of.blocks, round_.method, reply.factors, weights), state.guard
+            ranks = [round_.ranks[client] for client in reply.clients] if round_.ranks else None
+            cohort = Cohort(weights, reply.clients, reply.losses, ranks)
+            return round_means(state, of.blocks, round_.method, reply.factors, cohort), state.guard
         space = UpdateVectors(of.blocks, round_.method, round_.sketches.values, state.factors)
         size, population = len(report.cohort), len(self._connected.clients)
         if round_.secure is not None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fedrac.aggregation.guard import GuardSpec
 from fedrac.aggregation.secure_grid import SecureSpec
 from fedrac.algorithm.adapt import AdaptSpec
-from fedrac.algorithm.blocks import described, plan_blocks, trained_shapes
+from fedrac.algorithm.blocks import described, plan_blocks, sent_shapes
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.rounding import BitsSpec
 from fedrac.algorithm.schedule import ScheduleSpec
@@ -105,11 +105,10 @@ class FedRacLora(Strategy):
             raise ValueError(f"evaluate.every={evaluate_every} must be at least 1")
         self.blocks = plan_blocks(model, adapt or AdaptSpec(), self.method)
         self.described = described(model, adapt or AdaptSpec(), self.blocks)
-        self.replay = Replay(self.blocks, self.method, self.sketch, self.bits.download)
         self.connected, self._timeout = ConnectedClients(self.workload, timeout), timeout
         self.basis: Mapping[str, torch.Tensor] = {}
         self.rounds: int | None = None
-        self._settings()  # are they right?
+        self.replay: Replay = self._settings().replay()  # are they right?
         self.state: ServerState | None = None
         self._rounds: Rounds | None = None
         self._under_way: RoundUnderWay | None = None  # of Flower's interface, which hands no value from call to call
@@ -278,6 +277,10 @@ class FedRacLora(Strategy):
             raise RuntimeError("the run has not begun: there are no weights yet")
         return self.replay.merged(self.state)
 
+    def last_weights(self) -> dict[str, Tensor] | None:
+        """Where `effective_weights` are a mean of rounds (``server.average``), what the last round has led to."""
+        return self.replay.last(self.state) if self.state is not None and self.state.mean else None
+
     @property
     def last_round(self) -> FinishedRound | None:
         """The round that led to `state`; None: it was not made here."""
@@ -290,10 +293,10 @@ class FedRacLora(Strategy):
 
     def shapes_at(self, round_: int) -> dict[str, tuple[int, ...]]:
         """Key and shape of every factor that clients upload in ``round_``."""
-        return trained_shapes(self.blocks, self.method.at(round_))
+        return sent_shapes(self.blocks, self.method.at(round_))
 
     def uploads(self) -> tuple[int, ...]:
-        """How many numbers a client uploads in a round, ascending; more than one where rounds differ."""
+        """How many numbers a client of full rank uploads in a round, ascending; more than one where rounds differ."""
         kinds = [self.shapes_at(number) for number in range(1, self.method.period + 1)]
         return tuple(sorted({sum(torch.Size(shape).numel() for shape in shapes.values()) for shapes in kinds}))
 

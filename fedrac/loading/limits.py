@@ -16,7 +16,11 @@ from typing import Any
 
 from fedrac.loading.told import told
 
-_KINDS = {"data": "loaders", "model": "models"}  # what is not listed are functions: metrics, partition schemes, ...
+_KINDS = {
+    "data": "loaders",
+    "model": "models",
+    "method": "methods",
+}  # what is not listed are functions: metrics, partition schemes, ...
 _PATHS = ("path", "test_path", "hub_name", "name", "tokenizer", "checkpoint")  # a name on a hub may be a file here
 
 
@@ -38,7 +42,7 @@ class Limits:
     """What settings from elsewhere may name.
 
     Attributes:
-        names: import paths, under ``loaders``, ``models`` and ``functions``.
+        names: import paths, under ``loaders``, ``models``, ``methods`` and ``functions``.
         folders: below which files may be opened, resolved; None: anywhere.
     """
 
@@ -72,7 +76,7 @@ def config_dir() -> Path:
 
 @lru_cache
 def own(group: str) -> frozenset[str]:
-    """The import paths of fedrac's own: those that the options of a group, ``data`` or ``model``, name."""
+    """The import paths of fedrac's own: those that the options of a group, ``data``, ``model`` or ``method``, name."""
     import yaml
 
     files = sorted((config_dir() / group).glob("*.yaml"))
@@ -93,7 +97,7 @@ def check_name(path: str, key: str, kind: str = "functions") -> None:
     Args:
         path: the import path.
         key: where it stands in the settings, for the error.
-        kind: ``loaders``, ``models`` or ``functions``.
+        kind: ``loaders``, ``models``, ``methods`` or ``functions``.
     """
     if (limits := current()) is not None and path not in limits.names.get(kind, frozenset()):
         raise Refused(f"{key}={path!r} may not be named", kind)

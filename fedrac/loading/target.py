@@ -66,9 +66,14 @@ def function(path: str, key: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def find(path: str, key: str) -> Any:
-    """What an import path names, e.g. ``my_module.my_task``; raises as `function` does if it is nothing, or refused."""
-    limits.check_name(path, key)
+def find(path: str, key: str, kind: str = "functions") -> Any:
+    """What an import path names, e.g. ``my_module.my_task``; raises as `function` does if it is nothing, or refused.
+
+    Args:
+        path, key: as `function` takes them.
+        kind: of what it names, as `limits.check_name` takes it.
+    """
+    limits.check_name(path, key, kind)
     try:
         return pkgutil.resolve_name(path)
     except (ImportError, ValueError, AttributeError) as error:

@@ -58,6 +58,7 @@ class Progress:
         self._rounds, self._first, self._folder = rounds, strategy.finished_rounds, folder
         self._begin = time.monotonic()
         numbers = " or ".join(f"{count:,}" for count in strategy.uploads())
+        numbers = f"up to {numbers}" if strategy.method.has_ranks else numbers
         side = " and ".join(strategy.method.sides)
         print(f"{strategy.method.name} ({side} sketch), {rounds} rounds, cohorts of "
               f"{strategy.server.cohort_size}; upload per client and round: {numbers} numbers")  # fmt: skip

@@ -79,6 +79,10 @@ class UploadCoding:
         """Bytes of one client's factors of these shapes."""
         return self._rounding(0).size(shapes)
 
+    def form(self, clients: Sequence[int], shapes: Shapes, dtype: torch.dtype) -> tuple[tuple[int, ...], torch.dtype]:
+        """Shape (k, `size`) and dtype of what those clients upload of factors of these shapes."""
+        return (len(clients), self.size(shapes)), torch.uint8
+
     def encode(self, clients: Sequence[int], factors: Mapping[str, Tensor]) -> Tensor:
         """Factors (k, ...) of some clients as (k, `size`) uint8."""
         moved = {key: _less(value, self.start.get(key)) for key, value in factors.items()}

@@ -35,6 +35,7 @@ class Hosted:
             of its own.
         initial: digest of the weights that it can build (`fedrac.protocol.node_state.Initial`).
         offers: digests of the states that it keeps.
+        rank: the largest that its clients can train; 0: any.
     """
 
     clients: Index
@@ -42,6 +43,7 @@ class Hosted:
     partition: str
     initial: str = ""
     offers: tuple[str, ...] = ()
+    rank: int = 0
 
 
 def encode_question(workload: Mapping[str, Any]) -> RecordDict:
@@ -59,6 +61,7 @@ def encode_hosted(hosted: Hosted) -> RecordDict:
     """A host's answer."""
     arrays = {"clients": Array(hosted.clients), "examples": Array(hosted.examples)}
     about: dict[str, Any] = {"partition": hosted.partition, "initial": hosted.initial, "offers": list(hosted.offers)}
+    about |= {"rank": hosted.rank} if hosted.rank else {}
     return RecordDict({"hosted": ArrayRecord(arrays), "about": ConfigRecord(about)})
 
 
@@ -80,7 +83,10 @@ def decode_hosted(message: Message) -> Hosted:
         raise ValueError(f"a client has no examples, or more than {MOST_EXAMPLES}")
     about = content.config_records["about"]
     offers = tuple(_digest(offer) for offer in listed("offers", about["offers"])[:MOST_OFFERS])
-    return Hosted(clients.numpy(), examples.numpy(), _digest(about["partition"]), _digest(about["initial"]), offers)
+    if type(rank := about.get("rank", 0)) is not int or rank < 0:
+        raise ValueError("field rank is no whole number from 0")
+    digests = _digest(about["partition"]), _digest(about["initial"])
+    return Hosted(clients.numpy(), examples.numpy(), *digests, offers, rank)
 
 
 def _digest(text: Any) -> str:

@@ -23,6 +23,7 @@ from fedrac.aggregation.secure_grid import SecureGrid
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.rounding import BitsSpec
 from fedrac.algorithm.sketch import SketchSpec
+from fedrac.protocol import method_settings
 from fedrac.protocol.state_log import Step, Update
 from fedrac.training.optimizer import LocalSpec
 
@@ -65,6 +66,7 @@ class RoundPlan:
     Attributes:
         spec: the same for every host.
         clients: the clients that this host trains or tests.
+        ranks: by client, where they differ (`Method.ranks`); else empty.
         update: leads to the state that they start from.
         sketches: by `Block.sketch_key`, the random factors, if they are sent as matrices; else empty.
     """
@@ -73,6 +75,7 @@ class RoundPlan:
     clients: Sequence[int]
     update: Update
     sketches: Mapping[str, Tensor]
+    ranks: Mapping[int, int] = field(default_factory=dict)
 
 
 def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
@@ -171,23 +174,41 @@ def decode_update(content: RecordDict) -> Update:
     )
 
 
-def encode_plan(spec: RoundSpec, clients: Sequence[int], update: RecordDict, sketches: ArrayRecord) -> RecordDict:
+def encode_plan(
+    spec: RoundSpec,
+    clients: Sequence[int],
+    update: RecordDict,
+    sketches: ArrayRecord,
+    ranks: Mapping[int, int] | None = None,
+) -> RecordDict:
     """The content of one host's message. The records are shared by the messages of a round, never copied."""
-    plan = ConfigRecord({"clients": list(clients), "spec": json.dumps(vars(spec), default=vars)})
+    told = {"ranks": [ranks[client] for client in clients]} if ranks else {}
+    plan = ConfigRecord({"clients": list(clients), "spec": json.dumps(vars(spec), default=_values), **told})
     return RecordDict({"plan": plan, **update, "sketches": sketches})
 
 
+def _values(of: Any) -> dict[str, Any]:
+    return method_settings.written(of) if isinstance(of, Method) else vars(of)
+
+
 def decode_plan(content: RecordDict) -> RoundPlan:
-    """The inverse of `encode_plan`, on the host."""
+    """The inverse of `encode_plan`, on the host.
+
+    Raises:
+        Refused: the method may not be named here.
+    """
     plan = content.config_records["plan"]
     raw = json.loads(str(plan["spec"]))
     betas = tuple(raw["local"].pop("betas"))
-    typed = {
-        "method": Method(**raw.pop("method")),
+    typed: dict[str, Any] = {
+        "method": method_settings.read(raw.pop("method")),
         "sketch": SketchSpec(**raw.pop("sketch")),
         "bits": BitsSpec(**raw.pop("bits")),
         "local": LocalSpec(**raw.pop("local"), betas=betas),
         "grid": SecureGrid(**grid) if (grid := raw.pop("grid")) else None,
     }
     sketches = from_record(content.array_records["sketches"])
-    return RoundPlan(RoundSpec(**raw, **typed), list(plan["clients"]), decode_update(content), sketches)  # type: ignore[arg-type]
+    clients: list[int] = list(plan["clients"])  # type: ignore[arg-type]
+    told: list[int] = list(plan.get("ranks", []))  # type: ignore[arg-type]
+    ranks = dict(zip(clients, told, strict=True)) if told else {}
+    return RoundPlan(RoundSpec(**raw, **typed), clients, decode_update(content), sketches, ranks)

@@ -9,7 +9,7 @@ from typing import Any
 from fedrac.loading import cache
 from fedrac.partition.partition import NODES
 
-_KEYS = ("partition-id", "num-partitions", "data", "tell-examples", "state", "policy", "idle")
+_KEYS = ("partition-id", "num-partitions", "data", "tell-examples", "state", "policy", "idle", "rank")
 _MOST = 2**20
 MEMORY = "memory"  # for `state`: one process answers all messages of the node, so that its memory is enough
 
@@ -28,6 +28,7 @@ class NodeConfig:
         policy: a file, or `fedrac.protocol.policy.OPEN`; see there.
         idle: seconds without a message after which the node's worker ends (`fedrac.flower.worker`); 0: it has none.
             None: as usual.
+        rank: the largest that its clients can train (`Method.ranks`); 0: any.
     """
 
     place: int
@@ -37,6 +38,7 @@ class NodeConfig:
     state: str | None = None
     policy: str | None = None
     idle: int | None = None
+    rank: int = 0
 
     @property
     def folder(self) -> Path:
@@ -61,6 +63,8 @@ class NodeConfig:
             raise ValueError(f"node-config tell-examples={told!r}: a whole number from 1, for a node with data=")
         if (idle := config.get("idle")) is not None and (type(idle) is not int or idle < 0):
             raise ValueError(f"node-config idle={idle!r}: seconds, a whole number from 0")
+        if type(rank := config.get("rank", 0)) is not int or rank < 0:
+            raise ValueError(f"node-config rank={rank!r}: a whole number from 1")
         try:
             place = int(config["partition-id"])
             count = int(config["num-partitions"]) if data is None else _MOST
@@ -76,7 +80,7 @@ class NodeConfig:
         for key, what in (("state", "folder"), ("policy", "file")):
             if not isinstance(value := config.get(key, ""), str):
                 raise ValueError(f"node-config {key}={value!r} must be a {what}, in quotes")
-        return cls(place, count, data, told, config.get("state"), config.get("policy"), idle)
+        return cls(place, count, data, told, config.get("state"), config.get("policy"), idle, rank)
 
 
 def own_nodes(partition: Mapping[str, Any]) -> list[dict[str, int | str]]:

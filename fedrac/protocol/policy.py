@@ -28,6 +28,7 @@ from fedrac.protocol.messages import RoundSpec
 from fedrac.protocol.processes import simulated
 
 OPEN = "open"
+OWN = "fedrac's own"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Policy:
     """One node's.
 
     Attributes:
-        loaders, models: import paths that ``data`` and ``model`` of a run may name; None: fedrac's own.
+        loaders, models, methods: import paths that ``data``, ``model`` and ``method`` of a run may name; None: fedrac's
+            own.
         functions: import paths that anything else may name: metrics, partition schemes, nested targets.
         folders: below which settings may name files. A node's ``data`` is one; who has no ``data`` opens no others.
         least_examples: a client with fewer is neither trained nor tested.
@@ -61,6 +63,7 @@ class Policy:
 
     loaders: tuple[str, ...] | None = None
     models: tuple[str, ...] | None = None
+    methods: tuple[str, ...] | None = None
     functions: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     least_examples: int = 10
@@ -108,6 +111,7 @@ class Policy:
         names = {
             "loaders": limits.own("data") if self.loaders is None else frozenset(self.loaders),
             "models": limits.own("model") if self.models is None else frozenset(self.models),
+            "methods": limits.own("method") if self.methods is None else frozenset(self.methods),
             "functions": frozenset(self.functions),
         }
         return Limits(names, tuple(Path(place).expanduser().resolve() for place in places))
@@ -137,9 +141,9 @@ class Policy:
 
     def lines(self) -> list[str]:
         """What the node allows, one line a key, for its own people."""
-        shown = {"loaders": "fedrac's own", "models": "fedrac's own"}
         values = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return [f"{name}: {shown[name] if name in shown and v is None else _shown(v)}" for name, v in values]
+        own = ("loaders", "models", "methods")
+        return [f"{name}: {OWN if name in own and v is None else _shown(v)}" for name, v in values]
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

@@ -4,17 +4,21 @@ A node catches up by it, and so does whoever reads a run's checkpoint, from the 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
+from pydantic import PlainSerializer, PlainValidator
 from torch import Tensor
 
 from fedrac.algorithm.blocks import Block
+from fedrac.algorithm.iterates import averaged
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.round_start import draw_sketches
 from fedrac.algorithm.server import advance, effective_weights, mean_shapes
 from fedrac.algorithm.sketch import SketchSpec
 from fedrac.algorithm.state import GuardState, ServerState
+from fedrac.protocol import method_settings
 from fedrac.protocol.coding import CodedRound
 from fedrac.protocol.state_log import Step
 
@@ -28,12 +32,14 @@ class Replay:
         method: the four choices.
         sketch: law and seed of the random factors.
         bits: of a number of a step's means; None: they are whole.
+        average: `ServerSpec.average`; a node has no use for it.
     """
 
     blocks: Sequence[Block]
-    method: Method
+    method: Annotated[Method, PlainSerializer(method_settings.written), PlainValidator(method_settings.read)]
     sketch: SketchSpec
     bits: int | None = None
+    average: float | None = None
 
     @torch.no_grad()
     def advance(self, state: ServerState, step: Step) -> ServerState:
@@ -42,7 +48,11 @@ class Replay:
         sketches = self._sketches(state, step.round)
         coding = CodedRound(self.sketch.seed, step.round, self.blocks, at, sketches, state).means(self.bits)
         means = coding.decode(step.means, mean_shapes(self.blocks, at))
-        return advance(state, self.blocks, at, sketches, means, step.eta)
+        return self.averaged(advance(state, self.blocks, at, sketches, means, step.eta))
+
+    def averaged(self, state: ServerState) -> ServerState:
+        """The state after a round, with its model in the mean, where one is taken."""
+        return state if self.average is None else averaged(state, self.blocks, self.last(state), self.average)
 
     def merged(self, state: ServerState, sketches: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """The model as it predicts in ``state``, by name in its state dict (the shapes of that), in the master dtype.
@@ -50,6 +60,10 @@ class Replay:
         Args:
             sketches: of the carried factors, where they cannot be drawn again.
         """
+        return {**self.last(state, sketches), **state.mean}
+
+    def last(self, state: ServerState, sketches: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The model that the last round has led to: `merged`, but for a mean of rounds."""
         if state.factors and not sketches:  # else everything is merged already
             sketches = self._sketches(state, max(state.round, 1))
         return effective_weights(state, self.blocks, sketches or {})
@@ -66,8 +80,10 @@ class FinishedRound:
         step: leads from the state before it to the one after.
         digest: of the state after it, see `fedrac.protocol.state_digest`.
         guard: what clipping and noise carry on after it.
+        own: by client of the round that is simulated, what has stayed with it, by `Block.key`.
     """
 
     step: Step
     digest: str
     guard: GuardState
+    own: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)

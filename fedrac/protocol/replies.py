@@ -6,7 +6,7 @@ and the field.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
+from fedrac.protocol import own_state
 from fedrac.protocol.coding import UploadCoding
 from fedrac.protocol.messages import Shapes, from_record, pack, to_record, unpack
 from fedrac.protocol.node_values import (
@@ -28,6 +29,9 @@ from fedrac.protocol.node_values import (
     numbers,
     unusable,
 )
+from fedrac.protocol.ranked import RankedCoding
+
+Coding = UploadCoding | RankedCoding
 
 _CANNOT_REBUILD = {
     "missing": "it no longer has the state that they follow from",
@@ -43,13 +47,15 @@ class Reply:
         clients: ids, (k,).
         examples: how many examples each has, (k,).
         losses: mean training losses, (k,).
-        factors: by `Block.key`, (k, ...).
+        factors: by `Block.key`, (k, ...), what is sent.
+        own: by client and `Block.key`, what stays with it.
     """
 
     clients: Sequence[int]
     examples: Sequence[int]
     losses: Sequence[float]
     factors: Mapping[str, Tensor]
+    own: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ class Refusal:
 
 
 def encode_reply(
-    round_: int, reply: Reply, failed: Mapping[int, str], kept: bool = False, coding: UploadCoding | None = None
+    round_: int, reply: Reply, failed: Mapping[int, str], kept: bool = False, coding: Coding | None = None
 ) -> RecordDict:
     """The content of a host's answer.
 
@@ -105,7 +111,8 @@ def decode_reply(
     shapes: Shapes,
     dtype: torch.dtype,
     announced: Mapping[int, int] | None = None,
-    coding: UploadCoding | None = None,
+    coding: Coding | None = None,
+    own: Shapes | None = None,
 ) -> tuple[Reply, list[Refusal]]:
     """Checks a host's answer against what it was asked for.
 
@@ -117,6 +124,7 @@ def decode_reply(
         dtype: of the factors.
         announced: how many examples each client has, as its host said before.
         coding: of the factors; None: they come whole.
+        own: shapes of what stays with a client; a host that simulates clients sends it along.
 
     Returns:
         What is good of it, and refusals that name client and field. A fault of the whole message refuses all of its
@@ -125,6 +133,9 @@ def decode_reply(
     try:
         reply, failed = _parse(content_of(message), round_, shapes, dtype, coding)
         _check_clients(reply, failed, asked)
+        if own and own_state.NAME in message.content.array_records:
+            kept = own_state.decode(message.content.array_records[own_state.NAME], own, reply.clients)
+            reply = replace(reply, own=kept)
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         missing = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
         return empty_reply(shapes, dtype), [Refusal(list(asked), missing)]
@@ -192,12 +203,13 @@ def join(replies: Sequence[Reply]) -> Reply:
         [n for r in replies for n in r.examples],
         [x for r in replies for x in r.losses],
         {key: torch.cat([r.factors[key] for r in replies]) for key in replies[0].factors},
+        {client: own for r in replies for client, own in r.own.items()},
     )
     return _keep(together, order)
 
 
 def _parse(
-    content: RecordDict, round_: int, shapes: Shapes, dtype: torch.dtype, coding: UploadCoding | None
+    content: RecordDict, round_: int, shapes: Shapes, dtype: torch.dtype, coding: Coding | None
 ) -> tuple[Reply, dict[int, str]]:
     meta, metrics = content.config_records["reply"], content.metric_records["metrics"]
     if type(meta["round"]) is not int or meta["round"] != round_:
@@ -220,15 +232,13 @@ def _parse(
 
 
 def _factors(
-    record: ArrayRecord, clients: Sequence[int], shapes: Shapes, dtype: torch.dtype, coding: UploadCoding | None
+    record: ArrayRecord, clients: Sequence[int], shapes: Shapes, dtype: torch.dtype, coding: Coding | None
 ) -> dict[str, Tensor]:
     """By `Block.key`, (k, ...) in ``dtype``, however they were sent."""
-    packed, sent = from_record(record)["factors"], dtype if coding is None else torch.uint8
-    size = sum(map(math.prod, shapes.values())) if coding is None else coding.size(shapes)
-    if tuple(packed.shape) != (len(clients), size) or packed.dtype != sent:
-        raise ValueError(
-            f"field factors is {packed.dtype} {tuple(packed.shape)}, expected {sent} {(len(clients), size)}"
-        )
+    packed, whole = from_record(record)["factors"], (len(clients), sum(map(math.prod, shapes.values())))
+    size, sent = (whole, dtype) if coding is None else coding.form(clients, shapes, dtype)
+    if tuple(packed.shape) != size or packed.dtype != sent:
+        raise ValueError(f"field factors is {packed.dtype} {tuple(packed.shape)}, expected {sent} {size}")
     return unpack(packed, shapes) if coding is None else coding.decode(clients, packed, shapes, dtype)
 
 
@@ -267,4 +277,5 @@ def _keep(reply: Reply, places: Sequence[int]) -> Reply:
         [reply.examples[i] for i in places],
         [reply.losses[i] for i in places],
         {name: value[rows] for name, value in reply.factors.items()},
+        {client: reply.own[client] for client in (reply.clients[i] for i in places) if client in reply.own},
     )

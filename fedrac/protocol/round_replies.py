@@ -10,9 +10,8 @@ from flwr.app import Message
 from torch import Tensor
 
 from fedrac.algorithm.server import ServerSpec
-from fedrac.protocol.coding import UploadCoding
 from fedrac.protocol.messages import Shapes, payload_bytes
-from fedrac.protocol.replies import Refusal, Reply, decode_reply, is_late, join, keeps
+from fedrac.protocol.replies import Coding, Refusal, Reply, decode_reply, is_late, join, keeps
 from fedrac.protocol.round_report import CohortFailure, Divergence, RoundReport
 
 log = logging.getLogger(__name__)
@@ -43,7 +42,8 @@ def collect(
     dtype: torch.dtype,
     announced: Mapping[int, int] | None = None,
     before: Sequence[tuple[int, Refusal]] = (),
-    coding: UploadCoding | None = None,
+    coding: Coding | None = None,
+    own: Shapes | None = None,
 ) -> RoundReplies:
     """Matches a round's replies with what was asked.
 
@@ -53,7 +53,7 @@ def collect(
         report: of the round; gets the bytes that came and the refusals, which are logged.
         hosts: node ids with the clients that each was asked to train.
         messages: what came, in any order.
-        shapes, dtype, announced, coding: as `decode_reply` takes them.
+        shapes, dtype, announced, coding, own: as `decode_reply` takes them.
         before: refusals of clients, with their nodes, that were not asked for that reason.
     """
     awaited, good, refused = dict(hosts), {}, list(before)
@@ -67,7 +67,7 @@ def collect(
             silent[node] = f"no reply in time, but one of round {message.content['reply']['round']!r}"
         else:
             report.upload_bytes += _upload(message)
-            reply, bad = decode_reply(message, report.round, awaited.pop(node), shapes, dtype, announced, coding)
+            reply, bad = decode_reply(message, report.round, awaited.pop(node), shapes, dtype, announced, coding, own)
             good[node], kept[node] = reply, keeps(message)
             refused += [(node, refusal) for refusal in bad]
     refused += [(node, Refusal(clients, silent[node])) for node, clients in awaited.items()]

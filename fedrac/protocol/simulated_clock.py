@@ -6,9 +6,12 @@ It follows from the settings and from the cohorts so far, so that a run that goe
 import math
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
-from fedrac.algorithm.blocks import trained_shapes
+from fedrac.algorithm.blocks import sent_shapes, trained_shapes
+from fedrac.algorithm.client_ranks import shapes_of_rank
+from fedrac.algorithm.controlled import Controlled
 from fedrac.algorithm.rounding import Rounding
 from fedrac.algorithm.server import mean_shapes
 from fedrac.algorithm.simulated_time import SystemSpec, Work
@@ -55,23 +58,29 @@ class SimulatedClock:
         blocks, method = replay.blocks, replay.method
         size = initial[blocks[0].name].element_size()
         rounds = [method.at(number) for number in range(1, method.period + 1)]
-        self._uploads = [_bytes(trained_shapes(blocks, at), size, upload_bits) for at in rounds]  # of a period's rounds
+        self._trained, self._bits = [sent_shapes(blocks, at) for at in rounds], upload_bits  # of a period's rounds
+        self._uploads: dict[tuple[int, int | None], int] = {}  # by place in the period and rank
         self._steps = [_bytes(mean_shapes(blocks, at), size, replay.bits) for at in rounds]
         changes = method.merge or method.average == "products"  # else the weights stay, and factors are carried
         self._weights = size * sum(math.prod(b.shape) for b in blocks if changes or b.rank is None)
         adapted = [block for block in blocks if block.rank is not None]
-        carried = [{} if method.merge else trained_shapes(adapted, at) for at in rounds]  # what a round changes of it
+        moving = [sent_shapes(adapted, at) for at in rounds]
+        carried = [{k: v for k, v in shapes.items() if not method.merge and not k.endswith("c")} for shapes in moving]
         self._of_round, self._size = carried, size
-        self._carried = _bytes({key: shape for shapes in carried for key, shape in shapes.items()}, size)
-        optimizer = method.optimizer
-        self._moments = 0 if optimizer is None else 1 if optimizer.name == "momentum" else 2  # of each number
+        first = [{} if method.merge else trained_shapes(adapted, at) for at in rounds]  # and what stays with clients
+        self._carried = _bytes({key: shape for shapes in first for key, shape in shapes.items()}, size)
+        controls = isinstance(method, Controlled) and method.sends_controls
+        self._moments = len(method.step("", torch.zeros(1), {})[1]) + controls  # of each number
         self._model = sum(value.nbytes for value in initial.values())
 
-    def tell(self, report: RoundReport, matrices: Mapping[str, Tensor] | None) -> None:
+    def tell(
+        self, report: RoundReport, matrices: Mapping[str, Tensor] | None, ranks: Mapping[int, int] | None = None
+    ) -> None:
         """Enters into the report how long its cohort takes, who is late, and what those who are late download.
 
         Args:
             matrices: the sketches, where they are sent, so that nobody makes the server's steps; None: they are drawn.
+            ranks: of the cohort's clients, where they differ.
         """
         system, number, seconds = self._system, report.round, {}
         whole, more = matrices is not None, sum(value.nbytes for value in (matrices or {}).values())
@@ -80,7 +89,8 @@ class SimulatedClock:
             begin = self._downloads.first(self._connected.hosts[node])
             for client in clients:
                 download = self.download(self._drawn.get(client, begin), number, whole) + more
-                work = Work(examples[client] * self._epochs, download, self._uploads[(number - 1) % len(self._uploads)])
+                upload = self._upload((number - 1) % len(self._trained), (ranks or {}).get(client))
+                work = Work(examples[client] * self._epochs, download, upload)
                 seconds[client] = system.seconds(client, work, self._seed, number)
         self._drawn |= dict.fromkeys(report.cohort, number)
         deadline = math.inf if system.deadline is None else system.deadline
@@ -89,6 +99,11 @@ class SimulatedClock:
         for node, clients in self._connected.by_host(report.late).items():
             count = self._downloads.count(node, self._connected.hosts[node], clients)
             report.download_bytes += count + more * len(clients)
+
+    def _upload(self, place: int, rank: int | None) -> int:
+        if (place, rank) not in self._uploads:
+            self._uploads[place, rank] = _bytes(shapes_of_rank(self._trained[place], rank), self._size, self._bits)
+        return self._uploads[place, rank]
 
     def download(self, last: int | None, number: int, whole: bool) -> int:
         """Bytes that bring a client to the start of round ``number``.

@@ -105,8 +105,8 @@ class Checkpoints:
         self._round = state.round
         if self._rounds is not None:
             self._rounds.append(last)
-            self._logged += last.step.means.nbytes
-            parts = (state.weights, state.factors, state.moments)
+            self._logged += last.step.means.nbytes + sum(v.nbytes for own in last.own.values() for v in own.values())
+            parts = (state.weights, state.factors, state.moments, *state.clients.values())
             if self._logged >= sum(tensor.nbytes for part in parts for tensor in part.values()):
                 self._rounds = None
         self._only = state if self._rounds is None else None

@@ -21,6 +21,7 @@ from fedrac.algorithm.state import GuardState, ServerState
 from fedrac.protocol import state_digest
 from fedrac.protocol.replay import FinishedRound, Replay
 from fedrac.protocol.state_log import Step
+from fedrac.results import snapshot
 
 FILE = "rounds.log"
 _HEAD = struct.Struct("<Q32s")
@@ -97,7 +98,7 @@ def replayed(log: Log, state: ServerState) -> ServerState:
     """
     for each in log.rounds:
         assert log.replay is not None
-        state = log.replay.advance(state, each.step)
+        state = replace(log.replay.advance(state, each.step), clients={**state.clients, **each.own})
     if log.rounds and state_digest.take(state).digest != log.rounds[-1].digest:
         raise ValueError(
             f"the rounds up to {state.round} give other weights here than where they were made: another math library, "
@@ -130,13 +131,16 @@ def _frames(path: Path) -> Iterator[bytes]:
 
 def _content(of: FinishedRound) -> bytes:
     about = {"round": of.step.round, "eta": of.step.eta, "digest": of.digest, "guard": asdict(of.guard)}
-    return save({"means": of.step.means.contiguous()}, {"about": json.dumps(about)})
+    own = {f"{client}/{key}": value.contiguous() for client, kept in of.own.items() for key, value in kept.items()}
+    return save({"means": of.step.means.contiguous(), **own}, {"about": json.dumps(about)})
 
 
 def _finished(content: bytes) -> FinishedRound:
     about: dict[str, Any] = json.loads(_metadata(content)["about"])
-    step = Step(about["round"], about["eta"], load(content)["means"])
-    return FinishedRound(step, about["digest"], TypeAdapter(GuardState).validate_python(about["guard"]))
+    tensors = load(content)
+    step = Step(about["round"], about["eta"], tensors.pop("means"))
+    guard = TypeAdapter(GuardState).validate_python(about["guard"])
+    return FinishedRound(step, about["digest"], guard, snapshot.by_client(tensors))
 
 
 def _metadata(content: bytes) -> dict[str, str]:

@@ -1,9 +1,11 @@
 """One whole checkpoint: the files of a state in a folder, and whether they are as they were written.
 
 ``weights.safetensors`` is a plain state dict of the merged model. ``state.json`` has the round and the checksums of
-the other files. A method that carries factors also has ``carried.safetensors``: its unmerged weights and factors.
+the other files. A method that carries factors also has ``carried.safetensors``: its unmerged weights and factors. So
+has a run that predicts with the mean of its rounds: its last weights, with that mean in ``mean.safetensors``.
 ``basis.safetensors`` has the sides of two-sided blocks that are fixed for the run, ``moments.safetensors`` those of the
 server's optimizer.
+``clients.safetensors`` has what stays with clients that are simulated here.
 ``guard.json`` is what clipping and noise carry on; it can hold the secret seed of the noise and is the owner's alone.
 """
 
@@ -23,7 +25,8 @@ from fedrac.algorithm.state import GuardState, ServerState
 
 ABOUT = "state.json"
 _WEIGHTS, _CARRIED, _GUARD = "weights.safetensors", "carried.safetensors", "guard.json"
-_PARTS = {"basis": "basis.safetensors", "moments": "moments.safetensors"}
+_CLIENTS = "clients.safetensors"
+_PARTS = {"basis": "basis.safetensors", "moments": "moments.safetensors", "mean": "mean.safetensors"}
 _FACTOR, _WEIGHT = "factor/", "weight/"
 
 
@@ -52,12 +55,15 @@ def write(folder: Path, state: ServerState, merged: Mapping[str, Tensor]) -> Non
     """
     folder.mkdir(parents=True)
     _write_tensors(folder / _WEIGHTS, merged)
-    if state.factors:
+    if state.factors or state.mean:
         parts = ((_WEIGHT, state.weights), (_FACTOR, state.factors))
         _write_tensors(folder / _CARRIED, {p + k: v for p, part in parts for k, v in part.items()})
     for part, name in _PARTS.items():
         if tensors := getattr(state, part):
             _write_tensors(folder / name, tensors)
+    if state.clients:
+        own = {f"{client}/{key}": value for client, kept in state.clients.items() for key, value in kept.items()}
+        _write_tensors(folder / _CLIENTS, own)
     if state.guard != GuardState():
         _write_text(folder / _GUARD, asdict(state.guard), mode=0o600)
     describe(folder, About(state.round, {path.name: _digest(path) for path in sorted(folder.iterdir())}))
@@ -87,7 +93,10 @@ def read(folder: Path, about: About) -> ServerState:
     guard = GuardState()
     if _GUARD in about.sha256:
         guard = TypeAdapter(GuardState).validate_json((folder / _GUARD).read_bytes())
-    parts = {part: load_file(folder / name) if name in about.sha256 else {} for part, name in _PARTS.items()}
+    parts: dict[str, Any] = {
+        part: load_file(folder / name) if name in about.sha256 else {} for part, name in _PARTS.items()
+    }
+    parts["clients"] = by_client(load_file(folder / _CLIENTS)) if _CLIENTS in about.sha256 else {}
     if _CARRIED not in about.sha256:
         return ServerState(about.round, merged(folder), {}, guard, **parts)
     both = load_file(folder / _CARRIED)
@@ -95,6 +104,15 @@ def read(folder: Path, about: About) -> ServerState:
         {k.removeprefix(prefix): v for k, v in both.items() if k.startswith(prefix)} for prefix in (_WEIGHT, _FACTOR)
     )
     return ServerState(about.round, weights, factors, guard, **parts)
+
+
+def by_client(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """Tensors under ``CLIENT/KEY`` by client and key."""
+    found: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        client, _, key = name.partition("/")
+        found.setdefault(int(client), {})[key] = value
+    return found
 
 
 def merged(folder: Path) -> dict[str, Tensor]:

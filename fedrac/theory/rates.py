@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import inf, sqrt
 
 from fedrac.algorithm.blocks import Block
-from fedrac.algorithm.method import RoundMethod
+from fedrac.algorithm.method import Method, RoundMethod
 from fedrac.algorithm.sketch import Law, expected_rank
 from fedrac.experiment.settings import Experiment
 from fedrac.theory.convex import Convex
@@ -166,6 +166,8 @@ def eigenvalues(block: Block, method: RoundMethod, law: Law) -> tuple[float, flo
 
 def _check(experiment: Experiment) -> None:
     method, local = experiment.method, experiment.local
+    if type(method) is not Method or method.has_ranks:
+        raise ValueError(f"no theorem covers {method.name}: it has functions of its own, or clients of different rank")
     if method.train == "both" or not method.merge:
         raise ValueError(
             f"no theorem covers {method.name}: only a chain with one trained factor (method=fed_rac_lora), or full "

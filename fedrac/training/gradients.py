@@ -4,12 +4,13 @@ The entries of ``gradients`` are replaced, never written into: automatic differe
 several factors.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from fedrac.algorithm.blocks import Block
+from fedrac.algorithm.sketch import Side, gram_inverse
 from fedrac.training.setup import TrainingSetup
 
 
@@ -52,16 +53,39 @@ def clip_per_client(gradients: dict[str, Tensor], bound: float) -> None:
         gradients[key] = gradient * scale.view(-1, *[1] * (gradient.ndim - 1))
 
 
-def precondition(gradients: dict[str, Tensor], blocks: Iterable[Block], gram_inverse: Mapping[str, Tensor]) -> None:
+def ranked_gram_inverse(
+    blocks: Iterable[Block], frozen: Mapping[str, Tensor], ranks: Sequence[int]
+) -> dict[str, Tensor]:
+    """By `Block.sketch_key`, (C, ..., r, r): of the columns of the sketch that clients of these ranks train; else 0."""
+    found = {}
+    for block in blocks:
+        for letter in "AB":
+            if (sketch := frozen.get(block.key(letter))) is None or block.rank is None:
+                continue
+            whole = letter == "A" and block.columns is not None  # the other side of a core has no rank of clients
+            side: Side = "left" if letter == "B" else "right"
+            each = {rank: _padded(sketch, side, None if whole else rank) for rank in set(ranks)}
+            found[block.sketch_key(letter)] = torch.stack([each[rank] for rank in ranks]).to(sketch.dtype)
+    return found
+
+
+def _padded(sketch: Tensor, side: Side, rank: int | None) -> Tensor:
+    narrow = sketch[..., :rank] if side == "left" else sketch[..., :rank, :]
+    inverse = gram_inverse(narrow, side)
+    missing = sketch.shape[-1 if side == "left" else -2] - inverse.shape[-1]
+    return torch.nn.functional.pad(inverse, (0, missing, 0, missing))
+
+
+def precondition(gradients: dict[str, Tensor], blocks: Iterable[Block], inverses: Mapping[str, Tensor]) -> None:
     """The theory step: ``(B^T B)^+ grad_A / s^2`` (left), ``grad_B (A A^T)^+ / s^2`` (right), or both around a core.
 
     With plain SGD of rate gamma the merged weight moves by ``-gamma H grad f`` (eqs. 3 and 4 of arXiv 2410.08305), or
     by ``-gamma H_L grad f H_R``.
     """
     for block in blocks:
-        if not {block.sketch_key("A"), block.sketch_key("B")} <= gram_inverse.keys():
+        if not {block.sketch_key("A"), block.sketch_key("B")} <= inverses.keys():
             continue
-        left, right = (gram_inverse[block.sketch_key(letter)] for letter in "BA")
+        left, right = (inverses[block.sketch_key(letter)] for letter in "BA")
         if (key := block.key("Z")) in gradients:
             gradients[key] = (left / block.scale**2) @ gradients[key] @ right
         elif (key := block.key("A")) in gradients:

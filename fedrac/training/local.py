@@ -19,6 +19,7 @@ from fedrac.algorithm.round_start import Start
 from fedrac.algorithm.streams import Stream
 from fedrac.training import alone
 from fedrac.training.adapter import CohortAdapter
+from fedrac.training.differences import Differences
 from fedrac.training.dropout import ClientDropout, no_global_draws
 from fedrac.training.evaluation import call
 from fedrac.training.gradients import add_l2, add_prox, clip_per_client, precondition
@@ -40,7 +41,8 @@ class CohortResult:
     """What the clients of a cohort found, in the order in which they were given.
 
     Attributes:
-        factors: by `Block.key`, (C, ...) in the dtype of the start: each client's trained factors.
+        factors: by `Block.key`, (C, ...) in the dtype of the start: each client's trained factors; under
+            ``KEY/control`` its new controls, where it has such.
         losses: (C,) float64, the mean of each client's training loss over the examples it saw.
         examples: (C,) int64, how many examples each client has.
     """
@@ -66,14 +68,15 @@ def train_cohort(
     Returns:
         Factors, losses and counts in the order of ``shards``.
     """
-    factors = {k: torch.empty(len(shards), *v.shape, dtype=v.dtype) for k, v in start.trained.items()}
+    trained = {**start.trained, **{f"{key}/control": value for key, value in start.shared.items()}}
+    factors = {k: torch.empty(len(shards), *v.shape, dtype=v.dtype) for k, v in trained.items()}
     losses = torch.empty(len(shards), dtype=torch.float64)
     with _local_mode(problem.model):
         most = spec.max_tokens or _most_tokens(problem, start, shards, spec, seed)
         for places in chunks([len(s) for s in shards], spec, most):
             chunk = _trained(problem, start, [shards[p] for p in places], spec, seed, round_, most)
             at = torch.tensor(places)
-            for key, value in chunk.factors.items():
+            for key, value in chunk.found().items():
                 factors[key].index_copy_(0, at, value.to("cpu"))
             losses[at] = chunk.mean_losses()
     return CohortResult(factors, losses, torch.tensor([len(s) for s in shards]))
@@ -133,6 +136,7 @@ class _Lockstep:
         self.orders = Minibatches(shards, spec, seed, round_, most)
         self.device = next(problem.model.parameters()).device
         self.factors = {k: v.to(self.device).repeat(len(shards), *[1] * v.ndim) for k, v in start.trained.items()}
+        self.differences = Differences(problem, start, shards, self.factors)
         self.optimizer = StackedOptimizer(self.factors, spec)
         self.loss_sums = torch.zeros(len(shards), dtype=torch.float64)
         self.dropout = ClientDropout(seed, round_, self.clients, self.device)
@@ -148,6 +152,11 @@ class _Lockstep:
             for batch in self.orders.batches():
                 losses = steps(batch)
                 self.loss_sums[: batch.clients] += (losses * batch.real).sum((0, 2))
+
+    def found(self) -> dict[str, Tensor]:
+        """What the clients trained, and their new controls."""
+        way = self.orders.steps.double() * self.spec.lr
+        return {**self.factors, **self.differences.controls(self.factors, way)}
 
     def _check_plain(self) -> None:
         """A model may compute something else than it did before: other layers as it goes on, say, or a dropout."""
@@ -224,14 +233,16 @@ class _Lockstep:
     @torch.no_grad()
     def _shape(self, gradients: dict[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The gradient that the optimizer sees: L2 and the proximal term added, clipped per client, preconditioned."""
+        clients = len(next(iter(gradients.values())))
         if self.spec.l2:
             add_l2(gradients, {**self.start.frozen, **parameters}, self.problem, self.spec.l2)
         if self.start.prox:
-            add_prox(gradients, parameters, self.start.trained, self.start.prox)
+            add_prox(gradients, parameters, self.differences.begin(clients), self.start.prox)
+        self.differences.straighten(gradients)
         if self.spec.clip is not None:
             clip_per_client(gradients, self.spec.clip)
         if self.spec.precondition:
-            precondition(gradients, self.problem.blocks, self.start.gram_inverse)
+            precondition(gradients, self.problem.blocks, self.differences.gram_inverse(clients))
         return gradients
 
 

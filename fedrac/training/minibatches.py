@@ -54,6 +54,11 @@ class Minibatches:
         self._start = np.cumsum([0, *map(len, rows[:-1])])
 
     @property
+    def steps(self) -> Tensor:
+        """(C,) int64: how many steps each client makes in the round."""
+        return torch.from_numpy(self._steps)
+
+    @property
     def examples_seen(self) -> Tensor:
         """(C,) int64: the sum of a client's mini-batch sizes over the round."""
         seen = self._steps * self._batch if self._spec.sampling == "replacement" else self._sizes * self._spec.epochs

@@ -1,6 +1,6 @@
 """What a cohort trains on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,10 +20,14 @@ class Shard:
     Attributes:
         client: its id.
         index: (examples,) int64, rows of the data that belong to it.
+        rank: it trains the first so many columns of the sketch; None: all.
+        own: by `Block.key`, where it goes on with the factors that stay with it; what is missing starts as for all.
     """
 
     client: int
     index: Tensor
+    rank: int | None = None
+    own: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.index.shape[0]

@@ -1,5 +1,6 @@
 """A SuperLink that the tests of this folder share, and an app to run on it."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,10 +30,14 @@ def app_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def superlink(_cache: None) -> Iterator[dict[str, str]]:
-    """The environment in which `flwr` finds the SuperLink; it sees the cache folder of the tests."""
-    with superlink_environment() as environment:
-        yield environment
+def superlink(_cache: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment in which `flwr` finds the SuperLink; it sees the cache folder, and a module of the tests' own."""
+    folder = tmp_path_factory.mktemp("own")
+    shutil.copy(ROOT / "tests/unit/own_methods.py", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")])))
+        with superlink_environment() as environment:
+            yield environment
 
 
 @pytest.fixture

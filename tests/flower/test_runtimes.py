@@ -98,6 +98,12 @@ def test_two_sides_in_few_bits(flower_run: Callable[..., Path], tmp_path: Path) 
     assert (found / "checkpoint" / "basis.safetensors").exists()
 
 
+def test_a_method_of_ones_own(flower_run: Callable[..., Path], tmp_path: Path) -> None:
+    """Its module is where Python finds it; its mean is taken on the server, its step on the nodes, too."""
+    own = f"{OVERRIDES} method=custom method._target_=own_methods.Own +method.inertia=0.25"
+    compare(flower_run(own, 2), in_process(tmp_path / "same", 2, own), 0.0)
+
+
 def test_a_run_that_cannot_start_says_why(
     superlink: dict[str, str], app_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from fedrac.algorithm.adapt import AdaptSpec
 from fedrac.algorithm.blocks import Block, plan_blocks
+from fedrac.algorithm.means import Cohort
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.round_start import Start, draw_sketches, start_of_round
 from fedrac.algorithm.server import advance, initial_state, round_means
@@ -110,7 +111,7 @@ def test_merge_equals_adapter(factory, side):
     weights = {name: value.clone() for name, value in run.model.state_dict().items()}
     state = initial_state(weights, run.blocks, run.method, SketchSpec())
     shares = np.full(len(SIZES), 1 / len(SIZES))
-    means = round_means(state, run.blocks, run.method.at(1), found.factors, shares)
+    means = round_means(state, run.blocks, run.method.at(1), found.factors, Cohort(shares))
     new = advance(state, run.blocks, run.method.at(1), run.sketches.values, means, 1.0)
     means = {key: f.mean(0) for key, f in found.factors.items()}
     expected = run.dense({**run.start.frozen, **means}, torch.arange(4))

@@ -1,7 +1,7 @@
 """The library's own parts of Algorithm 2, joined as a run joins them, without network, files or configuration."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from workloads import Workload
 
 from fedrac.algorithm.adapt import AdaptSpec
-from fedrac.algorithm.blocks import Block, Rank, plan_blocks
+from fedrac.algorithm.blocks import Block, Rank, own_shapes, plan_blocks, sent_shapes
+from fedrac.algorithm.means import Cohort, Shares
 from fedrac.algorithm.method import Method, RoundMethod
 from fedrac.algorithm.round_start import Sketches, Start, draw_sketches, start_of_round
 from fedrac.algorithm.selection import draw_cohort
 from fedrac.algorithm.server import (
-    Shares,
     Weighting,
     advance,
     effective_weights,
@@ -64,6 +64,7 @@ class Federation:
         adapt = AdaptSpec(self.layers, self.workload.full, self.alpha, **sides)
         self.blocks: tuple[Block, ...] = plan_blocks(model, adapt, self.method)
         self.sketch = SketchSpec(self.law, self.seed)
+        self.own: dict[int, dict[str, Tensor]] = {}  # by client, what stays with it
         self.ways = KnownWays()  # as a host keeps them: the model is looked at once
         start = {name: value.clone() for name, value in model.state_dict().items()}
         basis = {key: value for key, value in self.basis.items() if key in self._fixed()}
@@ -77,7 +78,9 @@ class Federation:
 
     def start(self, round_: int) -> Start:
         values, dtype = self.sketches(round_).values, next(self.workload.model.parameters()).dtype
-        return start_of_round(self.blocks, self.method.at(round_), values, self.state.factors, dtype)
+        return start_of_round(
+            self.blocks, self.method.at(round_), values, self.state.factors, dtype, moments=self.state.moments
+        )
 
     def train(self, clients: Sequence[int], start: Start | None = None) -> CohortResult:
         """The clients' part of the next round."""
@@ -85,8 +88,16 @@ class Federation:
         work.model.load_state_dict(self.state.weights)
         take = lambda i: (work.inputs[i], work.targets[i])  # noqa: E731
         problem = TrainingSetup(work.model, self.blocks, work.loss, take, self.ways)
-        chosen = [Shard(c, self.shards[c]) for c in clients]
+        ranks = self.client_ranks(clients) or [None] * len(clients)
+        chosen = [Shard(c, self.shards[c], rank, self.own.get(c, {})) for c, rank in zip(clients, ranks, strict=True)]
         return train_cohort(problem, start or self.start(round_), chosen, self.local, self.seed, round_)
+
+    def client_ranks(self, clients: Sequence[int]) -> list[int] | None:
+        """Of these clients, where they differ."""
+        if not self.method.has_ranks:
+            return None
+        most = max(block.rank or 1 for block in self.blocks)
+        return [min(self.method.client_rank(client, self.seed) or most, most) for client in clients]
 
     def adapter(self) -> CohortAdapter:
         """The model's layers with the clients' factors in them."""
@@ -97,6 +108,7 @@ class Federation:
         number = self.state.round + 1
         clients = draw_cohort(range(len(self.shards)), self.cohort or len(self.shards), self.seed, number)
         found = self.train(clients)
+        found = self._parted(clients, found)
         weights = shares(found.examples.tolist(), self.weighting)
         self.state = step(
             self.state,
@@ -106,8 +118,21 @@ class Federation:
             found.factors,
             weights,
             self.eta,
+            self.client_ranks(clients),
         )
         return found
+
+    def _parted(self, clients: Sequence[int], found: CohortResult) -> CohortResult:
+        """Keeps what stays with the clients; of controls that are sent, the change is among the factors then."""
+        at, factors = self.method.at(self.state.round + 1), dict(found.factors)
+        for key in own_shapes(self.blocks, at):
+            new = factors[key] if self.method.is_personal(key) else factors.pop(key)
+            for client, value in zip(clients, new, strict=True):
+                before = self.own.setdefault(client, {}).get(key, torch.zeros_like(value))
+                self.own[client][key] = value
+                if (changed := f"{key.removesuffix('/control')}c") in sent_shapes(self.blocks, at):
+                    factors.setdefault(changed, torch.zeros_like(new))[clients.index(client)] = value - before
+        return replace(found, factors=factors)
 
     def weights(self) -> dict[str, Tensor]:
         """The model as it predicts."""
@@ -129,9 +154,11 @@ def step(
     stacked: Mapping[str, Tensor],
     weights: Shares,
     eta: float,
+    ranks: Sequence[int] | None = None,
 ) -> ServerState:
     """The state after a round in which the clients found ``stacked``: their mean, and the server step."""
-    return advance(state, blocks, method, sketches, round_means(state, blocks, method, stacked, weights), eta)
+    means = round_means(state, blocks, method, stacked, Cohort(weights, ranks=ranks))
+    return advance(state, blocks, method, sketches, means, eta)
 
 
 def predict(workload: Workload, weights: Mapping[str, Tensor], rows: Tensor) -> Tensor:

@@ -76,12 +76,16 @@ class Oracle:
             matrices = [dense[name] for name in self.ranks if dense[name].ndim > 1]
             objective = loss + self.local.l2 / 2 * sum(w.square().sum() for w in matrices)
             distance = sum((f - start[key]).square().sum() for key, f in trained.items())
-            objective = objective + self.method.prox / 2 * distance
+            objective = objective + self.method.prox / 2 * distance + self._linear(client, trained)
             gradients = torch.autograd.grad(objective, list(trained.values()))
             for (key, factor), g in zip(trained.items(), self._clipped(gradients), strict=True):
                 factor.grad = self._theory(key, g, frozen) if self.local.precondition else g
             optimizer.step()
         return {key: f.detach() for key, f in trained.items()}, total / seen
+
+    def _linear(self, client: int, trained: Factors) -> Tensor | float:
+        """What else a client's objective has."""
+        return 0.0
 
     def _batches(self, client: int) -> Iterator[Tensor]:
         rows, local = self.shards[client], self.local

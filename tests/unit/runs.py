@@ -1,6 +1,7 @@
 """Tiny runs over the in-process grid: a regression that six unequal clients share, and every method of ``conf/``."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,14 @@ import torch
 from federation import Federation
 from flwr.app import ArrayRecord, Message, MessageType
 from omegaconf import OmegaConf
+from own_methods import Own
+from safetensors.torch import load_file
 from torch import Tensor
 from workloads import Workload, squared
 
 from fedrac import data, models
 from fedrac.algorithm.adapt import AdaptSpec
+from fedrac.algorithm.controlled import Controlled
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.server import ServerSpec
 from fedrac.algorithm.server_optimizer import ServerOptimizer
@@ -21,6 +25,7 @@ from fedrac.flower import client_app
 from fedrac.flower.in_process_grid import InProcessGrid
 from fedrac.flower.strategy import FedRacLora
 from fedrac.partition import partition
+from fedrac.protocol import method_settings
 from fedrac.protocol.messages import from_record, to_record
 from fedrac.protocol.round_report import RoundReport
 from fedrac.training.optimizer import LocalSpec
@@ -52,7 +57,15 @@ def strategy(work: dict[str, Any] | None = None, **changes: Any) -> FedRacLora:
         "server": ServerSpec(cohort_size=4),
         **changes,
     }
+    if isinstance(method := settings.get("method"), Controlled):
+        settings["method"], settings["local"] = controlled(method, settings["server"].cohort_size, settings["local"])
     return FedRacLora(models.build(work["model"], work["seed"]), work, **settings)
+
+
+def controlled(method: Controlled, cohort: int, local: LocalSpec) -> tuple[Controlled, LocalSpec]:
+    """With the share of clients that cohorts have, and the optimizer that it needs."""
+    local = LocalSpec("sgd", 0.05, batch_size=local.batch_size) if method.sends_controls else local
+    return replace(method, participation=cohort / CLIENTS), local
 
 
 def start(work: dict[str, Any] | None = None) -> ArrayRecord:
@@ -92,11 +105,14 @@ def by_hand(work: dict[str, Any], method: Method, cohort: int, eta: float, **cho
     held, model = data.load(work["data"]), models.build(work["model"], work["seed"]).double()
     made = partition.make(work["partition"], held, work["seed"])
     inputs, targets = (torch.tensor(part).double() for part in (held.train.inputs, held.train.targets))
+    local = LocalSpec("adamw", 0.05, batch_size=4)
+    if isinstance(method, Controlled):
+        method, local = controlled(method, cohort, local)
     return Federation(
         Workload(model, inputs, targets, squared, ("*.bias",)),
         [torch.from_numpy(made.of(client)) for client in range(made.clients)],
         method,
-        LocalSpec("adamw", 0.05, batch_size=4),
+        local,
         cohort=cohort,
         eta=eta,
         seed=work["seed"],
@@ -123,12 +139,22 @@ def equal(actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: flo
             assert torch.equal(actual[name], value), name
 
 
+def load(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file."""
+    return load_file(path)
+
+
 def arrays(record: ArrayRecord) -> dict[str, Tensor]:
     return from_record(record)
 
 
 def methods() -> dict[str, Method]:
-    """Every file of ``conf/method``, a method that alternates sides, and a chain with a server optimizer."""
+    """Every file of ``conf/method``, a method that alternates sides, a chain with a server optimizer, and one's own."""
     files = sorted(Path(compose.config_dir(), "method").iterdir())
-    more = {"alternating": Method(side="alternate"), "adam": Method(optimizer=ServerOptimizer("adam", 0.05))}
-    return {path.stem: Method(**OmegaConf.load(path)) for path in files} | more
+    more = {
+        "alternating": Method(side="alternate"),
+        "adam": Method(optimizer=ServerOptimizer("adam", 0.05)),
+        "own": Own(),
+    }
+    own = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in files if path.stem != "custom"}
+    return {name: method_settings.read(settings) for name, settings in own.items()} | more

@@ -104,7 +104,8 @@ def _in_whole(heads: Iterable[str], path: str) -> str:
 def _most(run: FinishedRun, block: Block) -> int:
     """The largest rank that the update can have; what is beyond it is rounding."""
     method = run.experiment.method
-    by_entry = method.merge and method.optimizer is not None and method.optimizer.name != "momentum"
+    momentum = method.optimizer is not None and method.optimizer.name == "momentum" and not method.has_own("step")
+    by_entry = method.merge and not (method.steps_plainly or momentum)
     own = block.rank if method.average == "factors" and not by_entry else None
     return min(block.m, block.n) if own is None else min(block.m, block.n, run.round * own)
 

@@ -14,6 +14,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from runs import arrays, equal, grid, methods, start, strategy, workload
 
 from fedrac.algorithm.adapt import AdaptSpec
+from fedrac.algorithm.controlled import Controlled
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.schedule import ScheduleSpec
 from fedrac.algorithm.server import ServerSpec
@@ -115,27 +116,26 @@ def test_bytes_of_a_round(name: str, send: str) -> None:
     layers = [(5, 4), (3, 5)]  # (m, n)
     left, right = sum(rank * n for _, n in layers), sum(m * rank for m, _ in layers)
     full = sum(m * n for m, n in layers)
-    sides = {
-        "left": [left, left],
-        "right": [right, right],
-        "alternate": [left, right],
-        "alternate_right": [right, left],
-        "both": [left, left],
-    }
-    factors = sides[method.side]  # by round; without adapt.columns the right side of both is the identity
+    sides = {"left": left, "right": right, "both": left}  # without adapt.columns the right side of both is the identity
+    factors = [sides[method.at(round_).side] for round_ in (1, 2)]
     up, after = ({"full": full, "both": left + right, "factor": factor}[method.train] for factor in factors)
-    assert first.upload_bytes == (up + 3) * number * runs.CLIENTS
-    assert report.upload_bytes == (after + 3) * number * runs.CLIENTS
+    begins = up  # numbers that a client needs at first of what is carried on
+    up, after = (left, left) if method.personal else (up, after)  # B stays
+    ranks = [min(method.client_rank(client, 1) or rank, rank) for client in range(runs.CLIENTS)]
+    twice = 2 if isinstance(method, Controlled) and method.sends_controls else 1  # the changes of controls, too
+    assert first.upload_bytes == twice * sum((up * own // rank + 3) * number for own in ranks)
+    assert report.upload_bytes == twice * sum((after * own // rank + 3) * number for own in ranks)
+    assert method.has_ranks == (len(set(ranks)) > 1)
     sent = send == "matrix" and method.train != "full"
     frozen, sketches = (left + right - factor if sent else 0 for factor in factors)
-    begin = left + right if len(method.sides) > 1 else up  # of factors that are carried on
+    begin = left + right if len(method.sides) > 1 else begins  # of factors that are carried on
     assert first.download_bytes == ((0 if method.merge else begin) + frozen) * number * runs.CLIENTS
     carried, products = 0 if method.merge else up, full if method.average == "products" else 0
     moved = (full if method.merge or products else 0) + carried
     means = products + carried if products else up
     down = min(moved, means) if send == "seed" else moved
     # Whoever cannot replay is sent the moments of the server's optimizer, too, each as large as what has moved.
-    moments = 0 if method.optimizer is None or send == "seed" else 1 if method.optimizer.name == "momentum" else 2
+    moments = twice - 1 if send == "seed" else len(method.step("", torch.zeros(1), {})[1]) + twice - 1
     assert report.download_bytes == ((1 + moments) * (down + 3) + sketches) * number * runs.CLIENTS
 
 
@@ -179,6 +179,8 @@ def test_messages_share_their_records(name: str) -> None:
     first, *others = ({key for key in get_all_nested_objects(message)} for message in sent)
     own = {message.content.object_id for message in sent} | {message.object_id for message in sent}
     own |= {message.content["plan"].object_id for message in sent}
+    kept = [message.content["own"] for message in sent if "own" in message.content]
+    own |= {key for record in kept for key in get_all_nested_objects(record)}
     assert all(other - own == first - own for other in others)
 
 

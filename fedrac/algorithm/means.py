@@ -1,0 +1,68 @@
+"""What a round makes of its clients' factors, before the server steps."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedrac.algorithm.client_ranks import trained_part
+
+Shares = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The clients whose factors are averaged, in order of their ids.
+
+    Attributes:
+        shares: (C,), what each counts, summing to 1.
+        clients: ids, (C,).
+        losses: mean training losses of the round, (C,).
+        ranks: of each client, (C,), where they differ; None: all have trained whole factors.
+        start: by letter, the factors that the round started from, (...), where they are carried on.
+    """
+
+    shares: Shares
+    clients: Sequence[int] = ()
+    losses: Sequence[float] = ()
+    ranks: Sequence[int] | None = None
+    start: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def average(stacked: Tensor, weights: Shares) -> Tensor:
+    """Weighted sum over the first axis (C, ...), in float64, one client after another: never in another order."""
+    total = np.zeros(stacked.shape[1:], dtype=np.float64)
+    part = np.empty_like(total)
+    for weight, factor in zip(weights, stacked.numpy(), strict=True):
+        total += np.multiply(weight, factor, out=part, dtype=np.float64)
+    return torch.from_numpy(total)
+
+
+def mean_of(letter: str, stacked: Tensor, cohort: Cohort) -> Tensor:
+    """The mean of a factor (C, ...), in float64. Where clients differ in rank, a column's is over those who trained it.
+
+    A column that nobody trained stays as it was when the round started.
+    """
+    if cohort.ranks is None or letter == "D":
+        return average(stacked, cohort.shares)
+    part = trained_part(letter, stacked.shape[1:], cohort.ranks)
+    total = average(stacked, cohort.shares)  # what is not trained is zero
+    trained = average(part, cohort.shares)
+    start = cohort.start.get(letter, torch.zeros(()))
+    return torch.where(trained > 0, total / trained.clamp_min(torch.finfo(torch.float64).tiny), start.double())
+
+
+def mean_of_products(factors: Mapping[str, Tensor], weights: Shares) -> Tensor:
+    """``sum_c w_c B_c A_c`` (..., m, n) in float64: one product of the clients' factors side by side.
+
+    Args:
+        factors: A (C, ..., r, n) and B (C, ..., m, r) by letter.
+        weights: (C,).
+    """
+    a, b = factors["A"].double(), factors["B"].double()
+    scaled = b * torch.from_numpy(weights).view(-1, *[1] * (b.ndim - 1))
+    wide = scaled.movedim(0, -2)
+    return wide.reshape(*wide.shape[:-2], -1) @ a.movedim(0, -3).reshape(*a.shape[1:-2], -1, a.shape[-1])
