@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments import few_numbers
 from experiments.federated import Kind, grid_table, label, place
 from experiments.recorded import finished, grouped, made, mean_sd, percent, runs, table
 from fedrac.results.report import style
@@ -19,7 +20,7 @@ def section(folder: Path, figures: Path) -> str:
     found, fewer, longer = (finished(runs(folder / part)) for part in ("rounds", "bytes", "longer"))
     if not found:
         return made([])
-    grid = runs(folder / "grid")
+    grid, few = runs(folder / "grid"), finished(runs(folder / "few"))
     _draw(_kinds(found), longer, figures / "movies")
     return "\n\n".join(
         [
@@ -35,9 +36,10 @@ def section(folder: Path, figures: Path) -> str:
                 else []
             ),
             "![Accuracy over rounds and bytes](figures/movies.svg)",
+            *filter(None, [few_numbers.part(few, finished(runs(folder / "few_grid")))]),
             "<details><summary>Learning rates: accuracy on held-out training movies, one seed; chosen in bold</summary>"
             f"\n\n{grid_table(grid)}\n\n</details>",
-            made([*found, *fewer, *longer, *grid]),
+            made([*found, *fewer, *longer, *few, *grid]),
         ]
     )
 

@@ -88,6 +88,14 @@ def mean_sd(values: Sequence[float], show: Callable[[float], str]) -> str:
     return f"{show(float(np.mean(values)))}{deviation}"
 
 
+def grid_scores(found: Sequence[Run], *keys: str) -> dict[tuple[Any, ...], str]:
+    """Last accuracy in per cent, mean and deviation, by the values of some keys."""
+    groups: dict[tuple[Any, ...], list[float]] = {}
+    for run in found:
+        groups.setdefault(tuple(run.config[key] for key in keys), []).append(float(run.columns["test/accuracy"][-1]))
+    return {kind: mean_sd(values, lambda x: f"{100 * x:.2f}") for kind, values in groups.items()}
+
+
 def percent(value: float) -> str:
     """One digit after the point, without the sign."""
     return f"{100 * value:.1f}"

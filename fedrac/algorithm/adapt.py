@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-Rank = int | str  # an integer, ``full`` or ``frozen``
+Rank = int | str | tuple[int, int]  # an integer, ``full`` or ``frozen``; (p, k) of a two-sided update
 Basis = Literal["inputs", "cosine", "random", "weights"]
 
 
@@ -15,7 +15,8 @@ class AdaptSpec:
 
     Attributes:
         layers: pattern of layer names (shell style, ``*`` matches any) to a rank: an integer, ``full``, or
-            ``frozen``. Where several patterns match, the last one counts. Layers that none matches are frozen.
+            ``frozen``; with ``method.side=both`` also a pair of rank and ``columns``, (p, k). Where several patterns
+            match, the last one counts. Layers that none matches are frozen.
             ``all-linear`` matches every Linear layer but those of a model's ``heads``.
         full: patterns of the names of parameters (biases, norms, heads) that are trained in full, whatever ``layers``
             says of them.
@@ -42,20 +43,26 @@ class AdaptSpec:
 
     def __post_init__(self) -> None:
         for pattern, rank in self.layers.items():
-            if rank not in ("full", "frozen") and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
-                raise ValueError(f"rank {rank!r} of layers {pattern!r}: give an integer >= 1, 'full' or 'frozen'")
+            whole = rank if isinstance(rank, tuple) else () if rank in ("full", "frozen") else (rank,)
+            if any(isinstance(number, bool) or not isinstance(number, int) or number < 1 for number in whole):
+                raise ValueError(
+                    f"rank {rank!r} of layers {pattern!r}: give an integer >= 1, 'full' or 'frozen'; or two integers, "
+                    "[p, k], of a two-sided update"
+                )
         if not 0 < self.alpha < math.inf:
             raise ValueError(f"adapt.alpha={self.alpha} must be positive and finite")
         if self.columns is not None and self.columns < 1:
             raise ValueError(f"adapt.columns={self.columns} must be at least 1, or null for all of a matrix's columns")
-        if self.basis is not None and (self.basis not in get_args(Basis) or self.columns is None):
+        columns = [rank[1] for rank in self.layers.values() if isinstance(rank, tuple)]
+        columns += [self.columns] if self.columns is not None else []
+        if self.basis is not None and (self.basis not in get_args(Basis) or not columns):
             raise ValueError(
                 f"adapt.basis={self.basis!r}: choose one of {', '.join(get_args(Basis))}, with adapt.columns, or null"
             )
-        if not 0 <= self.fresh_columns < (self.columns or 1) or (self.fresh_columns and self.basis is None):
+        if not 0 <= self.fresh_columns < min(columns, default=1) or (self.fresh_columns and self.basis is None):
             raise ValueError(
-                f"adapt.fresh_columns={self.fresh_columns} must be less than adapt.columns={self.columns}, and goes "
-                "with adapt.basis only: without one all columns are drawn anew"
+                f"adapt.fresh_columns={self.fresh_columns} must be less than adapt.columns={self.columns} and every k "
+                "of adapt.layers, and goes with adapt.basis only: without one all columns are drawn anew"
             )
 
     def scale(self, rank: int) -> float:

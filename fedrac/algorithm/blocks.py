@@ -281,19 +281,26 @@ def _check_product(model: nn.Module, weight: Weight) -> None:
 def _sized(whole: Block, rank: Rank, spec: AdaptSpec, method: Method) -> Block:
     """The block with its rank, and whatever else it gets of a method."""
     if method.side == "both" and method.train == "factor" and rank != "full":
-        assert isinstance(rank, int)
-        return _two_sided(whole, rank, spec)
+        return _two_sided(whole, *_pair(rank, spec), spec)
+    if isinstance(rank, tuple):
+        raise ValueError(f"rank {list(rank)} of {whole.name} is of a two-sided update, and method.side={method.side}")
     admitted = _admitted(whole, rank, method)
     return whole if admitted is None else replace(whole, rank=admitted, scale=spec.scale(admitted))
 
 
-def _two_sided(whole: Block, rank: int, spec: AdaptSpec) -> Block:
-    """With L of ``rank`` columns and R of ``spec.columns`` rows; a side that would be the whole space is the identity.
+def _pair(rank: Rank, spec: AdaptSpec) -> tuple[int, int | None]:
+    """p and k of a two-sided update; k is None where R is the identity."""
+    assert not isinstance(rank, str)
+    return rank if isinstance(rank, tuple) else (rank, spec.columns)
+
+
+def _two_sided(whole: Block, rank: int, columns: int | None, spec: AdaptSpec) -> Block:
+    """With L of ``rank`` columns and R of ``columns`` rows; a side that would be the whole space is the identity.
 
     A basis is orthonormal: where L is the identity, too, there is no rank to scale by, and ``s = alpha``.
     """
     left = rank if rank < whole.m else None
-    right = spec.columns if spec.columns is not None and spec.columns < whole.n else None
+    right = columns if columns is not None and columns < whole.n else None
     fixed = 0 if right is None or spec.basis is None else right - spec.fresh_columns
     if left is None:
         scale = spec.alpha if fixed or right is None else spec.scale(right)

@@ -39,6 +39,8 @@ class ServerSpec:
         weighting: ``uniform`` (the plain mean of Algorithm 2) or ``examples``.
         eta: the server's step eta', dimensionless; 1 makes the new model the mean of the clients' models.
         schedule: of ``eta`` over rounds.
+        average: the power p of the mean of the rounds' models (`fedrac.algorithm.iterates`), which the run then
+            predicts with. None: it predicts with the last one.
         selection: how a cohort is drawn.
         system: how long clients take, in simulated time, and until when they are waited for.
 
@@ -51,6 +53,7 @@ class ServerSpec:
     weighting: Weighting = "uniform"
     eta: float = 1.0
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    average: float | None = None
     selection: SelectionSpec = field(default_factory=SelectionSpec)
     system: SystemSpec = field(default_factory=SystemSpec)
 
@@ -63,6 +66,8 @@ class ServerSpec:
             raise ValueError(f"server.weighting={self.weighting!r} is unknown: choose uniform or examples")
         if not 0 < self.eta < math.inf:
             raise ValueError(f"server.eta={self.eta} must be positive and finite")
+        if self.average is not None and not 0 <= self.average < math.inf:
+            raise ValueError(f"server.average={self.average} must be 0 or more, and finite; null: no mean")
 
     @property
     def least_clients(self) -> int:

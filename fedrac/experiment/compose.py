@@ -19,7 +19,9 @@ from fedrac.experiment.settings import ConfigError
 from fedrac.loading.limits import config_dir as config_dir
 
 # What a run's checkpoint follows from.
-_FIXED = ("seed", "rank", "partition", "model", "method", "adapt", "sketch.law", "pretrain", "guard.noise")
+_FIXED = (
+    "seed", "rank", "partition", "model", "method", "adapt", "sketch.law", "pretrain", "server.average", "guard.noise"
+)  # fmt: skip
 
 
 def split_overrides(text: str) -> list[str]:

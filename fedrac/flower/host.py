@@ -81,7 +81,8 @@ class Host:
         self.dtype: torch.dtype = getattr(torch, workload["dtype"])
         with _telling():  # it has not seen the data
             built = one_model.of_host(workload)
-        self.initial = Initial(partial(_initial_weights, workload), built.digest, built.in_master_dtype)
+        kept = None if built.is_offered else built.in_master_dtype
+        self.initial = Initial(partial(_initial_weights, workload), built.digest, kept)
         self.model = built.model.to(self.device, self.dtype).requires_grad_(False)
         with _telling("the model does not fit the data: check model.inputs, model.outputs and data.classes"):
             check_model(self.model, self.data.train, self.data.task, self.device, self.dtype)

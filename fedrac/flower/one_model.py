@@ -41,6 +41,11 @@ class BuiltModel:
         return state_digest.in_master_dtype(self.weights, self.workload["dtype"])
 
     @property
+    def is_offered(self) -> bool:
+        """Whether a server in this process has it, and so the state that it begins with."""
+        return self is _offered
+
+    @property
     def asked(self) -> str:
         """What it was built from."""
         return json.dumps([self.workload[key] for key in ("model", "seed", "dtype")], sort_keys=True)

@@ -34,6 +34,9 @@ class Served(Protocol):
     def effective_weights(self) -> Mapping[str, Tensor]:
         """The merged model as it stands."""
 
+    def last_weights(self) -> Mapping[str, Tensor] | None:
+        """What the last round has led to, where the merged model is a mean of rounds."""
+
     def is_evaluated(self, server_round: int) -> bool:
         """Whether a round is tested by the server, and by the clients where they are asked."""
 
@@ -114,7 +117,11 @@ class Loop:
     def _by_server(self, number: int) -> MetricRecord | None:
         if self.test is None or not self.strategy.is_evaluated(number):
             return None
-        return self.test(number, self.strategy.effective_weights())
+        found, last = self.test(number, self.strategy.effective_weights()), self.strategy.last_weights()
+        if found is not None and last is not None:
+            beside: MetricRecord | dict[str, float] = self.test(number, last) or {}
+            found.update({f"last/{name.partition('/')[2]}": value for name, value in beside.items()})
+        return found
 
 
 def train_metrics(report: RoundReport) -> MetricRecord:

@@ -15,6 +15,7 @@ from fedrac.algorithm.rounding import BitsSpec
 from fedrac.algorithm.schedule import ScheduleSpec
 from fedrac.algorithm.server import ServerSpec
 from fedrac.algorithm.sketch import SketchSpec
+from fedrac.protocol.replay import Replay
 from fedrac.training.optimizer import LocalSpec
 
 Send = Literal["seed", "matrix"]
@@ -88,6 +89,10 @@ class RoundSettings:
                 f"{method.name}: a client's control is a mean of gradients, made of how far it went: set "
                 "local.optimizer=sgd local.momentum=0 local.precondition=false"
             )
+
+    def replay(self) -> Replay:
+        """Makes the rounds' steps again."""
+        return Replay(self.blocks, self.method, self.sketch, self.bits.download, self.server.average)
 
     def factor(self, schedule: ScheduleSpec, number: int) -> float:
         """What a step size is multiplied by in round ``number``; see `ScheduleSpec.factor`."""

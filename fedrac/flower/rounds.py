@@ -33,7 +33,7 @@ from fedrac.protocol.connected_clients import ConnectedClients
 from fedrac.protocol.downloads import Downloads
 from fedrac.protocol.messages import RoundSpec, Shapes, encode_plan, payload_bytes, to_record
 from fedrac.protocol.ranked import RankedCoding, ranks_of
-from fedrac.protocol.replay import FinishedRound, Replay
+from fedrac.protocol.replay import FinishedRound
 from fedrac.protocol.replies import Reply, keeps, lack_of, offers_of
 from fedrac.protocol.round_replies import collect, enforce, enforce_finite
 from fedrac.protocol.round_report import CohortFailure, RoundReport
@@ -90,10 +90,11 @@ class Rounds:
     ) -> None:
         self._settings, self._connected = settings, connected
         self._downloads = Downloads(initial, state, settings.send_sketch == "seed")
+        self._replay = settings.replay()
         self._clock = SimulatedClock(
             settings.server.system,
             settings.sketch.seed,
-            Replay(settings.blocks, settings.method, settings.sketch, settings.bits.download),
+            self._replay,
             settings.bits.upload,
             settings.local.epochs,
             connected,
@@ -232,7 +233,7 @@ class Rounds:
         carried = (*state.factors.values(), *state.moments.values())
         enforce_finite(report.round, [*(state.weights[b.name] for b in blocks), *carried])
         self._own = {**before.clients, **reply.own}
-        state = replace(state, guard=guarded, clients=self._own)
+        state = self._replay.averaged(replace(state, guard=guarded, clients=self._own))
         step = Step(report.round, report.eta, packed)
         self._downloads.move(state, step)
         self.last = FinishedRound(step, self._downloads.digest, guarded, reply.own)

@@ -105,11 +105,10 @@ class FedRacLora(Strategy):
             raise ValueError(f"evaluate.every={evaluate_every} must be at least 1")
         self.blocks = plan_blocks(model, adapt or AdaptSpec(), self.method)
         self.described = described(model, adapt or AdaptSpec(), self.blocks)
-        self.replay = Replay(self.blocks, self.method, self.sketch, self.bits.download)
         self.connected, self._timeout = ConnectedClients(self.workload, timeout), timeout
         self.basis: Mapping[str, torch.Tensor] = {}
         self.rounds: int | None = None
-        self._settings()  # are they right?
+        self.replay: Replay = self._settings().replay()  # are they right?
         self.state: ServerState | None = None
         self._rounds: Rounds | None = None
         self._under_way: RoundUnderWay | None = None  # of Flower's interface, which hands no value from call to call
@@ -277,6 +276,10 @@ class FedRacLora(Strategy):
         if self.state is None:
             raise RuntimeError("the run has not begun: there are no weights yet")
         return self.replay.merged(self.state)
+
+    def last_weights(self) -> dict[str, Tensor] | None:
+        """Where `effective_weights` are a mean of rounds (``server.average``), what the last round has led to."""
+        return self.replay.last(self.state) if self.state is not None and self.state.mean else None
 
     @property
     def last_round(self) -> FinishedRound | None:

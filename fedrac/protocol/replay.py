@@ -12,6 +12,7 @@ from pydantic import PlainSerializer, PlainValidator
 from torch import Tensor
 
 from fedrac.algorithm.blocks import Block
+from fedrac.algorithm.iterates import averaged
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.round_start import draw_sketches
 from fedrac.algorithm.server import advance, effective_weights, mean_shapes
@@ -31,12 +32,14 @@ class Replay:
         method: the four choices.
         sketch: law and seed of the random factors.
         bits: of a number of a step's means; None: they are whole.
+        average: `ServerSpec.average`; a node has no use for it.
     """
 
     blocks: Sequence[Block]
     method: Annotated[Method, PlainSerializer(method_settings.written), PlainValidator(method_settings.read)]
     sketch: SketchSpec
     bits: int | None = None
+    average: float | None = None
 
     @torch.no_grad()
     def advance(self, state: ServerState, step: Step) -> ServerState:
@@ -45,7 +48,11 @@ class Replay:
         sketches = self._sketches(state, step.round)
         coding = CodedRound(self.sketch.seed, step.round, self.blocks, at, sketches, state).means(self.bits)
         means = coding.decode(step.means, mean_shapes(self.blocks, at))
-        return advance(state, self.blocks, at, sketches, means, step.eta)
+        return self.averaged(advance(state, self.blocks, at, sketches, means, step.eta))
+
+    def averaged(self, state: ServerState) -> ServerState:
+        """The state after a round, with its model in the mean, where one is taken."""
+        return state if self.average is None else averaged(state, self.blocks, self.last(state), self.average)
 
     def merged(self, state: ServerState, sketches: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """The model as it predicts in ``state``, by name in its state dict (the shapes of that), in the master dtype.
@@ -53,6 +60,10 @@ class Replay:
         Args:
             sketches: of the carried factors, where they cannot be drawn again.
         """
+        return {**self.last(state, sketches), **state.mean}
+
+    def last(self, state: ServerState, sketches: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The model that the last round has led to: `merged`, but for a mean of rounds."""
         if state.factors and not sketches:  # else everything is merged already
             sketches = self._sketches(state, max(state.round, 1))
         return effective_weights(state, self.blocks, sketches or {})

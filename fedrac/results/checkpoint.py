@@ -172,7 +172,7 @@ class _Found:
     def merged(self) -> dict[str, Tensor]:
         if self.log.rounds and self.log.replay:
             return self.log.replay.merged(self.state)
-        return snapshot.merged(self.path) if self.state.factors else dict(self.state.weights)
+        return snapshot.merged(self.path) if self.state.factors or self.state.mean else dict(self.state.weights)
 
 
 def _read(folder: Path) -> _Found:

@@ -1,7 +1,8 @@
 """One whole checkpoint: the files of a state in a folder, and whether they are as they were written.
 
 ``weights.safetensors`` is a plain state dict of the merged model. ``state.json`` has the round and the checksums of
-the other files. A method that carries factors also has ``carried.safetensors``: its unmerged weights and factors.
+the other files. A method that carries factors also has ``carried.safetensors``: its unmerged weights and factors. So
+has a run that predicts with the mean of its rounds: its last weights, with that mean in ``mean.safetensors``.
 ``basis.safetensors`` has the sides of two-sided blocks that are fixed for the run, ``moments.safetensors`` those of the
 server's optimizer.
 ``clients.safetensors`` has what stays with clients that are simulated here.
@@ -25,7 +26,7 @@ from fedrac.algorithm.state import GuardState, ServerState
 ABOUT = "state.json"
 _WEIGHTS, _CARRIED, _GUARD = "weights.safetensors", "carried.safetensors", "guard.json"
 _CLIENTS = "clients.safetensors"
-_PARTS = {"basis": "basis.safetensors", "moments": "moments.safetensors"}
+_PARTS = {"basis": "basis.safetensors", "moments": "moments.safetensors", "mean": "mean.safetensors"}
 _FACTOR, _WEIGHT = "factor/", "weight/"
 
 
@@ -54,7 +55,7 @@ def write(folder: Path, state: ServerState, merged: Mapping[str, Tensor]) -> Non
     """
     folder.mkdir(parents=True)
     _write_tensors(folder / _WEIGHTS, merged)
-    if state.factors:
+    if state.factors or state.mean:
         parts = ((_WEIGHT, state.weights), (_FACTOR, state.factors))
         _write_tensors(folder / _CARRIED, {p + k: v for p, part in parts for k, v in part.items()})
     for part, name in _PARTS.items():

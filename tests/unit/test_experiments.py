@@ -10,7 +10,19 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments import __main__ as page
-from experiments import choose, communication, federated, federated_theory, mnist, movies, recorded, regression, tfidf
+from experiments import (
+    choose,
+    communication,
+    federated,
+    federated_theory,
+    few_numbers,
+    mnist,
+    movies,
+    plots,
+    recorded,
+    regression,
+    tfidf,
+)
 from fedrac.experiment import compose
 from fedrac.experiment.settings import parse
 from fedrac.results.report.runs import Run, read
@@ -52,6 +64,38 @@ def test_bytes_and_numbers_to_a_level() -> None:
     _, _, whole, few = communication._table(found).splitlines()
     assert whole == "| FedAvg | 100 | 0.4 k | 1.6 kB | 98.00 | 1 |"
     assert few == "| FedAvg, 4 bits | 100 | 0.4 k | 0.24 kB | 98.00 | 1 |"
+
+
+def test_ratios_of_numbers_and_bytes() -> None:
+    """Of FedAvg and of the best that is FedAvg to the two-sided sketch; none where a seed does not get there."""
+    rows = (
+        ("FedAvg", None, 4000, [0.5, 0.98, 0.98, 0.98]),
+        ("FedAvg with every help", None, 4000, [0.98] * 4),
+        ("FedAvg with every help", 1, 100, [0.5, 0.98, 0.98, 0.98]),
+        ("Two-sided", None, 400, [0.98] * 4),
+        ("Two-sided", 1, 10, [0.98] * 4),
+    )
+    found = [
+        run(values, size, **{"method.name": name, "upload.bits": bits, "cohort.size": 10})
+        for name, bits, size, values in rows
+    ]
+    numbers = "numbers to 97.5 %, FedAvg / Two-sided: 20; numbers to 97.5 %, FedAvg with every help / Two-sided: 10; "
+    said = communication._ratios(found)
+    assert said.startswith(numbers)
+    assert said.endswith(
+        "bytes to 97.5 %, FedAvg / Two-sided, 1 bit: 800; "
+        "bytes to 97.5 %, FedAvg with every help, 1 bit / Two-sided, 1 bit: 20."
+    )
+    slow = run([0.5] * 4, 400, seed=1, **{"method.name": "Two-sided", "upload.bits": None, "cohort.size": 10})
+    assert "Two-sided:" not in communication._ratios([*found, slow])
+
+
+def test_the_mean_of_rounds_has_a_row_beside_the_last_model() -> None:
+    one = run([0.5, 0.98, 0.98, 0.98], 4000, **{"method.name": "FedAvg", "upload.bits": None, "cohort.size": 10})
+    one.columns["last/accuracy"] = one.columns["test/accuracy"] - 0.01  # type: ignore[index]
+    _, _, mean, last = communication._table([one]).splitlines()
+    assert mean == "| FedAvg | 100 | 0.4 k | 1.6 kB | 98.00 | 1 |"
+    assert last == "| FedAvg, last round's model | 100 | - | - | 97.00 | 1 |"
 
 
 def test_the_learning_rate_is_the_best_on_average() -> None:
@@ -203,3 +247,29 @@ def test_words_alone_are_tested_on_movies_that_are_held_out(tmp_path: Path, caps
     (tmp_path / "reviews.csv").write_text("\n".join(["category,text,movie_name", "plot,a plot,m1", *rows]))
     tfidf.main(str(tmp_path / "reviews.csv"))
     assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()[:2]] == ["50.0", "100.0"]
+
+
+def test_few_numbers_to_a_level_below_the_best_rank() -> None:
+    """Of the mean over seeds; in bytes what was sent."""
+
+    def of(name: str, accuracies: Iterable[float], size: int, seed: int, **settings: Any) -> Run:
+        given = {"method.name": name, "rank": 4, "adapt.columns": None, "upload.bits": None, "cohort.size": 10}
+        return run(accuracies, size, seed, **{**given, **settings})
+
+    wide = {"rank": 8, "adapt.columns": 64}
+    found = [
+        *(of("FedAvg-LoRA", [0.5, high, 0.7], 40_000, seed) for seed, high in enumerate((0.7, 0.68))),
+        *(of("Two-sided", [0.5, 0.5, 0.7], 4_000, seed, **wide) for seed in (0, 1)),
+        of("Two-sided", [0.5, 0.5, 0.6], 500, 0, **wide, **{"upload.bits": 4}),
+    ]
+    text = few_numbers.part(found, found[:1])
+    assert "| FedAvg-LoRA, rank 4 | 1,000 | 6 k | 24 kB | 70.0 ± 0.0 | 2 |" in text  # 0.69 is below 0.695
+    assert "| Two-sided, (8, 64) | 100 | 1 k | 2.4 kB | 70.0 ± 0.0 | 2 |" in text
+    assert "| Two-sided, (8, 64), 4 bits | 100 | - | - | 60.0 | 1 |" in text
+    assert few_numbers.part([], []) == ""
+
+
+def test_plots_are_those_with_a_text(tmp_path: Path) -> None:
+    (tmp_path / "all.csv").write_text("category,text,movie_name\nfresh,good,a\nplot,,a\nplot,A dog.,b\n")
+    plots.main(str(tmp_path / "all.csv"), str(tmp_path / "plots.csv"))
+    assert (tmp_path / "plots.csv").read_text() == "category,text,movie_name\nplot,A dog.,b\n"

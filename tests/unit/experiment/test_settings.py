@@ -226,7 +226,9 @@ def test_a_resumed_run_has_the_saved_configuration(saved: Path) -> None:
     assert experiment.adapt.layers == {"*": 1, "a": 2}
 
 
-@pytest.mark.parametrize("key", ["seed", "rank", "method.side", "method", "model.outputs", "adapt.alpha", "sketch.law"])
+@pytest.mark.parametrize(
+    "key", ["seed", "rank", "method.side", "method", "model.outputs", "adapt.alpha", "sketch.law", "server.average"]
+)
 def test_what_a_resumed_run_keeps(saved: Path, key: str) -> None:
     assert "a resumed run keeps its" in wrong(f"resume={saved}", f"{key}=3")
 
@@ -253,8 +255,9 @@ def test_an_experiment_has_rates_of_each_methods_own() -> None:
     """As far as it has such; what a user says counts more."""
     given = ["experiment=mnist", "data.path=/data"]
     found = {name: parse(load([*given, f"method={name}"])) for name in ("two_sided", "fed_rac_lora", "fedavg", "flora")}
-    assert len({each.rounds for each in found.values()}) == 3  # flora has those of the experiment, as fed_rac_lora does
-    assert found["two_sided"].adapt.columns and found["fedavg"].adapt.columns is None
+    assert found["fedavg"].rounds < found["fed_rac_lora"].rounds == found["flora"].rounds  # of the experiment
+    assert len({each.local.lr for each in found.values()}) == 4  # flora has the default
+    assert found["two_sided"].adapt.basis == "inputs" and found["fedavg"].adapt.basis is None
     assert all(each.local_schedule.shape == "cosine" for each in found.values())
     told = parse(load([*given, "method=two_sided", "rounds=7", "local.lr=0.5", "upload.bits=4", "local.batch_size=5"]))
     assert (told.rounds, told.local.lr, told.local.batch_size, told.bits.upload) == (7, 0.5, 5, 4)

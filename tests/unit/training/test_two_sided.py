@@ -10,6 +10,8 @@ from torch import Tensor
 from workloads import Workload, conv, grouped, linear, make, mlp, shards, text, tied
 
 from fedrac.algorithm import basis
+from fedrac.algorithm.adapt import AdaptSpec
+from fedrac.algorithm.blocks import plan_blocks
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.sketch import SketchSpec, projection
 from fedrac.training.optimizer import LocalSpec
@@ -198,3 +200,29 @@ def test_fixed_rows_stay_and_fresh_ones_lie_in_their_complement():
         torch.testing.assert_close(rows @ rows.T, torch.eye(4, dtype=torch.float64), rtol=0, atol=1e-12)
         assert torch.equal(rows[:2], given["weight:A"])
     assert not torch.allclose(first[2:], second[2:])
+
+
+def test_a_pair_is_rank_and_columns_of_a_layer():
+    """``[p, k]`` has the bits of p with ``adapt.columns=k``, and layers may differ."""
+    model = make(mlp).model
+    names = [b.name for b in plan_blocks(model, AdaptSpec({"*": P}, columns=K), BOTH)]
+    one, pair = (
+        plan_blocks(model, AdaptSpec(layers, columns=c), BOTH) for layers, c in (({"*": P}, K), ({"*": (P, K)}, 9))
+    )
+    assert [b.description() for b in one] == [b.description() for b in pair]
+    first = names[0].rpartition(".")[0]
+    mixed = plan_blocks(model, AdaptSpec({"*": P, first: (3, 2)}, columns=K), BOTH)
+    assert [(b.rank, b.columns) for b in mixed] == [(3, 2), *[(b.rank, b.columns) for b in one[1:]]]
+
+
+@pytest.mark.parametrize("rank", [(2, 0), (2, True), (0, 2), (2.5, 2)])
+def test_pairs_that_are_none(rank):
+    with pytest.raises(ValueError, match="two integers"):
+        AdaptSpec({"*": rank})
+
+
+def test_pairs_are_of_two_sided_updates_and_leave_room_for_fresh_rows():
+    with pytest.raises(ValueError, match=r"is of a two-sided update, and method\.side=left"):
+        plan_blocks(make(mlp).model, AdaptSpec({"*": (2, 3)}), Method())
+    with pytest.raises(ValueError, match=r"adapt\.fresh_columns=3"):
+        AdaptSpec({"*": (2, 3)}, columns=8, basis="random", fresh_columns=3)
