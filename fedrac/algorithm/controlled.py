@@ -73,12 +73,15 @@ class Scaffold(Controlled):
     sends_controls = True
 
     def correction(self, own: Tensor, shared: Tensor) -> Tensor:
+        """``c - c_i``."""
         return shared - own
 
     def control(self, own: Tensor, shared: Tensor, moved: Tensor, way: Tensor) -> Tensor:
+        """``c_i - c + (x - y_i) / (K lr)``."""
         return own - shared - moved / way
 
     def mean(self, factors: Mapping[str, Tensor], cohort: Cohort) -> dict[str, Tensor]:
+        """As of `Method`; of changes of controls, the change of the mean of all clients' controls."""
         found = super().mean(factors, cohort)
         return {x: mean * self.participation if x.endswith("c") else mean for x, mean in found.items()}
 
@@ -99,11 +102,14 @@ class FedDyn(Controlled):
             raise ValueError("method.prox=0 is the alpha of FedDyn, which must be positive")
 
     def correction(self, own: Tensor, shared: Tensor) -> Tensor:
+        """``-h_i``."""
         return -own
 
     def control(self, own: Tensor, shared: Tensor, moved: Tensor, way: Tensor) -> Tensor:
+        """``h_i - alpha (x_i - x_0)``."""
         return own - self.prox * moved
 
     def step(self, key: str, update: Tensor, moments: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """``Delta - h / alpha`` with ``h = h - alpha participation Delta``."""
         h = moments.get(f"{key}/h", torch.zeros_like(update)) - (self.prox * self.participation) * update
         return update - h / self.prox, {f"{key}/h": h}

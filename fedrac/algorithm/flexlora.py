@@ -25,6 +25,7 @@ class FlexLoRA(Method):
     average: Average = "factors"
 
     def mean(self, factors: Mapping[str, Tensor], cohort: Cohort) -> Mapping[str, Tensor]:
+        """The first r singular values and vectors of the mean product."""
         if factors.keys() != {"A", "B"}:  # trained in full
             return super().mean(factors, cohort)
         rank = factors["A"].shape[-2]

@@ -26,6 +26,7 @@ class HetLoRA(Method):
     average: Average = "factors"
 
     def mean(self, factors: Mapping[str, Tensor], cohort: Cohort) -> Mapping[str, Tensor]:
+        """By ``|B_c A_c|_F``, layer by layer."""
         if factors.keys() != {"A", "B"}:  # trained in full
             return super().mean(factors, cohort)
         norms = torch.linalg.matrix_norm(factors["B"].double() @ factors["A"].double())

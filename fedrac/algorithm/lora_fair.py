@@ -35,6 +35,7 @@ class LoRAFair(Method):
             raise ValueError(f"method.penalty={self.penalty} must be positive")
 
     def mean(self, factors: Mapping[str, Tensor], cohort: Cohort) -> Mapping[str, Tensor]:
+        """The means of A and of B, this one corrected."""
         means = dict(super().mean(factors, cohort))
         if factors.keys() != {"A", "B"}:  # trained in full
             return means

@@ -15,6 +15,9 @@ FedEx-LoRA             both      no       no       products
 FedAvg                 full      yes      yes      factors
 =====================  ========  =======  =======  ==========
 
+A class of their own have HetLoRA, FlexLoRA and LoRA-FAIR (another mean; `fedrac.algorithm.hetlora` and so on), SCAFFOLD
+and FedDyn (`fedrac.algorithm.controlled`). FedSA-LoRA is FedAvg-LoRA with ``personal``.
+
 FedProx (arXiv 1812.06127) is FedAvg with a proximal term in the local objective; every method takes one.
 FedAvgM, FedAdam and FedYogi are FedAvg with a server optimizer (`fedrac.algorithm.server_optimizer`); every method but
 FedEx-LoRA takes one.

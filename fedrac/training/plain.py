@@ -40,6 +40,10 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.made: list[tuple[Any, Any, Any]] = []
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:  # as PyTorch asks: else it loads its compiler with the first operation
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         self.made.append((func, (*args, kwargs) if kwargs else args, out))

@@ -104,6 +104,23 @@ def test_a_method_of_ones_own(flower_run: Callable[..., Path], tmp_path: Path) -
     compare(flower_run(own, 2), in_process(tmp_path / "same", 2, own), 0.0)
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        "fedsa_lora 'method.ranks=[1,2]'",
+        "scaffold local=sgd method.participation=0.666667",
+    ],
+    ids=["fedsa_lora", "scaffold"],
+)
+def test_what_stays_with_clients(flower_run: Callable[..., Path], tmp_path: Path, method: str) -> None:
+    """Whichever actor works for them: they have it from the server's process, which keeps it."""
+    overrides = f"{OVERRIDES} method={method}"
+    found, same = flower_run(overrides, 2), in_process(tmp_path / "same", 2, overrides)
+    compare(found, same, 0.0)
+    ours, theirs = (load_file(folder / "checkpoint" / "clients.safetensors") for folder in (found, same))
+    assert ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
 def test_a_run_that_cannot_start_says_why(
     superlink: dict[str, str], app_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

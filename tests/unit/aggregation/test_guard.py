@@ -24,6 +24,7 @@ from torch import Tensor
 from fedrac.aggregation import privacy
 from fedrac.aggregation.guard import GuardSpec, begin, guard
 from fedrac.aggregation.update_vectors import UpdateVectors
+from fedrac.algorithm.controlled import Controlled
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.round_start import draw_sketches
 from fedrac.algorithm.server import ServerSpec, effective_weights, shares
@@ -34,7 +35,8 @@ from fedrac.results import checkpoint
 FACTORS = [
     name
     for name, method in methods().items()
-    if method.average == "factors" and not method.has_ranks and not method.has_own("mean")
+    if method.average == "factors"
+    and not (method.has_ranks or method.has_own("mean") or isinstance(method, Controlled))
 ]
 every_method = pytest.mark.parametrize("name", FACTORS)
 

@@ -42,7 +42,10 @@ def test_every_option_of_every_group_is_valid() -> None:
         given = [f"{group}={option}" for group, option in zip(groups, chosen, strict=True) if option is not None]
         names = {"partition": "scheme"}  # what names the function of a group's option custom
         own = [o.removesuffix("=custom") for o in given if o.endswith("=custom")]
-        parse(load(given + [f"{group}.{names.get(group, '_target_')}=my.function" for group in own]))
+        kinds = {"method": "own_methods.Own"}  # a method's class is imported when settings are read
+        parse(
+            load(given + [f"{group}.{names.get(group, '_target_')}={kinds.get(group, 'my.function')}" for group in own])
+        )
     for experiment in options("experiment"):
         parse(load([f"experiment={experiment}"]))
 
