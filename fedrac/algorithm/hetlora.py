@@ -8,27 +8,19 @@ import torch
 from torch import Tensor
 
 from fedrac.algorithm.means import Cohort, average
-from fedrac.algorithm.method import Average, Method, Sides, Train
+from fedrac.algorithm.pair_mean import PairMean
 
 
 @dataclass(frozen=True)
-class HetLoRA(Method):
+class HetLoRA(PairMean):
     """Sparsity-weighted aggregation: factors are filled up with zeros, and a client counts by ``|B_c A_c|_F``.
 
     What a round starts from, a client cuts off at its rank. Each layer has weights of its own; where nobody has learned
     anything, all count alike. Without the paper's pruning, by which a client lowers its rank.
     """
 
-    train: Train = "both"
-    side: Sides = "right"
-    fresh: bool = False
-    merge: bool = False
-    average: Average = "factors"
-
-    def mean(self, factors: Mapping[str, Tensor], cohort: Cohort) -> Mapping[str, Tensor]:
+    def of_pair(self, factors: Mapping[str, Tensor], cohort: Cohort) -> Mapping[str, Tensor]:
         """By ``|B_c A_c|_F``, layer by layer."""
-        if factors.keys() != {"A", "B"}:  # trained in full
-            return super().mean(factors, cohort)
         norms = torch.linalg.matrix_norm(factors["B"].double() @ factors["A"].double())
         norms = norms.reshape(len(norms), -1).square().sum(1).sqrt()  # of a stack of matrices, all of them
         total = float(norms.sum())

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedrac.algorithm.means import Cohort, mean_of_products
-from fedrac.algorithm.method import Average, Method, Sides, Train
+from fedrac.algorithm.means import Cohort, mean_of, mean_of_products
+from fedrac.algorithm.pair_mean import PairMean
 
 
 @dataclass(frozen=True)
-class LoRAFair(Method):
+class LoRAFair(PairMean):
     """``B = B_bar + Delta`` with the Delta for which ``|M - (B_bar + Delta) A_bar|^2 + penalty |Delta|^2`` is least.
 
     M is the mean of the clients' products. The paper leaves open how near two matrices are; here it is the squared
@@ -22,11 +22,6 @@ class LoRAFair(Method):
         penalty: how strongly B is held to the mean of the clients' B; the paper's lambda.
     """
 
-    train: Train = "both"
-    side: Sides = "right"
-    fresh: bool = False
-    merge: bool = False
-    average: Average = "factors"
     penalty: float = 0.01
 
     def __post_init__(self) -> None:
@@ -34,11 +29,9 @@ class LoRAFair(Method):
         if not self.penalty > 0:
             raise ValueError(f"method.penalty={self.penalty} must be positive")
 
-    def mean(self, factors: Mapping[str, Tensor], cohort: Cohort) -> Mapping[str, Tensor]:
+    def of_pair(self, factors: Mapping[str, Tensor], cohort: Cohort) -> Mapping[str, Tensor]:
         """The means of A and of B, this one corrected."""
-        means = dict(super().mean(factors, cohort))
-        if factors.keys() != {"A", "B"}:  # trained in full
-            return means
+        means = {letter: mean_of(letter, each, cohort) for letter, each in factors.items()}
         a, b = means["A"], means["B"]
         missing = mean_of_products(factors, cohort.shares) - b @ a
         gram = a @ a.mT + self.penalty * torch.eye(a.shape[-2], dtype=a.dtype)
