@@ -22,6 +22,7 @@ class Cohort:
         clients: ids, (C,).
         losses: mean training losses of the round, (C,).
         ranks: of each client, (C,), where they differ; None: all have trained whole factors.
+        lengths: squared length of how far each client went, over all that it sends, (C,); for means of a method's own.
         start: by letter, the factors that the round started from, (...), where they are carried on.
     """
 
@@ -29,6 +30,7 @@ class Cohort:
     clients: Sequence[int] = ()
     losses: Sequence[float] = ()
     ranks: Sequence[int] | None = None
+    lengths: Shares | None = None
     start: Mapping[str, Tensor] = field(default_factory=dict)
 
 

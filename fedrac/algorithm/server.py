@@ -190,6 +190,8 @@ def round_means(
         ValueError: a mean of the method's own is not what is due.
     """
     found: dict[str, Tensor] = {}
+    if method.method.has_own("mean"):
+        cohort = replace(cohort, lengths=_lengths(state.factors, stacked))
     for block in blocks:
         mine = {x: stacked[block.key(x)] for x in block.sent_letters(method)}
         if not mine:
@@ -200,6 +202,12 @@ def round_means(
         means = returned.of_mean(method.method, block.name, means, due)
         found |= {block.key(x): mean.to(state.weights[block.name].dtype) for x, mean in means.items()}
     return found
+
+
+def _lengths(carried: Mapping[str, Tensor], stacked: Mapping[str, Tensor]) -> Shares:
+    """Squared lengths (C,) of what clients found, less what was carried on."""
+    moved = [value.double() - carried.get(key, torch.zeros(())).double() for key, value in sorted(stacked.items())]
+    return np.asarray(sum(each.flatten(1).square().sum(1) for each in moved), dtype=np.float64)
 
 
 def mean_letters(block: Block, method: RoundMethod) -> tuple[str, ...]:

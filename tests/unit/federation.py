@@ -119,6 +119,7 @@ class Federation:
             weights,
             self.eta,
             self.client_ranks(clients),
+            found.losses.tolist(),
         )
         return found
 
@@ -155,9 +156,10 @@ def step(
     weights: Shares,
     eta: float,
     ranks: Sequence[int] | None = None,
+    losses: Sequence[float] = (),
 ) -> ServerState:
     """The state after a round in which the clients found ``stacked``: their mean, and the server step."""
-    means = round_means(state, blocks, method, stacked, Cohort(weights, ranks=ranks))
+    means = round_means(state, blocks, method, stacked, Cohort(weights, losses=losses, ranks=ranks))
     return advance(state, blocks, method, sketches, means, eta)
 
 

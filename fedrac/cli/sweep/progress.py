@@ -23,7 +23,8 @@ class SweepProgress:
     """
 
     def __init__(self, cells: Sequence[Cell], folder: Path, jobs: int) -> None:
-        self._total, self._folder, self._jobs = len(cells), folder, max(jobs, 1)
+        self._names, self._folder, self._jobs = [cell.name for cell in cells], folder, max(jobs, 1)
+        self._total = len(cells)
         self._earlier = sum(cell.status is Status.FINISHED for cell in cells)
         self._ended = 0
         self._rounds: dict[str, tuple[int, int]] = {}
@@ -87,8 +88,9 @@ class SweepProgress:
         """After the last cell; returns what failed, with reasons."""
         print(f"{self._done - len(self.failures)} of {self._total} runs are finished, "
               f"in {show_duration(time.monotonic() - self._begin)}", flush=True)  # fmt: skip
-        for reason in dict.fromkeys(self.failures.values()):
-            names = [name for name, why in self.failures.items() if why == reason]
+        failed = [(name, self.failures[name]) for name in self._names if name in self.failures]  # as the sweep has them
+        for reason in dict.fromkeys(why for _, why in failed):
+            names = [name for name, why in failed if why == reason]
             print(f"failed: {' | '.join(names)}\n  {reason}", file=sys.stderr, flush=True)
         return self.failures
 

@@ -46,6 +46,27 @@ def test_a_client_sends_what_is_shared_and_no_more() -> None:
     assert all(not found.state.factors[key].any() for key in found.state.clients[0])  # of who comes new
 
 
+@pytest.mark.parametrize("name", ["fedsa_lora", "scaffold", "nested_ranks", "hetlora"])
+def test_who_does_not_answer_is_as_if_it_had_not_been_asked(name: str) -> None:
+    """The mean is over the others, with their ranks; what it keeps is what it kept."""
+    lost = (1, 3, 5)  # clients of the second of two nodes
+
+    def without(replies: list[Message]) -> list[Message]:
+        return [reply for reply in replies if runs.clients_of(reply)[0] not in lost]
+
+    server = ServerSpec(runs.CLIENTS, min_fraction=0.5)
+    first, found, again = (strategy(method=methods()[name], server=server) for _ in range(3))
+    runs.train(first, 2, rounds=1)
+    for each, nodes in ((found, 2), (again, runs.CLIENTS)):
+        each.start(runs.TamperedGrid(without, nodes), runs.start(), 2, state=first.state)
+    equal(found.effective_weights(), again.effective_weights(), 1e-12)
+    assert first.state is not None and found.state is not None
+    for client, kept in first.state.clients.items():
+        same = all(torch.equal(value, found.state.clients[client][key]) for key, value in kept.items())
+        assert same == (client in lost)
+    assert bool(first.state.clients) == (name in ("fedsa_lora", "scaffold"))
+
+
 def test_a_run_goes_on_with_what_each_client_had(tmp_path: Path) -> None:
     whole = fedrac.run(*COMMAND, "rounds=5", f"output_dir={tmp_path / 'whole'}", progress=False)
     fedrac.run(*COMMAND, "rounds=3", f"output_dir={tmp_path / 'part'}", progress=False)
