@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 Shape = Literal["constant", "linear", "cosine", "inverse"]
-_OF_THE_END = ("linear", "cosine")  # shapes that follow from the number of rounds
+OF_THE_END = ("linear", "cosine")  # shapes that follow from the number of rounds
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ScheduleSpec:
         Raises:
             ValueError: the shape follows from the number of rounds, and it is not known.
         """
-        if rounds is None and self.shape in _OF_THE_END:
+        if rounds is None and self.shape in OF_THE_END:
             raise ValueError(
                 f"schedule.shape={self.shape} needs the number of rounds, which Flower's Strategy.start does not tell: "
                 "call start of FedRacLora, or set the strategy's attribute rounds"

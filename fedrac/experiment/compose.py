@@ -1,6 +1,7 @@
 """Hydra's configuration: composed from ``conf/`` and overrides, or read from an earlier run."""
 
 import difflib
+import logging
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,8 +16,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from fedrac.algorithm.schedule import OF_THE_END
 from fedrac.experiment.settings import ConfigError
 from fedrac.loading.limits import config_dir as config_dir
+
+log = logging.getLogger(__name__)
 
 # What a run's checkpoint follows from.
 _FIXED = (
@@ -131,6 +135,7 @@ def _load_saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
         raise ConfigError(f"resume={folder}: there is no {path}; give the output_dir of an earlier run")
     saved = read_saved(folder)
     OmegaConf.set_struct(saved, True)
+    before = saved.rounds
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key, value = str(override.key_or_group), override.value()
         if fixed := [name for name in _FIXED if f"{key}.".startswith(f"{name}.")]:
@@ -138,9 +143,22 @@ def _load_saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
         if OmegaConf.is_dict(OmegaConf.select(saved, key)) and not isinstance(value, dict):
             raise ConfigError(f"{key}={value}: a resumed run keeps its {key}; only single keys can change")
         OmegaConf.update(saved, key, value)
+    _warn_of_schedules(saved, before)
     OmegaConf.update(saved, "resume", str(folder))
     OmegaConf.update(saved, "output_dir", str(folder))
     return saved
+
+
+def _warn_of_schedules(settings: DictConfig, before: int) -> None:
+    """Where a schedule follows from the number of rounds, and ``before`` they were others."""
+    for name in ("local", "server"):
+        shape = OmegaConf.select(settings, f"{name}.schedule.shape")
+        if settings.rounds != before and shape in OF_THE_END:
+            log.warning(
+                "rounds=%s: the rounds so far had the %s.schedule (%s) of a run of %s rounds, the others have that of "
+                "%s: it is not the run that %s rounds from the start would be",
+                settings.rounds, name, shape, before, settings.rounds, settings.rounds,
+            )  # fmt: skip
 
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:

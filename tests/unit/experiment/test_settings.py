@@ -241,6 +241,15 @@ def test_faults_of_a_resumed_run(saved: Path) -> None:
     assert f"there is no {nowhere / 'config.yaml'}" in wrong(f"resume={nowhere}")
 
 
+def test_other_rounds_than_a_schedule_was_for_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for shape, rounds, said in (("cosine", 9, True), ("cosine", 5, False), ("inverse", 9, False)):
+        caplog.clear()
+        settings = compose.load(["rounds=5", f"local.schedule.shape={shape}"])
+        (tmp_path / "config.yaml").write_text(compose.to_yaml(settings))
+        compose.load([f"resume={tmp_path}", f"rounds={rounds}"])
+        assert ("local.schedule (cosine) of a run of 5 rounds" in caplog.text) == said
+
+
 def test_nothing_to_resume() -> None:
     assert parse(load(["resume=null"])).rounds == parse(load([])).rounds
 
