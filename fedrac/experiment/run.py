@@ -70,8 +70,10 @@ def _run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | 
         try:
             _train(ready, grid, on_round, checkpoints.before_clients)
         except Divergence:  # that is a result, too
+            checkpoints.close()
             record.summarise(experiment.method.name, ready.initial, diverged=True)
             raise
+        checkpoints.close()  # who finds a summary finds the weights that it is of
         summary = record.summarise(experiment.method.name, ready.initial)
         for each in watchers:
             each.end(summary)

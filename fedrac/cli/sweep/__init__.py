@@ -23,8 +23,8 @@ def main(overrides: Sequence[str]) -> int:
     folder = Path(spec.dir).absolute()
     with locked(folder, "runs this sweep"):
         todo = [cell for cell in cells if cell.status is not Status.FINISHED]
-        jobs = min(spec.jobs or cores(), len(todo))
-        progress = SweepProgress(cells, folder, jobs)
+        jobs = min(spec.jobs or cores(), len(cells))  # however many are left: a run has as many threads the second time
+        progress = SweepProgress(cells, folder, min(jobs, len(todo)))
         try:
             run_all(todo, jobs, progress)
         except KeyboardInterrupt:

@@ -48,9 +48,9 @@ def run_all(cells: Sequence[Cell], jobs: int, watcher: Watcher) -> None:
 
     Args:
         cells: their events go to ``watcher``.
-        jobs: processes; each runs many cells, as starting one takes seconds.
+        jobs: processes, which share the cores; each runs many cells, as starting one takes seconds.
     """
-    waiting, jobs = deque(cells), min(jobs, len(cells))
+    waiting = deque(cells)
     workers: list[_Worker] = []
     try:
         while waiting or workers:

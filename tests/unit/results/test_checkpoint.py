@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import runs
 import torch
+from command import TINY
 from flwr.app import Message, MessageType
 from runs import equal
 from safetensors.torch import load_file
@@ -17,10 +18,13 @@ from torch import Tensor, nn
 from fedrac import models
 from fedrac.aggregation.guard import GuardSpec
 from fedrac.algorithm.state import GuardState, ServerState, Spent
+from fedrac.experiment import compose
+from fedrac.experiment.run import in_process, run
 from fedrac.flower import client_app
 from fedrac.flower.in_process_grid import InProcessGrid
 from fedrac.results import checkpoint
 from fedrac.results.checkpoint_schedule import Checkpoints, CheckpointSpec
+from fedrac.results.record import Record
 
 
 def state(round_: int, carried: bool = False) -> ServerState:
@@ -259,3 +263,17 @@ def test_state_says_what_there_is(tmp_path: Path) -> None:
     assert about["round"] == 4
     assert set(about["sha256"]) == {"weights.safetensors", "carried.safetensors"}
     assert len(files(tmp_path)) == 3
+
+
+def test_who_finds_a_summary_finds_the_weights_that_it_is_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever stops a run while it writes its summary."""
+    output, summarise, there = tmp_path / "run", Record.summarise, list[int]()
+
+    def looking(self: Record, *arguments: Any, **options: Any) -> dict[str, Any]:
+        there.append(json.loads((output / "checkpoint" / "state.json").read_text())["round"])
+        return summarise(self, *arguments, **options)
+
+    monkeypatch.setattr(Record, "summarise", looking)
+    settings = compose.load([*TINY, "rounds=3", f"output_dir={output}"])
+    run(settings, in_process(settings), output)
+    assert there == [3]
