@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,7 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")
     folder = tmp_path / "run"
     followed(folder, *TINY, "track=wandb")
+    time.sleep(1.1)  # wandb names a folder by the second, and would write into the same one
     expected = followed(folder, "rounds=4")
     history: dict[str, list[tuple[int, float]]] = {}
     ended, names = [], set()
