@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from fedrac.algorithm import patterns, peft_names
 from fedrac.algorithm.adapt import AdaptSpec, Rank
-from fedrac.algorithm.controlled import Controlled
 from fedrac.algorithm.method import Method, RoundMethod, RoundSide
 from fedrac.algorithm.sketch import Side
 from fedrac.algorithm.weights import Weight, adaptable, stack
@@ -116,8 +115,7 @@ class Block:
     def sent_letters(self, method: RoundMethod) -> tuple[str, ...]:
         """Those of them that do not stay with the client (`Method.personal`); ``Ac``: the change of A's control."""
         found = tuple(x for x in self.trained_letters(method) if not method.method.is_personal(self.key(x)))
-        controls = isinstance(method.method, Controlled) and method.method.sends_controls
-        return (*found, *(f"{x}c" for x in found)) if controls else found
+        return (*found, *(f"{x}c" for x in found)) if method.method.sends_controls else found
 
     def drawn_letters(self, method: RoundMethod) -> tuple[str, ...]:
         """Which are sketches: ``B`` left, ``A`` right, both of them around a core, none of a block trained in full."""
@@ -153,7 +151,7 @@ def sent_shapes(blocks: Iterable[Block], method: RoundMethod) -> dict[str, tuple
 def own_shapes(blocks: Sequence[Block], method: RoundMethod) -> dict[str, tuple[int, ...]]:
     """Key and shape of all that stays with a client: personal factors, and controls under ``KEY/control``."""
     trained = trained_shapes(blocks, method)
-    if isinstance(method.method, Controlled):
+    if method.method.keeps_controls:
         return {f"{key}/control": shape for key, shape in trained.items()}
     return {key: shape for key, shape in trained.items() if method.method.is_personal(key)}
 

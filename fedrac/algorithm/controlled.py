@@ -21,12 +21,13 @@ class Controlled(Method):
 
     Attributes:
         participation: share of the clients that take part in a round, ``cohort.size`` of all.
-        sends_controls: also the change of its control is sent by a client, and its mean carried on by the server.
+        sends_controls: of a class: also the change of its control is sent by a client, and its mean carried on by the
+            server.
     """
 
     train: Train = "full"
     participation: float = 1.0
-    sends_controls = False
+    keeps_controls = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

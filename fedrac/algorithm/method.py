@@ -37,7 +37,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
@@ -104,6 +104,10 @@ class Method:
     prox: float = 0.0
     ranks: tuple[int, ...] | None = None
     personal: tuple[str, ...] = ()
+
+    # Of a class of methods: whether clients keep controls, and send their changes (`fedrac.algorithm.controlled`).
+    keeps_controls: ClassVar[bool] = False
+    sends_controls: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if isinstance(self.optimizer, Mapping):  # as it comes from JSON or YAML

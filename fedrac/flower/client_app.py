@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fedrac.aggregation.update_vectors import UpdateVectors
 from fedrac.algorithm.blocks import Block, own_shapes
-from fedrac.algorithm.controlled import Controlled
 from fedrac.algorithm.round_start import draw_sketches
 from fedrac.algorithm.server import of_client
 from fedrac.algorithm.state import ServerState
@@ -191,7 +190,7 @@ def _protected(
     plan: RoundPlan, blocks: Sequence[Block], state: ServerState, reply: Reply, ledger: Ledger, policy: Policy
 ) -> Reply:
     """The reply with the node's own clipping and noise; what the noise costs is in the node's log."""
-    if isinstance(method := plan.spec.method, Controlled) and method.sends_controls:
+    if (method := plan.spec.method).sends_controls:
         raise Refused(f"{method.name} has clients send more than an update, which is all that is bounded here", "clip")
     if policy.noise:
         log.warning("this node has spent epsilon %.3g at delta %.1g", ledger.spend(policy), policy.delta)

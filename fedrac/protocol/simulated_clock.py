@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fedrac.algorithm.blocks import sent_shapes, trained_shapes
 from fedrac.algorithm.client_ranks import shapes_of_rank
-from fedrac.algorithm.controlled import Controlled
 from fedrac.algorithm.rounding import Rounding
 from fedrac.algorithm.server import mean_shapes
 from fedrac.algorithm.simulated_time import SystemSpec, Work
@@ -69,8 +68,7 @@ class SimulatedClock:
         self._of_round, self._size = carried, size
         first = [{} if method.merge else trained_shapes(adapted, at) for at in rounds]  # and what stays with clients
         self._carried = _bytes({key: shape for shapes in first for key, shape in shapes.items()}, size)
-        controls = isinstance(method, Controlled) and method.sends_controls
-        self._moments = len(method.step("", torch.zeros(1), {})[1]) + controls  # of each number
+        self._moments = len(method.step("", torch.zeros(1), {})[1]) + method.sends_controls  # of each number
         self._model = sum(value.nbytes for value in initial.values())
 
     def tell(
