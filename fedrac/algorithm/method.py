@@ -8,6 +8,7 @@ Two-sided              factor    yes      yes      factors
 Fed-SB                 factor    no       no       factors
 AsymmLoRA / FFA-LoRA   factor    no       no       factors
 FedAvg-LoRA (FedIT)    both      no       no       factors
+FLASC                  both      no       no       factors
 RoLoRA                 factor    no       no       factors
 Fed-COLA               both      yes      yes      factors
 FLoRA                  both      yes      yes      products
@@ -16,7 +17,8 @@ FedAvg                 full      yes      yes      factors
 =====================  ========  =======  =======  ==========
 
 A class of their own have HetLoRA, FlexLoRA and LoRA-FAIR (another mean; `fedrac.algorithm.hetlora` and so on), SCAFFOLD
-and FedDyn (`fedrac.algorithm.controlled`). FedSA-LoRA is FedAvg-LoRA with ``personal``.
+and FedDyn (`fedrac.algorithm.controlled`). FLASC sends its factors sparsely (`fedrac.algorithm.flasc`). FedSA-LoRA is
+FedAvg-LoRA with ``personal``.
 
 FedProx (arXiv 1812.06127) is FedAvg with a proximal term in the local objective; every method takes one.
 FedAvgM, FedAdam and FedYogi are FedAvg with a server optimizer (`fedrac.algorithm.server_optimizer`); every method but
@@ -44,6 +46,7 @@ from torch import Tensor
 from fedrac.algorithm.means import Cohort, mean_of, mean_of_products
 from fedrac.algorithm.server_optimizer import ServerOptimizer
 from fedrac.algorithm.sketch import Side
+from fedrac.algorithm.sparse import Densities
 from fedrac.algorithm.streams import Stream
 
 RoundSide = Side | Literal["both"]
@@ -146,6 +149,20 @@ class Method:
                 f"method.optimizer{named} with factors that are carried, but averaged as products: "
                 "set method.merge=true, or method.average=factors, or method.optimizer=null"
             )
+        if self.densities is not None:
+            self._check_sparse()
+
+    def _check_sparse(self) -> None:
+        if self.merge or self.average == "products" or len(self.sides) > 1:
+            raise ValueError(
+                f"{self.name} sends factors that are carried on: set method.merge=false method.average=factors, and "
+                "one method.side"
+            )
+        if self.has_ranks or self.personal:
+            raise ValueError(
+                f"{self.name}: the largest entries are those of all that every client trains: set method.ranks=null "
+                "method.personal=[]"
+            )
 
     @property
     def sides(self) -> tuple[RoundSide, ...]:
@@ -202,6 +219,11 @@ class Method:
     def is_personal(self, key: str) -> bool:
         """Whether a factor (`Block.key`) stays with each client."""
         return any(fnmatchcase(key, pattern) for pattern in self.personal)
+
+    @property
+    def densities(self) -> Densities | None:
+        """Which share of the factors' entries is sent, the largest ones; None: all, as they are."""
+        return None
 
     @property
     def has_ranks(self) -> bool:

@@ -89,7 +89,8 @@ class Rounds:
         self, settings: RoundSettings, connected: ConnectedClients, initial: Mapping[str, Tensor], state: ServerState
     ) -> None:
         self._settings, self._connected = settings, connected
-        self._downloads = Downloads(initial, state, settings.send_sketch == "seed")
+        density = None if (sparse := settings.method.densities) is None else sparse.download
+        self._downloads = Downloads(initial, state, settings.send_sketch == "seed", density)
         self._replay = settings.replay()
         self._clock = SimulatedClock(
             settings.server.system,
