@@ -31,12 +31,12 @@ core is (p, k): Two-sided, and Fed-SB (arXiv 2502.15436), where both stay as the
 Algorithm 1 of arXiv 2410.08305 (RAC-LoRA, no federation) is the case of one client.
 
 A method of one's own is a frozen dataclass that derives from `Method` and has another `Method.at`, `Method.mean`,
-`Method.step` or `Method.client_rank`, which are pure functions: settings name its import path (``method._target_``).
-The first and the third are also called on nodes, which make the server's steps themselves.
+`Method.step`, `Method.client_rank`, `Method.ranks_after` or `Method.local_gradient`, which are pure functions: settings
+name its import path (``method._target_``). The first, the third and the last are also called on nodes.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar, Literal, get_args
@@ -215,6 +215,32 @@ class Method:
             seed: of the run, for a `Stream`.
         """
         return self.ranks[Stream(seed, "rank", client).below(len(self.ranks))] if self.ranks else None
+
+    def ranks_after(
+        self, ranks: Sequence[int], start: Mapping[str, Tensor], found: Mapping[str, Tensor]
+    ) -> Sequence[int]:
+        """The ranks that the clients of a round have from now on, no larger than before; computed by the server alone.
+
+        What a client has trained beyond its new rank does not count.
+
+        Args:
+            ranks: those that they had, (C,).
+            start: by `Block.key`, the carried factors that the round started from, (...).
+            found: by `Block.key`, what they found, (C, ...), zero beyond a client's rank.
+        """
+        return ranks
+
+    def local_gradient(self, factors: Mapping[str, Tensor], ranks: Sequence[int] | None) -> Mapping[str, Tensor]:
+        """The gradient of what the method adds to the objective of clients, asked for at every step, where they train.
+
+        Args:
+            factors: by letter, what is trained of one parameter, (C, ...).
+            ranks: of the clients, (C,), where they differ.
+
+        Returns:
+            By letter, what is added to the gradients of some of them, (C, ...); empty: nothing.
+        """
+        return {}
 
     def is_personal(self, key: str) -> bool:
         """Whether a factor (`Block.key`) stays with each client."""

@@ -24,6 +24,7 @@ from fedrac.algorithm.server import (
 )
 from fedrac.algorithm.sketch import Law, SketchSpec
 from fedrac.algorithm.state import ServerState
+from fedrac.protocol import ranked
 from fedrac.protocol.coding import CodedRound
 from fedrac.protocol.sparse import decode_start, encode_start
 from fedrac.training.adapter import CohortAdapter
@@ -117,7 +118,8 @@ class Federation:
         if not self.method.has_ranks:
             return None
         most = max(block.rank or 1 for block in self.blocks)
-        return [min(self.method.client_rank(client, self.seed) or most, most) for client in clients]
+        now = self.state.ranks
+        return [min(self.method.client_rank(c, self.seed) or most, most, now.get(c, most)) for c in clients]
 
     def adapter(self) -> CohortAdapter:
         """The model's layers with the clients' factors in them."""
@@ -129,7 +131,7 @@ class Federation:
         clients = draw_cohort(range(len(self.shards)), self.cohort or len(self.shards), self.seed, number)
         found = self.train(clients)
         found = self._parted(clients, found)
-        counted = self.uploaded(clients, found)
+        counted, lowered = self.pruned(clients, self.uploaded(clients, found))
         weights = shares(found.examples.tolist(), self.weighting)
         self.state = step(
             self.state,
@@ -142,7 +144,16 @@ class Federation:
             self.client_ranks(clients),
             found.losses.tolist(),
         )
+        self.state = replace(self.state, ranks={**self.state.ranks, **lowered})
         return found
+
+    def pruned(self, clients: Sequence[int], found: CohortResult) -> tuple[CohortResult, dict[int, int]]:
+        """What counts of what the clients found, and who has a lower rank from now on."""
+        if (ranks := self.client_ranks(clients)) is None or not self.method.has_own("ranks_after"):
+            return found, {}
+        by_client = dict(zip(clients, ranks, strict=True))
+        lowered, factors = ranked.pruned(self.method, by_client, clients, self.state.factors, found.factors)
+        return replace(found, factors=factors), lowered
 
     def _parted(self, clients: Sequence[int], found: CohortResult) -> CohortResult:
         """Keeps what stays with the clients; of controls that are sent, the change is among the factors then."""
