@@ -202,7 +202,7 @@ def _coding(plan: RoundPlan, blocks: Sequence[Block], state: ServerState) -> Cod
     spec, method = plan.spec, plan.spec.method.at(plan.spec.round)
     if plan.ranks:
         return RankedCoding(plan.ranks)
-    if spec.bits.upload is None:
+    if spec.bits.upload is None and method.method.densities is None:
         return None
     from_zero = method.merge and method.train != "both"
     sketches = {} if from_zero else _sketches(plan, blocks, state)

@@ -69,6 +69,8 @@ class RoundPlan:
         ranks: by client, where they differ (`Method.ranks`); else empty.
         update: leads to the state that they start from.
         sketches: by `Block.sketch_key`, the random factors, if they are sent as matrices; else empty.
+        start: the carried factors that the round starts from, where they are sent sparsely, (bytes,) uint8
+            (`fedrac.protocol.sparse`); None: they are part of the state.
     """
 
     spec: RoundSpec
@@ -76,6 +78,7 @@ class RoundPlan:
     update: Update
     sketches: Mapping[str, Tensor]
     ranks: Mapping[int, int] = field(default_factory=dict)
+    start: Tensor | None = None
 
 
 def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
@@ -211,4 +214,5 @@ def decode_plan(content: RecordDict) -> RoundPlan:
     clients: list[int] = list(plan["clients"])  # type: ignore[arg-type]
     told: list[int] = list(plan.get("ranks", []))  # type: ignore[arg-type]
     ranks = dict(zip(clients, told, strict=True)) if told else {}
-    return RoundPlan(RoundSpec(**raw, **typed), clients, decode_update(content), sketches, ranks)
+    start = from_record(content.array_records["start"])["factors"] if "start" in content.array_records else None
+    return RoundPlan(RoundSpec(**raw, **typed), clients, decode_update(content), sketches, ranks, start)

@@ -30,8 +30,9 @@ from fedrac.protocol.node_values import (
     unusable,
 )
 from fedrac.protocol.ranked import RankedCoding
+from fedrac.protocol.sparse import SparseCoding
 
-Coding = UploadCoding | RankedCoding
+Coding = UploadCoding | RankedCoding | SparseCoding
 
 _CANNOT_REBUILD = {
     "missing": "it no longer has the state that they follow from",

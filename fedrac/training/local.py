@@ -238,7 +238,7 @@ class _Lockstep:
             add_l2(gradients, {**self.start.frozen, **parameters}, self.problem, self.spec.l2)
         if self.start.prox:
             add_prox(gradients, parameters, self.differences.begin(clients), self.start.prox)
-        self.differences.straighten(gradients)
+        self.differences.straighten(gradients, parameters)
         if self.spec.clip is not None:
             clip_per_client(gradients, self.spec.clip)
         if self.spec.precondition:
