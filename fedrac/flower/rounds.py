@@ -117,6 +117,8 @@ class Rounds:
         secret, connected = secret_of(of.guard, state.guard), self._connected
         seed, size = of.sketch.seed if secret is None else secret, of.server.cohort_size
         report = RoundReport(number, [], of.server.eta * of.factor(of.server.schedule, number))
+        if number == 1:
+            report.upload_bytes, report.download_bytes = of.bytes_before
         report.cohort = of.server.selection.draw(connected.clients, connected.examples, size, seed, number)
         self._check_participation(len(connected.clients))
         at = returned.of_round(of.method, number)

@@ -10,6 +10,7 @@ The nodes run `client_app.app`, or a ClientApp built from the same parts as `fed
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,7 +29,7 @@ from fedrac.algorithm.rounding import BitsSpec
 from fedrac.algorithm.schedule import ScheduleSpec
 from fedrac.algorithm.server import ServerSpec, initial_state
 from fedrac.algorithm.sketch import Law, SketchSpec
-from fedrac.algorithm.state import ServerState
+from fedrac.algorithm.state import GuardState, ServerState
 from fedrac.flower.round_loop import Loop, train_metrics
 from fedrac.flower.round_settings import RoundSettings, Send, TestClients
 from fedrac.flower.rounds import Rounds, RoundUnderWay
@@ -65,6 +66,8 @@ class FedRacLora(Strategy):
     Attributes:
         blocks: what is trained.
         basis: by `Block.key`, what is fixed of two-sided blocks, (k0, n) or (m, p); it is set before the run begins.
+        guard_before, bytes_before: what clipping and noise carry on to round 1, and the bytes up and down, of what was
+            done with the clients to find it.
         connected: the clients that there are.
         replay: makes the steps of its rounds again.
         rounds: the last round's number; None: not known yet.
@@ -108,6 +111,7 @@ class FedRacLora(Strategy):
         self.described = described(model, adapt or AdaptSpec(), self.blocks)
         self.connected, self._timeout = ConnectedClients(self.workload, timeout), timeout
         self.basis: Mapping[str, torch.Tensor] = {}
+        self.guard_before, self.bytes_before = GuardState(), (0, 0)
         self.rounds: int | None = None
         self.replay: Replay = self._settings().replay()  # are they right?
         self.state: ServerState | None = None
@@ -253,7 +257,9 @@ class FedRacLora(Strategy):
             weights = initial()
             if missing := [block.name for block in self.blocks if block.name not in weights]:
                 raise ValueError(f"initial_arrays have no {missing[0]!r}: give ArrayRecord(model.state_dict())")
-            self.state = self.state or initial_state(weights, self.blocks, self.method, self.sketch, self.basis)
+            if self.state is None:
+                begun = initial_state(weights, self.blocks, self.method, self.sketch, self.basis)
+                self.state = replace(begun, guard=self.guard_before)
             self._rounds = Rounds(self._settings(), self.connected, weights, self.state)
         return self._rounds, self.state
 
@@ -262,6 +268,7 @@ class FedRacLora(Strategy):
             workload=self.workload, method=self.method, blocks=self.blocks, sketch=self.sketch, local=self.local,
             local_schedule=self.local_schedule, server=self.server, guard=self.guard, secure=self.secure,
             bits=self.bits, send_sketch=self.send_sketch, test_clients=self.evaluate_on_clients, rounds=self.rounds,
+            bytes_before=self.bytes_before,
         )  # fmt: skip
 
     def arrays(self) -> ArrayRecord:
