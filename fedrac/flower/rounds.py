@@ -34,7 +34,7 @@ from fedrac.protocol.downloads import Downloads
 from fedrac.protocol.messages import RoundSpec, Shapes, encode_plan, payload_bytes, to_record
 from fedrac.protocol.ranked import RankedCoding, pruned, ranks_of
 from fedrac.protocol.replay import FinishedRound
-from fedrac.protocol.replies import Reply, keeps, lack_of, offers_of
+from fedrac.protocol.replies import Reply, keeps, lack_of, meta_of, offers_of
 from fedrac.protocol.round_replies import collect, enforce, enforce_finite
 from fedrac.protocol.round_report import CohortFailure, RoundReport
 from fedrac.protocol.secure_server import Ask, SecureRound
@@ -340,7 +340,7 @@ class Rounds:
         answers, number = list(replies), round_.report.round
         for answer in answers:
             node = answer.metadata.src_node_id
-            if not answer.has_error() and "reply" in answer.content.config_records and node in round_.hosts:
+            if node in round_.hosts and meta_of(answer):
                 counts = round_.counted or not self._connected.hosts[node].partition
                 self._downloads.landed(node, round_.hosts[node] if counts else [], keeps(answer))
         if round_.secure is not None:

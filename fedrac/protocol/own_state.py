@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fedrac.protocol.messages import Shapes, from_record, pack, to_record, unpack
+from fedrac.protocol.records import find
 
 NAME, KEY = "own", "own_key"
 Own = Mapping[int, Mapping[str, Tensor]]  # by client and `Block.key`
@@ -57,7 +58,8 @@ def filed_under(content: RecordDict, run: str) -> str:
 
     Files have a digest of the key: who sees them cannot go on with the run.
     """
-    if KEY not in content.config_records or not (key := content.config_records[KEY].get("key")):
+    said = find(content, KEY, ConfigRecord)
+    if said is None or not (key := said.get("key")):
         return run
     return hashlib.sha256(str(key).encode()).hexdigest()[:32]
 
