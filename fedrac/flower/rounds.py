@@ -189,6 +189,8 @@ class Rounds:
             content = encode_plan(spec, clients, self._downloads.content(node, hosted), matrices, ranks)
             if self._own and hosted.partition and (of.method.personal or kind == MessageType.TRAIN):
                 content[own_state.NAME] = own_state.encode({c: self._own[c] for c in clients if c in self._own})
+            if self._connected.own_key and not hosted.partition:
+                content[own_state.KEY] = own_state.key_record(self._connected.own_key)
             if round_.secure is not None:
                 content.update(round_.secure.content(clients))
             found.append(Message(content, node, kind, group_id=str(report.round)))

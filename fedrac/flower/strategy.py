@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from fedrac.aggregation.guard import GuardSpec
 from fedrac.aggregation.secure_grid import SecureSpec
 from fedrac.algorithm.adapt import AdaptSpec
-from fedrac.algorithm.blocks import described, plan_blocks, sent_shapes
+from fedrac.algorithm.blocks import described, own_shapes, plan_blocks, sent_shapes
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.rounding import BitsSpec
 from fedrac.algorithm.schedule import ScheduleSpec
@@ -33,6 +33,7 @@ from fedrac.algorithm.state import GuardState, ServerState
 from fedrac.flower.round_loop import Loop, train_metrics
 from fedrac.flower.round_settings import RoundSettings, Send, TestClients
 from fedrac.flower.rounds import Rounds, RoundUnderWay
+from fedrac.partition.partition import NODES
 from fedrac.protocol import code_digest
 from fedrac.protocol.connected_clients import ConnectedClients
 from fedrac.protocol.messages import from_record, to_record
@@ -298,6 +299,12 @@ class FedRacLora(Strategy):
     def finished_rounds(self) -> int:
         """The last round that was finished; 0 before the first."""
         return self.state.round if self.state else 0
+
+    @property
+    def keeps_on_nodes(self) -> bool:
+        """Whether clients keep something between rounds, and nodes are clients with data of their own."""
+        separate = self.workload.get("partition", {}).get("scheme") == NODES
+        return separate and bool(own_shapes(self.blocks, self.method.at(1)))
 
     def shapes_at(self, round_: int) -> dict[str, tuple[int, ...]]:
         """Key and shape of every factor that clients upload in ``round_``."""
