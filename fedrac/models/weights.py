@@ -1,13 +1,13 @@
 """A model computes with weights that somebody else has: where it can, it shares their memory."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
 
 
 @torch.no_grad()
-def use(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def use(model: nn.Module, weights: Mapping[str, Tensor], without: Collection[str] = ()) -> None:
     """Has a model compute with these weights.
 
     A parameter of the same dtype on the same device shares the memory of its weight from now on, so neither the model
@@ -16,6 +16,7 @@ def use(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     Args:
         model: its state dict has the same names and shapes.
         weights: by name in the state dict; a tied parameter may have several names, and takes the value of its first.
+        without: names of parameters that stay as they are.
 
     Raises:
         RuntimeError: names or shapes differ.
@@ -25,6 +26,8 @@ def use(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         model.load_state_dict(weights)  # says what differs
     written = _written(model)
     for name, parameter in model.named_parameters():
+        if name in without:
+            continue
         value = weights[name]
         if id(parameter) not in written and (value.dtype, value.device) == (parameter.dtype, parameter.device):
             parameter.data = value
