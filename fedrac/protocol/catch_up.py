@@ -1,6 +1,7 @@
 """How a host comes to the server's state, and where it keeps it."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from flwr.app import Context
 from torch import Tensor
@@ -25,7 +26,7 @@ def follow(plan: RoundPlan, blocks: Sequence[Block], replica: NodeState) -> tupl
     Raises:
         CannotRebuild: the node needs more than was sent.
     """
-    return replica.follow(plan.update, _replay(plan, blocks).advance)
+    return replica.follow(plan.update, partial(_replay(plan, blocks).advance, room=replica.room))
 
 
 def merged(plan: RoundPlan, blocks: Sequence[Block], state: ServerState) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 import errno
 import random
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -191,11 +192,11 @@ def test_a_full_disk_costs_bytes_and_no_round(
     usual, found = strategy(**settings()), strategy(**settings())
     runs.train(usual, 3, rounds=ROUNDS)
 
-    def full(self: Path, data: bytes) -> int:
-        self.touch()
-        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+    def full(tensors: object, place: Path, about: object) -> None:
+        place.touch()
+        raise OSError(errno.ENOSPC, "No space left on device", str(place))
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(node_state, "save_file", full)
     grid = Nodes(folders(tmp_path))
     assert not any(report.refused for report in run(grid, found))
     equal(found.effective_weights(), usual.effective_weights())
@@ -487,3 +488,47 @@ def test_those_who_lack_the_same_share_a_message() -> None:
     digest = state_digest.take(first).digest
     assert link.content(1, hosted("", digest)) is link.content(2, hosted("split", digest))
     assert link.content(1, hosted("")) is not link.content(1, hosted("", digest))
+
+
+def large(value: float) -> ServerState:
+    """One matrix that is large enough for a file of its own, and a bias."""
+    return ServerState(0, {"w": torch.full((1024, 512), value), "bias": torch.zeros(3)}, {})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is mapped, as Linux tells")
+@pytest.mark.parametrize("stays", [False, True])
+def test_what_lies_in_files_has_no_memory_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stays: bool
+) -> None:
+    """A node's matrices are those of its file, and, where that is some rounds behind, of files without a name."""
+    monkeypatch.setattr(node_state, "_latest", None)
+    found, node = StateLog(large(0.0)), NodeState(Initial(lambda: large(0.0).weights), tmp_path, stays, "1")
+
+    def step(before: ServerState, step: Step) -> ServerState:
+        w = node.room(before.weights["w"]).copy_(before.weights["w"] + step.means[0])
+        return ServerState(before.round + 1, {**before.weights, "w": w}, {})
+
+    for number in range(1, 5):
+        before = found.tip.digest if number > 1 else ""
+        found.add(step(found.tip.state, Step(number, 1.0, torch.ones(1))), Step(number, 1.0, torch.ones(1)))
+        held, kept = node.follow(found.update_from(before), step)
+        assert kept and bool((held.weights["w"] == float(number)).all())
+        place = held.weights["w"].data_ptr()
+        lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+        ((path, *_),) = [line[5:] for line in lines if _within(place, line[0])]
+        assert Path(path).parent == tmp_path
+    assert [path.name for path in tmp_path.iterdir()] == ["1.safetensors"]
+
+
+def _within(place: int, span: str) -> bool:
+    first, last = (int(each, 16) for each in span.split("-"))
+    return first <= place < last
+
+
+def test_a_matrix_for_which_the_disk_has_no_room_is_in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full, raising=False)
+    room = NodeState(Initial(lambda: {}), tmp_path).room(torch.zeros(1024, 512))
+    assert room.shape == (1024, 512) and not list(tmp_path.iterdir())
