@@ -1,15 +1,15 @@
-"""A language model on nodes that are processes of their own: their memory, a round's time, how often they load the model.
+"""A language model on nodes in processes of their own: their memory, a round's time, how often they load the model.
 
     python -m benchmarks.nodes roberta [--nodes 2] [--rounds 3] [KEY=VALUE ...]
     python -m benchmarks.nodes llama --nodes 1 runtime.dtype=bfloat16 runtime.base_bits=8
 
-The checkpoint has the shape of RoBERTa-base or of TinyLlama and random weights; it lies in a folder that save_pretrained
-wrote. Nodes are the workers that a SuperNode's processes hand messages to (`fedrac.flower.worker`), each with a folder for
-its state; the server is this process, and messages do not cross a network. KEY=VALUE are of the configuration.
+The checkpoint has the shape of RoBERTa-base or of TinyLlama and random weights; it lies in a folder that
+``save_pretrained`` wrote. Nodes are the workers to which a SuperNode's processes hand messages
+(`fedrac.flower.worker`), each with a folder for its state; the server is this process, and messages do not cross a
+network. KEY=VALUE are of the configuration.
 
 Of a node: the largest private memory (without mapped files), from its start and after the first round; and what it
-touched in the last round, mapped files included, as Linux tells (Referenced of smaps_rollup): what it needs to be as
-fast as it was.
+touched in the last round, mapped files included, as Linux tells (Referenced of smaps_rollup).
 """
 
 import argparse

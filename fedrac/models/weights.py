@@ -1,9 +1,12 @@
 """A model computes with weights that somebody else has: where it can, it shares their memory."""
 
+import weakref
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 
 @torch.no_grad()
@@ -11,7 +14,8 @@ def use(model: nn.Module, weights: Mapping[str, Tensor], without: Collection[str
     """Has a model compute with these weights.
 
     A parameter of the same dtype on the same device shares the memory of its weight from now on, so neither the model
-    nor its owner may change it in place. Buffers, and what a module may write into while it computes, are copied.
+    nor its owner may change it in place. Into others their weights are copied, if they do not have them already.
+    Buffers, and what a module may write into while it computes, are copied, too.
 
     Args:
         model: its state dict has the same names and shapes.
@@ -31,11 +35,22 @@ def use(model: nn.Module, weights: Mapping[str, Tensor], without: Collection[str
         value = weights[name]
         if id(parameter) not in written and (value.dtype, value.device) == (parameter.dtype, parameter.device):
             parameter.data = value
-        else:
+        elif not _has(parameter, value):
             parameter.copy_(value)
+            _copied[parameter] = weakref.ref(value), parameter.data_ptr(), parameter._version
     for name, buffer in model.named_buffers():
         if name in weights:
             buffer.copy_(weights[name])
+
+
+# Of which tensor a parameter is a copy, its memory then, and its version: it counts what has been written there.
+_copied: Any = WeakIdKeyDictionary()
+
+
+def _has(parameter: nn.Parameter, value: Tensor) -> bool:
+    """Whether it is a copy of the tensor, and nobody has written into it since."""
+    source, place, version = _copied.get(parameter, (None, 0, 0))
+    return source is not None and source() is value and (place, version) == (parameter.data_ptr(), parameter._version)
 
 
 def of(model: nn.Module) -> dict[str, Tensor]:
