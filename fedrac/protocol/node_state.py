@@ -129,19 +129,24 @@ class NodeState:
         Raises:
             CannotRebuild: it cannot be made from what is here.
         """
-        found = self._held(update.digest)
-        if found is None:
-            way, held = self._beginning(update)
-            if way.base and held is None:
-                raise CannotRebuild("missing", [digest for digest in self.offers() if digest != update.base])
-            found = state_digest.take(apply(way, held.state if held else None, advance), held)
-            if found.digest != update.digest:
-                raise CannotRebuild("differs")
+        held = self._held(update.digest)
+        found = held or self._made(update, advance)
         kept = self._keep(found)
-        found = self._mapped(found) or found
+        if held is None:
+            found = self._mapped(found) or found
         remember(found, self.run)
         self.initial.release()
         return found.state, kept or self.in_memory
+
+    def _made(self, update: Update, advance: Callable[[ServerState, Step], ServerState]) -> DigestedState:
+        """From a state that is here, or from what was sent alone."""
+        way, held = self._beginning(update)
+        if way.base and held is None:
+            raise CannotRebuild("missing", [digest for digest in self.offers() if digest != update.base])
+        found = state_digest.take(apply(way, held.state if held else None, advance), held)
+        if found.digest != update.digest:
+            raise CannotRebuild("differs")
+        return found
 
     def room(self, like: Tensor) -> Tensor:
         """An empty tensor like another one, for a matrix of the next state."""

@@ -184,7 +184,7 @@ class _Lockstep:
         """All steps of a batch."""
         parameters = self.optimizer.narrow(batch.clients)
         factors = {**self.start.frozen, **parameters}
-        weight = sent(batch.weight.flatten(1), self.device).to(next(iter(parameters.values())).dtype)
+        weight = sent(batch.weight.flatten(1).to(next(iter(parameters.values())).dtype), self.device)
         layout = Layout(batch.clients, batch.index[0].numel())
         (self.plain or self.adapter).use(factors, layout)
         losses = []
@@ -213,7 +213,8 @@ class _Lockstep:
         parameters, losses = self.optimizer.narrow(batch.clients), []
         factors, values = {**self.start.frozen, **parameters}, list(parameters.values())
         for place, step in enumerate(range(batch.first, batch.first + len(batch.index))):
-            table, weight, total = batch.index[place], batch.weight[place].flatten(), list[Tensor]()
+            table, total = batch.index[place], list[Tensor]()
+            weight = batch.weight[place].flatten().to(values[0].dtype)
             for each in passes(table, batch.real[place], self.problem.lengths, self.most):
                 layout = each.layout.to(self.device)
                 self.adapter.use(factors, layout)

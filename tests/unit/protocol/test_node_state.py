@@ -517,6 +517,8 @@ def test_what_lies_in_files_has_no_memory_of_its_own(
         lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
         ((path, *_),) = [line[5:] for line in lines if _within(place, line[0])]
         assert Path(path).parent == tmp_path
+        again, _ = node.follow(found.update_from(before), step)  # what a model has of them stays good
+        assert all(again.weights[name] is value for name, value in held.weights.items())
     assert [path.name for path in tmp_path.iterdir()] == ["1.safetensors"]
 
 
