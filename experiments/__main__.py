@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments import communication, counterexample, federated, federated_theory, mnist, movies, regression
+from experiments import communication, counterexample, family, federated, federated_theory, mnist, movies, regression
 from fedrac.results.record import write_atomically
 
 HERE = Path(__file__).parent
@@ -17,6 +17,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Path, Path], str]]] = {
     "federated_theory": (federated_theory.TITLE, federated_theory.section),
     "federated": (federated.TITLE, federated.section),
     "communication": (communication.TITLE, communication.section),
+    "family": (family.TITLE, family.section),
     "movies": (movies.TITLE, movies.section),
 }
 

@@ -60,12 +60,12 @@ client has uploaded if it took part in all rounds until the mean of three evalua
 reaches that level: up to the first of the three. A dash where a run does not."""
 
 
-def reached(run: Run, metric: str = "test/accuracy", level: float = LEVEL) -> float:
-    """The round from which the mean of three evaluations is at least ``level``; nan if there is none."""
+def reached(run: Run, metric: str = "test/accuracy", level: float = LEVEL, window: int = 3) -> float:
+    """The round from which the mean of ``window`` evaluations is at least ``level``; nan if there is none."""
     values = run.columns[metric]
     known = np.isfinite(values)
     accuracy, rounds = values[known], run.columns["round"][known]
-    means = [float(np.mean(accuracy[at : at + 3])) for at in range(len(accuracy) - 2)]
+    means = [float(np.mean(accuracy[at : at + window])) for at in range(len(accuracy) - window + 1)]
     return next((float(rounds[at]) for at, mean in enumerate(means) if mean >= level), float("nan"))
 
 

@@ -25,12 +25,13 @@ done
 [ -s "$RUNS/movies/plots.csv" ] || python -m experiments.plots "$MOVIES" "$RUNS/movies/plots.csv"
 TWO="adapt.basis=inputs adapt.rslora=true sketch.law=scaled_haar ++basis.data.path=$RUNS/movies/plots.csv
   ++basis.data.classes=[plot]"
-for kind in 'two_sided rank=8 adapt.columns=64' 'two_sided rank=8 adapt.columns=128' 'fedavg_lora rank=4' 'fedavg_lora rank=8'; do
+for kind in 'two_sided rank=8 adapt.columns=64' 'fedavg_lora rank=4' 'two_sided rank=8 adapt.columns=128' 'fedavg_lora rank=8'; do
   set -- $kind
   method=$1 && shift
   [ $method = two_sided ] && SIZE="$* $TWO" || SIZE="$*"
-  folder=${method}_$(echo "$*" | tr ' ' _)
+  folder=${method}_$(echo "$*" | tr ' =' __) # a value with "=" would have to be quoted
   fedrac -m $RUN method=$method $SIZE local.lr=0.0015,0.005,0.015 $TRIAL sweep.dir="$RUNS/movies/few_grid/$folder"
   chosen=$(python -m experiments.choose "$RUNS/movies/few_grid/$folder" | cut -d ' ' -f 2-)
-  fedrac -m $RUN $chosen $SIZE upload.bits=null,4 evaluate.every=1 seed=1,2,3,4,5 sweep.dir="$RUNS/movies/few/$folder"
+  fedrac -m $RUN $chosen $SIZE evaluate.every=2 evaluate.on_clients=32 upload.bits=null,4 seed=1,2,3,4,5 \
+    sweep.dir="$RUNS/movies/few/$folder"
 done

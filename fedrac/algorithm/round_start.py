@@ -38,6 +38,7 @@ class Start:
         prox: how strongly clients are held to ``trained``, `Method.prox`.
         method: where clients have controls.
         shared: by `Block.key`, the server's controls, as ``trained``; empty where there are none.
+        objective: the method, where it adds something to the objective of clients (`Method.local_gradient`).
     """
 
     frozen: Mapping[str, Tensor]
@@ -46,6 +47,7 @@ class Start:
     prox: float = 0.0
     method: Controlled | None = None
     shared: Mapping[str, Tensor] = field(default_factory=dict)
+    objective: Method | None = None
 
     def to(self, device: torch.device) -> "Start":
         """The same on another device."""
@@ -53,7 +55,7 @@ class Start:
             {k: v.to(device) for k, v in part.items()}
             for part in (self.frozen, self.trained, self.gram_inverse, self.shared)
         )
-        return Start(frozen, trained, inverses, self.prox, self.method, shared)
+        return replace(self, frozen=frozen, trained=trained, gram_inverse=inverses, shared=shared)
 
 
 def draw_sketches(
@@ -146,7 +148,8 @@ def start_of_round(
             if precondition:
                 side: Side = "left" if letter == "B" else "right"
                 inverses[block.sketch_key(letter)] = gram_inverse(value, side).to(dtype)
+    objective = method.method if method.method.has_own("local_gradient") else None
     if not isinstance(method.method, Controlled):
-        return Start(frozen, trained, inverses, method.prox)
+        return Start(frozen, trained, inverses, method.prox, objective=objective)
     shared = {key: moments.get(f"{key}/c", torch.zeros_like(value)).to(dtype) for key, value in trained.items()}
-    return Start(frozen, trained, inverses, method.prox, method.method, shared)
+    return Start(frozen, trained, inverses, method.prox, method.method, shared, objective)

@@ -51,6 +51,7 @@ class ServerState:
             factor, in its shape. What is missing has its first value.
         clients: by client that is simulated here, the factors that stay with it, by `Block.key`; of who has not trained
             yet there is nothing. No part of what nodes are sent, nor of a digest.
+        ranks: by client whose rank has become lower (`Method.ranks_after`), what it is now; the server alone has it.
         mean: by name in the state dict, of what is trained: the mean of the models after each round
             (`fedrac.algorithm.iterates`); empty where none is taken. The server alone has it.
     """
@@ -63,3 +64,4 @@ class ServerState:
     moments: Mapping[str, Tensor] = field(default_factory=dict)
     clients: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
     mean: Mapping[str, Tensor] = field(default_factory=dict)
+    ranks: Mapping[int, int] = field(default_factory=dict)

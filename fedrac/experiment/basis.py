@@ -36,7 +36,7 @@ def make(experiment: Experiment, model: nn.Module, blocks: tuple[Block, ...]) ->
     found: dict[str, Tensor] = {}
     for block in fixed:
         found |= _of_block(block, source, experiment.seed, model, moments.get(block.name))
-    return found
+    return {key: x.contiguous() for key, x in found.items()}  # as it is read from a file: products round alike
 
 
 def _of_block(

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
@@ -30,6 +30,7 @@ from fedrac.protocol.own_noise import protected
 from fedrac.protocol.own_state import NodeOwn, Own
 from fedrac.protocol.policy import Policy
 from fedrac.protocol.ranked import RankedCoding
+from fedrac.protocol.records import find, record_of
 from fedrac.protocol.replies import Coding, Reply, encode_reply
 from fedrac.protocol.secure_messages import NAME as SECURE
 from fedrac.protocol.secure_messages import ids
@@ -69,7 +70,7 @@ def train(message: Message, context: Context) -> RecordDict:
         reply = _protected(asked.plan, asked.blocks, state, reply, ledger_of(context), rules.policy)
     spec = asked.plan.spec
     if spec.grid is not None:
-        boxes, space = message.content.config_records[SECURE], _space(asked.plan, asked.blocks, state)
+        boxes, space = record_of(message.content, SECURE, ConfigRecord), _space(asked.plan, asked.blocks, state)
         reply, more = hidden(spec.round, spec.grid, space, asked.host.seed, reply, boxes, context.state)
         failed |= more
     answer = encode_reply(spec.round, reply, failed, kept, _coding(asked.plan, asked.blocks, state))
@@ -85,7 +86,7 @@ def train(message: Message, context: Context) -> RecordDict:
 @answering
 def secure(message: Message, context: Context) -> RecordDict:
     """Keys, shares, and shares again: what the clients here have to do so that the server sees sums alone."""
-    asked = message.content.config_records[SECURE]
+    asked = record_of(message.content, SECURE, ConfigRecord)
     if asked["step"] == "keys":
         host_of(json.loads(str(asked["workload"])), context).check_served(ids(asked, "clients"))
     return secure_client.answer(asked, context.state)
@@ -99,7 +100,7 @@ def columns(message: Message, context: Context) -> RecordDict:
     if rules is not None and rules.policy.noise:
         raise Refused("sums of columns are exact, and what leaves here has noise", "noise")
     words = host_of(workload, context).column_sums()
-    (masked,) = secure_client.masked(0, message.content.config_records[SECURE], words, context.state).values()
+    (masked,) = secure_client.masked(0, record_of(message.content, SECURE, ConfigRecord), words, context.state).values()
     return column_sums.answer(masked)
 
 
@@ -107,7 +108,7 @@ def columns(message: Message, context: Context) -> RecordDict:
 @answering
 def evaluate(message: Message, context: Context) -> RecordDict:
     """Tests the global model on the data of the clients that the server names."""
-    asked, rules, boxes = _Asked.read(message, context), rules_of(context), message.content.config_records.get(SECURE)
+    asked, rules, boxes = _Asked.read(message, context), rules_of(context), find(message.content, SECURE, ConfigRecord)
     if rules is not None and rules.policy.secure and boxes is None:
         raise Refused("what tests find leaves here under masks alone: set secure_aggregation=on", "secure")
     state, kept = asked.follow(context)
@@ -170,7 +171,7 @@ class _Asked:
         if self.host.is_own:
             (client,) = self.plan.clients
             return {client: _kept_here(self.host, context).before(round_)}
-        sent = message.content.array_records.get(own_state.NAME)
+        sent = find(message.content, own_state.NAME, ArrayRecord)
         return own_state.decode(sent, self.own_shapes, self.plan.clients) if sent else {}
 
     def follow(self, context: Context) -> tuple[ServerState, bool]:
@@ -202,7 +203,7 @@ def _coding(plan: RoundPlan, blocks: Sequence[Block], state: ServerState) -> Cod
     spec, method = plan.spec, plan.spec.method.at(plan.spec.round)
     if plan.ranks:
         return RankedCoding(plan.ranks)
-    if spec.bits.upload is None:
+    if spec.bits.upload is None and method.method.densities is None:
         return None
     from_zero = method.merge and method.train != "both"
     sketches = {} if from_zero else _sketches(plan, blocks, state)

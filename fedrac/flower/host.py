@@ -144,7 +144,8 @@ class Host:
     def _tell(self, clients: Sequence[int] | Index) -> list[int]:
         """Their numbers of examples, as far as the server may know them."""
         sizes = self.partition.sizes[np.asarray(clients, np.int64)]
-        return [int(n) for n in (sizes if self._told is None else np.minimum(sizes, self._told))]
+        counts: list[int] = (sizes if self._told is None else np.minimum(sizes, self._told)).tolist()
+        return counts
 
     def train(self, plan: RoundPlan, state: ServerState, own: Own | None = None) -> tuple[Reply, dict[int, str]]:
         """Trains the clients of ``plan`` from ``state``; one whose training raises is left out, with the reason.

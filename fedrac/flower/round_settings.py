@@ -78,8 +78,19 @@ class RoundSettings:
                 "method.ranks: clients of different rank cannot be compared, nor added up, entry by entry: set "
                 "upload.bits=null, guard.mean=mean, guard.clip=null and secure_aggregation=off"
             )
+        if self.method.densities is not None:
+            self._check_sparse()
         for number in range(1, self.method.period + 1):
             self.grid(returned.of_round(self.method, number))
+
+    def _check_sparse(self) -> None:
+        if self.secure.enabled or self.bits != BitsSpec():
+            raise ValueError(
+                f"{self.method.name}: every client sends other entries, and whole numbers, which can neither be added "
+                "up under masks nor be rounded: set secure_aggregation=off upload.bits=null download.bits=null"
+            )
+        if all(block.rank is None for block in self.blocks):
+            raise ValueError(f"{self.method.name}: adapt.layers names nothing of low rank, whose factors could be sent")
 
     def _check_controlled(self, method: Controlled) -> None:
         if self.guard.active or self.secure.enabled:

@@ -32,9 +32,9 @@ from fedrac.protocol.coding import CodedRound
 from fedrac.protocol.connected_clients import ConnectedClients
 from fedrac.protocol.downloads import Downloads
 from fedrac.protocol.messages import RoundSpec, Shapes, encode_plan, payload_bytes, to_record
-from fedrac.protocol.ranked import RankedCoding, ranks_of
+from fedrac.protocol.ranked import RankedCoding, pruned, ranks_of
 from fedrac.protocol.replay import FinishedRound
-from fedrac.protocol.replies import Reply, keeps, lack_of, offers_of
+from fedrac.protocol.replies import Reply, keeps, lack_of, meta_of, offers_of
 from fedrac.protocol.round_replies import collect, enforce, enforce_finite
 from fedrac.protocol.round_report import CohortFailure, RoundReport
 from fedrac.protocol.secure_server import Ask, SecureRound
@@ -89,7 +89,8 @@ class Rounds:
         self, settings: RoundSettings, connected: ConnectedClients, initial: Mapping[str, Tensor], state: ServerState
     ) -> None:
         self._settings, self._connected = settings, connected
-        self._downloads = Downloads(initial, state, settings.send_sketch == "seed")
+        density = None if (sparse := settings.method.densities) is None else sparse.download
+        self._downloads = Downloads(initial, state, settings.send_sketch == "seed", density)
         self._replay = settings.replay()
         self._clock = SimulatedClock(
             settings.server.system,
@@ -102,7 +103,7 @@ class Rounds:
             initial,
             state.round,
         )
-        self._own = state.clients
+        self._own, self._lowered = state.clients, state.ranks
         self.last: FinishedRound | None = None
 
     def is_at(self, state: ServerState) -> bool:
@@ -141,7 +142,8 @@ class Rounds:
             return {}
         most = max((block.rank for block in of.blocks if block.rank is not None), default=1)
         bounds = {c: connected.hosts[node].rank for node, clients in connected.by_host(cohort).items() for c in clients}
-        return ranks_of(of.method, of.sketch.seed, {c: [of.server.system.rank(c), bounds[c], most] for c in bounds})
+        known = {c: [of.server.system.rank(c), bounds[c], most, self._lowered.get(c)] for c in bounds}
+        return ranks_of(of.method, of.sketch.seed, known)
 
     def open(self, round_: RoundUnderWay, ask: Ask) -> RoundUnderWay:
         """Has the clients agree on masks, where the server is to see their sum alone; who cannot is left out.
@@ -224,6 +226,7 @@ class Rounds:
         reply = self._good(round_, replies)
         enforce(report, len(reply.clients), self._settings.server)
         report.train_loss, report.clients = sum(reply.losses) / len(reply.losses), len(reply.clients)
+        round_, reply, lowered = self._pruned(round_, reply)
         means, guarded = self._means(round_, reply, ask)
         coding, before = self._coded(round_).means(self._settings.bits.download), round_.state
         packed = coding.encode(means)
@@ -232,12 +235,20 @@ class Rounds:
         state = advance(before, blocks, round_.method, round_.sketches.values, means, report.eta)
         carried = (*state.factors.values(), *state.moments.values())
         enforce_finite(report.round, [*(state.weights[b.name] for b in blocks), *carried])
-        self._own = {**before.clients, **reply.own}
-        state = self._replay.averaged(replace(state, guard=guarded, clients=self._own))
+        self._own, self._lowered = {**before.clients, **reply.own}, {**before.ranks, **lowered}
+        state = self._replay.averaged(replace(state, guard=guarded, clients=self._own, ranks=self._lowered))
         step = Step(report.round, report.eta, packed)
         self._downloads.move(state, step)
-        self.last = FinishedRound(step, self._downloads.digest, guarded, reply.own)
+        self.last = FinishedRound(step, self._downloads.digest, guarded, reply.own, lowered)
         return state
+
+    def _pruned(self, round_: RoundUnderWay, reply: Reply) -> tuple[RoundUnderWay, Reply, Mapping[int, int]]:
+        """The round and its replies without what clients prune, and who has a lower rank from now on."""
+        method, start = self._settings.method, round_.state.factors
+        if not round_.ranks or not method.has_own("ranks_after"):
+            return round_, reply, {}
+        lowered, factors = pruned(method, round_.ranks, reply.clients, start, reply.factors)
+        return replace(round_, ranks={**round_.ranks, **lowered}), replace(reply, factors=factors), lowered
 
     def _coded(self, round_: RoundUnderWay) -> CodedRound:
         of, sketches = self._settings, round_.sketches.values
@@ -327,7 +338,7 @@ class Rounds:
         answers, number = list(replies), round_.report.round
         for answer in answers:
             node = answer.metadata.src_node_id
-            if not answer.has_error() and "reply" in answer.content.config_records and node in round_.hosts:
+            if node in round_.hosts and meta_of(answer):
                 counts = round_.counted or not self._connected.hosts[node].partition
                 self._downloads.landed(node, round_.hosts[node] if counts else [], keeps(answer))
         if round_.secure is not None:

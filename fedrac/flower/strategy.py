@@ -39,6 +39,7 @@ from fedrac.protocol.replay import FinishedRound, Replay
 from fedrac.protocol.resending import deliver
 from fedrac.protocol.round_report import RoundReport
 from fedrac.protocol.secure_server import Ask
+from fedrac.protocol.sparse import upload_numbers
 from fedrac.training.optimizer import LocalSpec
 
 log = logging.getLogger(__name__)
@@ -298,6 +299,8 @@ class FedRacLora(Strategy):
     def uploads(self) -> tuple[int, ...]:
         """How many numbers a client of full rank uploads in a round, ascending; more than one where rounds differ."""
         kinds = [self.shapes_at(number) for number in range(1, self.method.period + 1)]
+        if (sparse := self.method.densities) is not None:
+            return tuple(sorted({upload_numbers(shapes, sparse.upload) for shapes in kinds}))
         return tuple(sorted({sum(torch.Size(shape).numel() for shape in shapes.values()) for shapes in kinds}))
 
     def summary(self) -> None:

@@ -8,14 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+_ALIGNMENT = 64  # bytes, as PyTorch allocates
+
 
 @torch.no_grad()
 def use(model: nn.Module, weights: Mapping[str, Tensor], without: Collection[str] = ()) -> None:
     """Has a model compute with these weights.
 
     A parameter of the same dtype on the same device shares the memory of its weight from now on, so neither the model
-    nor its owner may change it in place. Into others their weights are copied, if they do not have them already.
-    Buffers, and what a module may write into while it computes, are copied, too.
+    nor its owner may change it in place. Copied are buffers, what a module may write into while it computes, and what
+    lies elsewhere in memory than PyTorch would have put it (of a file or a message): products of it round otherwise.
+    What a parameter of another dtype or on another device has copied already, it is not given again.
 
     Args:
         model: its state dict has the same names and shapes.
@@ -34,7 +37,7 @@ def use(model: nn.Module, weights: Mapping[str, Tensor], without: Collection[str
             continue
         value = weights[name]
         if id(parameter) not in written and (value.dtype, value.device) == (parameter.dtype, parameter.device):
-            parameter.data = value
+            parameter.data = value if _is_as_allocated(value) else value.clone(memory_format=torch.contiguous_format)
         elif not _has(parameter, value):
             parameter.copy_(value)
             _copied[parameter] = weakref.ref(value), parameter.data_ptr(), parameter._version
@@ -58,6 +61,10 @@ def of(model: nn.Module) -> dict[str, Tensor]:
     written, mine = _written(model), model.named_parameters(remove_duplicate=False)
     shared = {name for name, parameter in mine if id(parameter) not in written}
     return {name: value if name in shared else value.clone() for name, value in model.state_dict().items()}
+
+
+def _is_as_allocated(value: Tensor) -> bool:
+    return value.is_contiguous() and value.data_ptr() % _ALIGNMENT == 0
 
 
 def _written(model: nn.Module) -> set[int]:

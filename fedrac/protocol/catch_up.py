@@ -1,6 +1,7 @@
 """How a host comes to the server's state, and where it keeps it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from flwr.app import Context
@@ -8,11 +9,13 @@ from torch import Tensor
 
 from fedrac.algorithm.blocks import Block
 from fedrac.algorithm.state import ServerState
+from fedrac.loading.told import told
 from fedrac.protocol.messages import RoundPlan
 from fedrac.protocol.node_config import MEMORY, NodeConfig
 from fedrac.protocol.node_state import Initial, NodeState
 from fedrac.protocol.processes import stays
 from fedrac.protocol.replay import Replay
+from fedrac.protocol.sparse import decode_start
 
 
 def follow(plan: RoundPlan, blocks: Sequence[Block], replica: NodeState) -> tuple[ServerState, bool]:
@@ -25,8 +28,15 @@ def follow(plan: RoundPlan, blocks: Sequence[Block], replica: NodeState) -> tupl
 
     Raises:
         CannotRebuild: the node needs more than was sent.
+        ValueError: the factors that the round starts from are due, and were not sent.
     """
-    return replica.follow(plan.update, partial(_replay(plan, blocks).advance, room=replica.room))
+    state, kept = replica.follow(plan.update, partial(_replay(plan, blocks).advance, room=replica.room))
+    if (densities := plan.spec.method.densities) is None:
+        return state, kept
+    if plan.start is None:
+        raise told(ValueError("the factors that the round starts from are missing"))
+    at, dtype = plan.spec.method.at(plan.spec.round), state.weights[blocks[0].name].dtype
+    return replace(state, factors=decode_start(plan.start, blocks, at, densities.download, dtype)), kept
 
 
 def merged(plan: RoundPlan, blocks: Sequence[Block], state: ServerState) -> dict[str, Tensor]:

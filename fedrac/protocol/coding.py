@@ -16,6 +16,7 @@ from fedrac.algorithm.round_start import start_of_round
 from fedrac.algorithm.rounding import Rounding
 from fedrac.algorithm.state import ServerState
 from fedrac.protocol.messages import Shapes, pack, unpack
+from fedrac.protocol.sparse import SparseCoding
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,10 @@ class CodedRound:
     sketches: Mapping[str, Tensor]
     state: ServerState
 
-    def uploads(self, bits: int | None) -> "UploadCoding | None":
-        """How factors are uploaded in so many bits; None: whole."""
+    def uploads(self, bits: int | None) -> "UploadCoding | SparseCoding | None":
+        """How factors are uploaded in so many bits, or sparsely where the method has it; None: whole."""
+        if (densities := self.method.method.densities) is not None:
+            return SparseCoding(densities.upload, self._start())
         return None if bits is None else UploadCoding(bits, self.seed, self.number, self._start())
 
     def means(self, bits: int | None) -> "MeansCoding":

@@ -2,14 +2,16 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from flwr.app import RecordDict
 from torch import Tensor
 
 from fedrac.algorithm.state import ServerState
-from fedrac.protocol import node_state
+from fedrac.protocol import node_state, state_digest
 from fedrac.protocol.connected_clients import Hosted
-from fedrac.protocol.messages import encode_update
+from fedrac.protocol.messages import encode_update, to_record
+from fedrac.protocol.sparse import encode_start
 from fedrac.protocol.state_log import StateLog, Step
 
 
@@ -20,10 +22,15 @@ class Downloads:
         initial: the weights before round 1, which hosts may be able to build.
         state: where the run stands.
         replays: whether hosts can rebuild the sketches, and so replay rounds.
+        density: which share of the carried factors is sent, anew in every message; hosts then have the weights alone,
+            and replay nothing. None: carried factors are part of the state that they follow.
     """
 
-    def __init__(self, initial: Mapping[str, Tensor], state: ServerState, replays: bool) -> None:
-        self._chain = StateLog(ServerState(0, initial, {}), replays)
+    def __init__(
+        self, initial: Mapping[str, Tensor], state: ServerState, replays: bool, density: float | None = None
+    ) -> None:
+        self._chain, self._density = StateLog(ServerState(0, initial, {}), replays and density is None), density
+        self._whole = self._chain.tip  # the server's state, also where hosts have a part of it
         self._kept: dict[int, str] = {}  # by node id, the digest of what it keeps
         self._reached: dict[int, str] = {}  # by client, the digest of what it was last sent
         self._cannot_replay: set[int] = set()
@@ -33,17 +40,23 @@ class Downloads:
 
     def is_at(self, state: ServerState) -> bool:
         """Whether messages bring hosts to this state."""
-        tip = self._chain.tip.state
+        tip = self._whole.state
         return tip.weights is state.weights and tip.factors is state.factors
 
     @property
     def digest(self) -> str:
-        """Of the state that messages bring hosts to."""
-        return self._chain.tip.digest
+        """Of the server's state."""
+        return self._whole.digest
 
     def move(self, state: ServerState, step: Step | None = None) -> None:
         """The server has made a step, or has its state from elsewhere."""
-        self._chain.add(state, step)
+        if self._density is None:
+            self._chain.add(state, step)
+            self._whole = self._chain.tip
+        else:
+            self._whole = state_digest.take(state, self._whole)
+            self._chain.add(replace(state, factors={}, moments={}))
+            self._start = encode_start(state.factors, self._density)
         self._encoded: dict[tuple[str, bool], RecordDict] = {}
         self._sizes: dict[tuple[str, bool], int] = {}
         node_state.remember(self._chain.tip)
@@ -61,8 +74,8 @@ class Downloads:
         self._kept.pop(node, None)
         if reason == "differs":
             self._cannot_replay.add(node)
-        base = "" if self._helped.get(node) == self.digest else self._chain.newest(offers)
-        self._helped[node] = self.digest
+        base = "" if self._helped.get(node) == self._chain.tip.digest else self._chain.newest(offers)
+        self._helped[node] = self._chain.tip.digest
         if hosted.partition and base:
             self._behind[node] = base
         replay = node not in self._cannot_replay
@@ -85,9 +98,10 @@ class Downloads:
 
     def landed(self, node: int, clients: Sequence[int], kept: bool) -> None:
         """A host has answered: it and its clients were sent the state."""
-        self._reached |= dict.fromkeys(clients, self.digest)
+        digest = self._chain.tip.digest
+        self._reached |= dict.fromkeys(clients, digest)
         if kept:
-            self._kept[node] = self._behind.pop(node, self.digest)
+            self._kept[node] = self._behind.pop(node, digest)
 
     def _base(self, node: int, hosted: Hosted) -> str:
         kept = [self._kept[node]] if node in self._kept else []
@@ -95,10 +109,14 @@ class Downloads:
 
     def _size(self, base: str, replay: bool = True) -> int:
         if (base, replay) not in self._sizes:
-            self._sizes[base, replay] = self._chain.size_from(base, replay)
+            start = 0 if self._density is None else self._start.nbytes
+            self._sizes[base, replay] = self._chain.size_from(base, replay) + start
         return self._sizes[base, replay]
 
     def _content(self, base: str, replay: bool) -> RecordDict:
         if (base, replay) not in self._encoded:
-            self._encoded[base, replay] = encode_update(self._chain.update_from(base, replay))
+            content = encode_update(self._chain.update_from(base, replay))
+            if self._density is not None:
+                content["start"] = to_record({"factors": self._start})
+            self._encoded[base, replay] = content
         return self._encoded[base, replay]

@@ -17,15 +17,29 @@ def empty_in(folder: Path, like: Tensor) -> Tensor:
     Its pages are the system's to write out and to read again, as those of any mapped file. It is in memory where it is
     small, or where the disk has no room for it.
     """
+    found = _file_in(folder, like)
+    return torch.empty_like(like) if found is None else found
+
+
+def in_files(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same values, in such files where they are not yet in one; what is there already is the very same tensor."""
+    found = {}
+    for name, tensor in tensors.items():
+        place = None if tensor.untyped_storage().filename else _file_in(folder, tensor)
+        found[name] = tensor if place is None else place.copy_(tensor)
+    return found
+
+
+def _file_in(folder: Path, like: Tensor) -> Tensor | None:
     if like.nbytes < _LARGE:
-        return torch.empty_like(like)
+        return None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=folder, suffix=".part") as file:
             os.posix_fallocate(file.fileno(), 0, like.nbytes)  # a disk that is full later on would end the process
             return torch.from_file(file.name, shared=True, size=like.numel(), dtype=like.dtype).view(like.shape)
     except (OSError, AttributeError):  # macOS cannot reserve room
-        return torch.empty_like(like)
+        return None
 
 
 def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

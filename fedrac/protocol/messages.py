@@ -24,7 +24,8 @@ from fedrac.algorithm.method import Method
 from fedrac.algorithm.rounding import BitsSpec
 from fedrac.algorithm.sketch import SketchSpec
 from fedrac.protocol import method_settings
-from fedrac.protocol.state_log import Step, Update
+from fedrac.protocol.records import Passed, record_of
+from fedrac.protocol.state_log import PARTS, Step, Update
 from fedrac.training.optimizer import LocalSpec
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -69,6 +70,8 @@ class RoundPlan:
         ranks: by client, where they differ (`Method.ranks`); else empty.
         update: leads to the state that they start from.
         sketches: by `Block.sketch_key`, the random factors, if they are sent as matrices; else empty.
+        start: the carried factors that the round starts from, where they are sent sparsely, (bytes,) uint8
+            (`fedrac.protocol.sparse`); None: they are part of the state.
     """
 
     spec: RoundSpec
@@ -76,25 +79,35 @@ class RoundPlan:
     update: Update
     sketches: Mapping[str, Tensor]
     ranks: Mapping[int, int] = field(default_factory=dict)
+    start: Tensor | None = None
 
 
 def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
-    """Tensors as a Flower record (NumPy format, no pickle)."""
-    return ArrayRecord({name: Array(t.detach().cpu().contiguous().numpy()) for name, t in tensors.items()})
+    """Tensors as a Flower record, whose receiver may be in this process: nobody may change them any more."""
+    record = ArrayRecord()
+    for name, tensor in tensors.items():
+        record[name] = Passed(tensor)
+    return record
 
 
 def from_record(record: ArrayRecord) -> dict[str, Tensor]:
-    """The tensors of a record, in the shapes (any) and dtypes that its arrays have; writable copies.
+    """The tensors of a record, in the shapes (any) and dtypes that its arrays have.
+
+    They are copies; those of a message that has not left the process are the sender's, which nobody may change.
 
     Raises:
         ValueError: its bytes are not arrays.
     """
-    return {name: _tensor(name, array) for name, array in record.items()}
+    return {name: a.tensor if isinstance(a, Passed) else _tensor(name, a) for name, a in record.items()}
 
 
 def payload_bytes(record: ArrayRecord) -> int:
     """Bytes of the numbers in a record, headers left out. What a record says of its arrays' shapes is not believed."""
-    return sum(max(len(a.data) - _header_bytes(a.data), 0) for a in record.values())
+    return sum(a.tensor.nbytes if isinstance(a, Passed) else _payload(a.data) for a in record.values())
+
+
+def _payload(data: bytes) -> int:
+    return max(len(data) - _header_bytes(data), 0)
 
 
 def _header_bytes(data: bytes) -> int:
@@ -158,19 +171,16 @@ def encode_update(update: Update) -> RecordDict:
 
 def decode_update(content: RecordDict) -> Update:
     """The inverse of `encode_update`, on the host."""
-    about: dict[str, Any] = dict(content.config_records["update"])
-    arrays = content.array_records
-    means = torch.split(from_record(arrays["steps"]).get("means", torch.empty(0)), about["sizes"])
+    about: dict[str, Any] = dict(record_of(content, "update", ConfigRecord))
+    arrays = {name: from_record(record_of(content, name, ArrayRecord)) for name in ("steps", *PARTS)}
+    means = torch.split(arrays.pop("steps").get("means", torch.empty(0)), about["sizes"])
     return Update(
         round=about["round"],
         digest=about["digest"],
         base=about["base"],
         steps=tuple(Step(*told) for told in zip(about["rounds"], about["etas"], means, strict=True)),
-        weights=from_record(arrays["weights"]),
-        factors=from_record(arrays["factors"]),
-        basis=from_record(arrays["basis"]),
-        moments=from_record(arrays["moments"]),
         path=tuple(about["path"]),
+        **arrays,
     )
 
 
@@ -197,7 +207,7 @@ def decode_plan(content: RecordDict) -> RoundPlan:
     Raises:
         Refused: the method may not be named here.
     """
-    plan = content.config_records["plan"]
+    plan = record_of(content, "plan", ConfigRecord)
     raw = json.loads(str(plan["spec"]))
     betas = tuple(raw["local"].pop("betas"))
     typed: dict[str, Any] = {
@@ -207,8 +217,9 @@ def decode_plan(content: RecordDict) -> RoundPlan:
         "local": LocalSpec(**raw.pop("local"), betas=betas),
         "grid": SecureGrid(**grid) if (grid := raw.pop("grid")) else None,
     }
-    sketches = from_record(content.array_records["sketches"])
+    sketches = from_record(record_of(content, "sketches", ArrayRecord))
     clients: list[int] = list(plan["clients"])  # type: ignore[arg-type]
     told: list[int] = list(plan.get("ranks", []))  # type: ignore[arg-type]
     ranks = dict(zip(clients, told, strict=True)) if told else {}
-    return RoundPlan(RoundSpec(**raw, **typed), clients, decode_update(content), sketches, ranks)
+    start = from_record(content.array_records["start"])["factors"] if "start" in content.array_records else None
+    return RoundPlan(RoundSpec(**raw, **typed), clients, decode_update(content), sketches, ranks, start)

@@ -1,7 +1,7 @@
 """A node's copy of the server's state: in the memory of its process, on its disk, or built from the configuration.
 
-Where a node keeps files, its memory has no copy of what they hold: the state is mapped from the file, and matrices that
-a round has made anew from files without a name until the next one is written.
+Where a node keeps files, the state that it remembers is in files without a name, too, whose pages the system may write
+out: it is as large as the model in float32, and nothing reads it while clients are trained with other weights.
 
 A node's process may end at any time, and a simulation's next message may come to another one, so nothing relies on
 memory; what is found there saves time. Nothing relies on the disk either: a copy is what its digest says, or it does
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fedrac.algorithm.state import ServerState
 from fedrac.protocol import state_digest
-from fedrac.protocol.mapped import apart, empty_in
+from fedrac.protocol.mapped import apart, empty_in, in_files
 from fedrac.protocol.state_digest import DigestedState
 from fedrac.protocol.state_log import Step, Update, apply
 
@@ -129,11 +129,8 @@ class NodeState:
         Raises:
             CannotRebuild: it cannot be made from what is here.
         """
-        held = self._held(update.digest)
-        found = held or self._made(update, advance)
+        found = self._in_files(self._held(update.digest) or self._made(update, advance))
         kept = self._keep(found)
-        if held is None:
-            found = self._mapped(found) or found
         remember(found, self.run)
         self.initial.release()
         return found.state, kept or self.in_memory
@@ -170,13 +167,12 @@ class NodeState:
                 return found if found.digest == digest else None
         return None
 
-    def _mapped(self, state: DigestedState) -> DigestedState | None:
-        """The same, in the memory of its file; None if there is none that has it."""
-        if not self._file or _digest_in(self._file) != state.digest:
-            return None
-        with contextlib.suppress(OSError, SafetensorError):
-            return replace(state, state=state_digest.state_of(state.state.round, load_file(self._file)))
-        return None
+    def _in_files(self, state: DigestedState) -> DigestedState:
+        """The same, in no memory of this process's own, where it remembers it and the node keeps files."""
+        if self.folder is None or not self.in_memory:
+            return state
+        tensors = in_files(self.folder, state.tensors)
+        return replace(state, state=state_digest.state_of(state.state.round, tensors))
 
     def _remembered(self) -> DigestedState | None:
         run, state = _latest or ("", None)

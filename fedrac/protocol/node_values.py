@@ -77,7 +77,8 @@ def unusable(field: str, values: NDArray[Any], largest: float, rule: str = "prod
     found: dict[int, str] = {}
     if not len(values):
         return found
-    sizes = np.abs(values).reshape(len(values), -1).max(1, initial=0)  # NaN where there is one
+    rows = values.reshape(len(values), -1)
+    sizes = np.maximum(rows.max(1, initial=0), -rows.min(1, initial=0))  # NaN where there is one
     for place in np.flatnonzero(~(sizes <= largest)).tolist():
         size = float(sizes[place])
         known = f"is {size:.1e}: a {rule} of such {NOT_FINITE}" if math.isfinite(size) else NOT_FINITE

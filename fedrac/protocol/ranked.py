@@ -22,6 +22,29 @@ def ranks_of(method: Method, seed: int, bounds: Mapping[int, Sequence[int | None
     return {client: min(bound for bound in (rules[client], *own) if bound) for client, own in bounds.items()}
 
 
+def pruned(
+    method: Method,
+    ranks: Mapping[int, int],
+    clients: Sequence[int],
+    start: Mapping[str, Tensor],
+    factors: Mapping[str, Tensor],
+) -> tuple[dict[int, int], dict[str, Tensor]]:
+    """The clients of a round whose rank is lower from now on, and what counts of what they found.
+
+    Args:
+        method: says which (`Method.ranks_after`).
+        ranks: by client, those of the round.
+        clients: whose the factors are, (C,).
+        start: by `Block.key`, the carried factors that the round started from.
+        factors: what the clients found, (C, ...).
+    """
+    before = [ranks[client] for client in clients]
+    after = returned.of_ranks_after(method, before, method.ranks_after(before, start, factors))
+    lowered = {client: new for client, old, new in zip(clients, before, after, strict=True) if new < old}
+    parts = trained_parts({key: tuple(value.shape[1:]) for key, value in factors.items()}, after) if lowered else {}
+    return lowered, {key: value * parts[key] if key in parts else value for key, value in factors.items()}
+
+
 @dataclass(frozen=True)
 class RankedCoding:
     """Of the factors that the clients of a round upload.

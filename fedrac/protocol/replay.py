@@ -81,9 +81,11 @@ class FinishedRound:
         digest: of the state after it, see `fedrac.protocol.state_digest`.
         guard: what clipping and noise carry on after it.
         own: by client of the round that is simulated, what has stayed with it, by `Block.key`.
+        ranks: by client of the round whose rank is lower from now on, what it is.
     """
 
     step: Step
     digest: str
     guard: GuardState
     own: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    ranks: Mapping[int, int] = field(default_factory=dict)

@@ -30,9 +30,12 @@ from fedrac.protocol.node_values import (
     unusable,
 )
 from fedrac.protocol.ranked import RankedCoding
+from fedrac.protocol.records import find, record_of
+from fedrac.protocol.sparse import SparseCoding
 
-Coding = UploadCoding | RankedCoding
+Coding = UploadCoding | RankedCoding | SparseCoding
 
+_LACK = "cannot_rebuild"
 _CANNOT_REBUILD = {
     "missing": "it no longer has the state that they follow from",
     "differs": "those that it made have another digest",
@@ -133,8 +136,8 @@ def decode_reply(
     try:
         reply, failed = _parse(content_of(message), round_, shapes, dtype, coding)
         _check_clients(reply, failed, asked)
-        if own and own_state.NAME in message.content.array_records:
-            kept = own_state.decode(message.content.array_records[own_state.NAME], own, reply.clients)
+        if own and (sent := find(message.content, own_state.NAME, ArrayRecord)) is not None:
+            kept = own_state.decode(sent, own, reply.clients)
             reply = replace(reply, own=kept)
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         missing = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
@@ -149,8 +152,8 @@ def content_of(message: Message) -> RecordDict:
     """The content of an answer; raises ValueError with the reason if it is an error."""
     if message.has_error():
         raise ValueError(f"raised {message.error.reason or 'an error without a reason'}")
-    if "error" in message.content.config_records:
-        raise ValueError(f"raised {message.content.config_records['error']['reason']!s}")
+    if (error := find(message.content, "error", ConfigRecord)) is not None:
+        raise ValueError(f"raised {error['reason']!s}")
     if (reason := lack_of(message)) is not None:
         raise ValueError(f"cannot make the server's weights: {_CANNOT_REBUILD.get(reason, reason)}")
     return message.content
@@ -158,33 +161,36 @@ def content_of(message: Message) -> RecordDict:
 
 def encode_lack(reason: str, offers: Sequence[str] = ()) -> RecordDict:
     """The answer of a host that cannot make the state that the server wants; see `CannotRebuild`."""
-    return RecordDict({"cannot_rebuild": ConfigRecord({"reason": reason, "offers": list(offers)})})
+    return RecordDict({_LACK: ConfigRecord({"reason": reason, "offers": list(offers)})})
 
 
 def lack_of(message: Message) -> str | None:
     """Why a host needs more than it was sent; None if it does not ask for it."""
-    if message.has_error() or "cannot_rebuild" not in message.content.config_records:
+    if message.has_error() or (record := find(message.content, _LACK, ConfigRecord)) is None:
         return None
-    return line(message.content.config_records["cannot_rebuild"].get("reason", ""))
+    return line(record.get("reason", ""))
 
 
 def offers_of(message: Message) -> tuple[str, ...]:
     """Digests of the states that a host has which needs more; none if its answer makes no sense."""
-    found = message.content.config_records["cannot_rebuild"].get("offers", [])
+    found = record_of(message.content, _LACK, ConfigRecord).get("offers", [])
     return tuple(line(offer, 64) for offer in found[:MOST_OFFERS]) if isinstance(found, list) else ()
 
 
 def is_late(message: Message, round_: int) -> bool:
     """Whether it answers for an earlier round than ``round_``."""
-    records = {} if message.has_error() else message.content.config_records
-    told = records["reply"].get("round") if "reply" in records else None
+    told = meta_of(message).get("round")
     return type(told) is int and 0 <= told < round_
 
 
 def keeps(message: Message) -> bool:
     """Whether a host says that it keeps the state that it was sent."""
-    records = {} if message.has_error() else message.content.config_records
-    return "reply" in records and records["reply"].get("kept") is True
+    return meta_of(message).get("kept") is True
+
+
+def meta_of(message: Message) -> Mapping[str, Any]:
+    """What an answer says beside its numbers; nothing if it is none."""
+    return {} if message.has_error() else find(message.content, "reply", ConfigRecord) or {}
 
 
 def empty_reply(shapes: Shapes, dtype: torch.dtype) -> Reply:
@@ -198,20 +204,23 @@ def join(replies: Sequence[Reply]) -> Reply:
         return Reply([], [], [], {})
     clients = [c for r in replies for c in r.clients]
     order = sorted(range(len(clients)), key=clients.__getitem__)
-    together = Reply(
+    return _keep(replies[0] if len(replies) == 1 else _together(clients, replies), order)
+
+
+def _together(clients: Sequence[int], replies: Sequence[Reply]) -> Reply:
+    return Reply(
         clients,
         [n for r in replies for n in r.examples],
         [x for r in replies for x in r.losses],
         {key: torch.cat([r.factors[key] for r in replies]) for key in replies[0].factors},
         {client: own for r in replies for client, own in r.own.items()},
     )
-    return _keep(together, order)
 
 
 def _parse(
     content: RecordDict, round_: int, shapes: Shapes, dtype: torch.dtype, coding: Coding | None
 ) -> tuple[Reply, dict[int, str]]:
-    meta, metrics = content.config_records["reply"], content.metric_records["metrics"]
+    meta, metrics = record_of(content, "reply", ConfigRecord), record_of(content, "metrics", MetricRecord)
     if type(meta["round"]) is not int or meta["round"] != round_:
         raise ValueError(f"field round is {meta['round']!r}, expected {round_}")
     clients = integers("clients", meta["clients"], most=MOST_CLIENTS)
@@ -225,7 +234,7 @@ def _parse(
         raise ValueError(f"{len(clients)} clients, but {len(examples)} examples and {len(losses)} losses")
     if not clients:
         return empty_reply(shapes, dtype), failed
-    record = content.array_records["factors"]
+    record = record_of(content, "factors", ArrayRecord)
     if set(record) != {"factors"}:
         raise ValueError(f"field factors has names {sorted(record)}, expected ['factors']")
     return Reply(clients, examples, losses, _factors(record, clients, shapes, dtype, coding)), failed
@@ -255,10 +264,12 @@ def _bad(reply: Reply, announced: Mapping[int, int]) -> dict[int, tuple[str, boo
     of its largest number is no factor of a model. The number of examples, a weight of the mean perhaps, is the one that
     the host had announced.
     """
-    bad: dict[int, tuple[str, bool]] = {}
-    for place, (client, count) in enumerate(zip(reply.clients, reply.examples, strict=True)):
-        if announced.get(client, count) != count:
-            bad[place] = f"field examples is {count}, but the host had announced {announced[client]}", False
+    due = [announced.get(client, count) for client, count in zip(reply.clients, reply.examples, strict=True)]
+    bad = {
+        place: (f"field examples is {count}, but the host had announced {told}", False)
+        for place, (count, told) in (enumerate(zip(reply.examples, due, strict=True)) if due != reply.examples else ())
+        if count != told
+    }
     found = unusable("losses", np.array(reply.losses, np.float64), LARGEST, "sum")
     for key, value in reply.factors.items():
         if not value.is_floating_point():  # under masks: all integers are as good

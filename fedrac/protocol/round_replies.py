@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from flwr.app import Message
+from flwr.app import ArrayRecord, Message
 from torch import Tensor
 
 from fedrac.algorithm.server import ServerSpec
 from fedrac.protocol.messages import Shapes, payload_bytes
+from fedrac.protocol.records import find
 from fedrac.protocol.replies import Coding, Refusal, Reply, decode_reply, is_late, join, keeps
 from fedrac.protocol.round_report import CohortFailure, Divergence, RoundReport
 
@@ -91,8 +92,8 @@ def _bounded(refusals: Sequence[Refusal]) -> list[Refusal]:
 
 
 def _upload(message: Message) -> int:
-    records = {} if message.has_error() else message.content.array_records
-    return payload_bytes(records["factors"]) if "factors" in records else 0
+    factors = None if message.has_error() else find(message.content, "factors", ArrayRecord)
+    return 0 if factors is None else payload_bytes(factors)
 
 
 def enforce(report: RoundReport, good: int, server: ServerSpec) -> None:

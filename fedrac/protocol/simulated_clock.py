@@ -19,6 +19,7 @@ from fedrac.protocol.downloads import Downloads
 from fedrac.protocol.messages import Shapes
 from fedrac.protocol.replay import Replay
 from fedrac.protocol.round_report import RoundReport
+from fedrac.protocol.sparse import upload_bytes, vector_of
 
 
 class SimulatedClock:
@@ -69,6 +70,10 @@ class SimulatedClock:
         first = [{} if method.merge else trained_shapes(adapted, at) for at in rounds]  # and what stays with clients
         self._carried = _bytes({key: shape for shapes in first for key, shape in shapes.items()}, size)
         self._moments = len(method.step("", torch.zeros(1), {})[1]) + method.sends_controls  # of each number
+        self._sparse, self._start = method.densities, 0
+        if self._sparse is not None:  # every message has the factors, and nodes have no others
+            self._start = vector_of(first[0], self._sparse.download, size).size
+            self._of_round, self._carried, self._moments = [{} for _ in rounds], 0, 0
         self._model = sum(value.nbytes for value in initial.values())
 
     def tell(
@@ -81,12 +86,13 @@ class SimulatedClock:
             ranks: of the cohort's clients, where they differ.
         """
         system, number, seconds = self._system, report.round, {}
-        whole, more = matrices is not None, sum(value.nbytes for value in (matrices or {}).values())
+        more = sum(value.nbytes for value in (matrices or {}).values())
+        whole = matrices is not None or self._sparse is not None
         examples = self._connected.examples_of(report.cohort)
         for node, clients in self._connected.by_host(report.cohort).items():
             begin = self._downloads.first(self._connected.hosts[node])
             for client in clients:
-                download = self.download(self._drawn.get(client, begin), number, whole) + more
+                download = self.download(self._drawn.get(client, begin), number, whole) + self._start + more
                 upload = self._upload((number - 1) % len(self._trained), (ranks or {}).get(client))
                 work = Work(examples[client] * self._epochs, download, upload)
                 seconds[client] = system.seconds(client, work, self._seed, number)
@@ -100,7 +106,11 @@ class SimulatedClock:
 
     def _upload(self, place: int, rank: int | None) -> int:
         if (place, rank) not in self._uploads:
-            self._uploads[place, rank] = _bytes(shapes_of_rank(self._trained[place], rank), self._size, self._bits)
+            shapes = shapes_of_rank(self._trained[place], rank)
+            size = _bytes(shapes, self._size, self._bits)
+            if self._sparse is not None:
+                size = upload_bytes(shapes, self._sparse.upload, self._size)
+            self._uploads[place, rank] = size
         return self._uploads[place, rank]
 
     def download(self, last: int | None, number: int, whole: bool) -> int:

@@ -17,6 +17,8 @@ from torch import Tensor
 from fedrac.algorithm.state import ServerState
 from fedrac.protocol import state_digest
 
+PARTS = ("weights", "factors", "basis", "moments")  # of `ServerState`: tensors by name
+
 
 @dataclass(frozen=True)
 class Step:
@@ -59,7 +61,7 @@ class Update:
     @property
     def tensors(self) -> dict[str, Any]:
         """Those that replace others, by the part of `ServerState` that they belong to."""
-        return {part: getattr(self, part) for part in ("weights", "factors", "basis", "moments")}
+        return {part: getattr(self, part) for part in PARTS}
 
     def without(self, held: Collection[str]) -> "Update":
         """What is left of it for who holds these digests."""

@@ -98,7 +98,8 @@ def replayed(log: Log, state: ServerState) -> ServerState:
     """
     for each in log.rounds:
         assert log.replay is not None
-        state = replace(log.replay.advance(state, each.step), clients={**state.clients, **each.own})
+        state = log.replay.advance(state, each.step)
+        state = replace(state, clients={**state.clients, **each.own}, ranks={**state.ranks, **each.ranks})
     if log.rounds and state_digest.take(state).digest != log.rounds[-1].digest:
         raise ValueError(
             f"the rounds up to {state.round} give other weights here than where they were made: another math library, "
@@ -130,7 +131,8 @@ def _frames(path: Path) -> Iterator[bytes]:
 
 
 def _content(of: FinishedRound) -> bytes:
-    about = {"round": of.step.round, "eta": of.step.eta, "digest": of.digest, "guard": asdict(of.guard)}
+    about: dict[str, Any] = {"round": of.step.round, "eta": of.step.eta, "digest": of.digest}
+    about |= {"guard": asdict(of.guard), **({"ranks": of.ranks} if of.ranks else {})}
     own = {f"{client}/{key}": value.contiguous() for client, kept in of.own.items() for key, value in kept.items()}
     return save({"means": of.step.means.contiguous(), **own}, {"about": json.dumps(about)})
 
@@ -140,7 +142,7 @@ def _finished(content: bytes) -> FinishedRound:
     tensors = load(content)
     step = Step(about["round"], about["eta"], tensors.pop("means"))
     guard = TypeAdapter(GuardState).validate_python(about["guard"])
-    return FinishedRound(step, about["digest"], guard, snapshot.by_client(tensors))
+    return FinishedRound(step, about["digest"], guard, snapshot.by_client(tensors), snapshot.ranks_of(about))
 
 
 def _metadata(content: bytes) -> dict[str, str]:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,13 @@ class About:
         round: after which the state was.
         sha256: of the other files, by name.
         until: the round that the log beside it is to be replayed to; None: to its end.
+        ranks: `ServerState.ranks`.
     """
 
     round: int
     sha256: Mapping[str, str]
     until: int | None = None
+    ranks: Mapping[int, int] = field(default_factory=dict)
 
 
 def write(folder: Path, state: ServerState, merged: Mapping[str, Tensor]) -> None:
@@ -67,12 +69,13 @@ def write(folder: Path, state: ServerState, merged: Mapping[str, Tensor]) -> Non
         _write_tensors(folder / _CLIENTS, own)
     if state.guard != GuardState():
         _write_text(folder / _GUARD, asdict(state.guard), mode=0o600)
-    describe(folder, About(state.round, {path.name: _digest(path) for path in sorted(folder.iterdir())}))
+    files = {path.name: _digest(path) for path in sorted(folder.iterdir())}
+    describe(folder, About(state.round, files, ranks=state.ranks))
 
 
 def describe(folder: Path, about: About) -> None:
     """Writes ``state.json``, which comes last."""
-    values = {name: value for name, value in asdict(about).items() if value is not None}
+    values = {name: value for name, value in asdict(about).items() if value is not None and value != {}}
     _write_text(folder / ABOUT, values)
     to_disk(folder)
 
@@ -84,7 +87,7 @@ def about(folder: Path, verify: bool = True) -> About | None:
         if verify and any(_digest(folder / name) != digest for name, digest in values["sha256"].items()):
             return None
         until = values.get("until")
-        return About(int(values["round"]), values["sha256"], None if until is None else int(until))
+        return About(int(values["round"]), values["sha256"], None if until is None else int(until), ranks_of(values))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # another program's state.json, too
         return None
 
@@ -98,6 +101,7 @@ def read(folder: Path, about: About) -> ServerState:
         part: load_file(folder / name) if name in about.sha256 else {} for part, name in _PARTS.items()
     }
     parts["clients"] = by_client(load_file(folder / _CLIENTS)) if _CLIENTS in about.sha256 else {}
+    parts["ranks"] = about.ranks
     if _CARRIED not in about.sha256:
         return ServerState(about.round, merged(folder), {}, guard, **parts)
     both = load_file(folder / _CARRIED)
@@ -114,6 +118,11 @@ def by_client(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
         client, _, key = name.partition("/")
         found.setdefault(int(client), {})[key] = value
     return found
+
+
+def ranks_of(values: Mapping[str, Any]) -> dict[int, int]:
+    """``ranks`` of something that comes from JSON, whose keys are text; none in what earlier versions wrote."""
+    return {int(client): int(rank) for client, rank in values.get("ranks", {}).items()}
 
 
 def merged(folder: Path) -> dict[str, Tensor]:

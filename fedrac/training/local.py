@@ -74,21 +74,23 @@ def train_cohort(
     """
     trained = {**start.trained, **{f"{key}/control": value for key, value in start.shared.items()}}
     factors = {k: torch.empty(len(shards), *v.shape, dtype=v.dtype) for k, v in trained.items()}
-    losses = torch.empty(len(shards), dtype=torch.float64)
+    losses, sizes = torch.empty(len(shards), dtype=torch.float64), [len(s) for s in shards]
     with _local_mode(problem.model):
-        most = spec.max_tokens or _most_tokens(problem, start, shards, spec, seed)
-        for places in chunks([len(s) for s in shards], spec, most):
+        most = spec.max_tokens or _most_tokens(problem, start, shards, sizes, spec, seed)
+        for places in chunks(sizes, spec, most):
             chunk = _trained(problem, start, [shards[p] for p in places], spec, seed, round_, most)
             at = torch.tensor(places)
             for key, value in chunk.found().items():
                 factors[key].index_copy_(0, at, value.to("cpu"))
             losses[at] = chunk.mean_losses()
-    return CohortResult(factors, losses, torch.tensor([len(s) for s in shards]))
+    return CohortResult(factors, losses, torch.tensor(sizes))
 
 
-def _most_tokens(problem: TrainingSetup, start: Start, shards: Sequence[Shard], spec: LocalSpec, seed: int) -> int:
+def _most_tokens(
+    problem: TrainingSetup, start: Start, shards: Sequence[Shard], sizes: Sequence[int], spec: LocalSpec, seed: int
+) -> int:
     """How many tokens (rows, of what has no length) may go through the model together."""
-    first = [shards[p] for p in chunks([len(s) for s in shards], spec, MOST)[0]]
+    first = [shards[p] for p in chunks(sizes, spec, MOST)[0]]
     return most_tokens(_way(problem, start, first, seed).kept, next(problem.model.parameters()).device)
 
 
@@ -252,7 +254,7 @@ class _Lockstep:
             add_l2(gradients, {**self.start.frozen, **parameters}, self.problem, self.spec.l2)
         if self.start.prox:
             add_prox(gradients, parameters, self.differences.begin(clients), self.start.prox)
-        self.differences.straighten(gradients)
+        self.differences.straighten(gradients, parameters)
         if self.spec.clip is not None:
             clip_per_client(gradients, self.spec.clip)
         if self.spec.precondition:

@@ -107,10 +107,10 @@ class Minibatches:
 
 def chunks(sizes: Sequence[int], spec: LocalSpec, most: int) -> list[list[int]]:
     """Places of the clients, most steps first, cut so that no step has more than ``most`` rows."""
-    order = sorted(range(len(sizes)), key=lambda c: (-spec.steps(sizes[c]), -sizes[c]))
+    order = np.argsort(-np.asarray(sizes), kind="stable").tolist()  # who has more examples has no fewer steps
     cut: list[list[int]] = []
-    for place in order:  # the first client of a chunk has the widest mini-batches
-        if not cut or (len(cut[-1]) + 1) * spec.rows_per_step(sizes[cut[-1][0]]) > most:
-            cut.append([])
-        cut[-1].append(place)
+    while order:  # the first client of a chunk has the widest mini-batches
+        clients = max(most // spec.rows_per_step(sizes[order[0]]), 1)
+        cut.append(order[:clients])
+        order = order[clients:]
     return cut

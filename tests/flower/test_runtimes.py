@@ -104,6 +104,12 @@ def test_a_method_of_ones_own(flower_run: Callable[..., Path], tmp_path: Path) -
     compare(flower_run(own, 2), in_process(tmp_path / "same", 2, own), 0.0)
 
 
+def test_sparse_factors(flower_run: Callable[..., Path], tmp_path: Path) -> None:
+    """Every message has the factors that the round starts from."""
+    overrides = f"{OVERRIDES} method=flasc method.download_density=0.4 'method.optimizer={{name: adam, lr: 0.05}}'"
+    compare(flower_run(overrides, 2), in_process(tmp_path / "same", 2, overrides), 0.0)
+
+
 @pytest.mark.parametrize(
     "method",
     [

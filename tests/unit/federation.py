@@ -24,6 +24,9 @@ from fedrac.algorithm.server import (
 )
 from fedrac.algorithm.sketch import Law, SketchSpec
 from fedrac.algorithm.state import ServerState
+from fedrac.protocol import ranked
+from fedrac.protocol.coding import CodedRound
+from fedrac.protocol.sparse import decode_start, encode_start
 from fedrac.training.adapter import CohortAdapter
 from fedrac.training.local import CohortResult, train_cohort
 from fedrac.training.optimizer import LocalSpec
@@ -78,9 +81,27 @@ class Federation:
 
     def start(self, round_: int) -> Start:
         values, dtype = self.sketches(round_).values, next(self.workload.model.parameters()).dtype
-        return start_of_round(
-            self.blocks, self.method.at(round_), values, self.state.factors, dtype, moments=self.state.moments
+        carried, at = self.received(self.state).factors, self.method.at(round_)
+        return start_of_round(self.blocks, at, values, carried, dtype, moments=self.state.moments)
+
+    def received(self, state: ServerState) -> ServerState:
+        """The state as clients get it."""
+        if (sparse := self.method.densities) is None:
+            return state
+        coded, dtype = encode_start(state.factors, sparse.download), state.weights[self.blocks[0].name].dtype
+        return replace(state, factors=decode_start(coded, self.blocks, self.method.at(1), sparse.download, dtype))
+
+    def uploaded(self, clients: Sequence[int], found: CohortResult) -> CohortResult:
+        """What the server gets of what the clients have found."""
+        if self.method.densities is None:
+            return found
+        number, shapes = self.state.round + 1, {key: tuple(value.shape[1:]) for key, value in found.factors.items()}
+        client, server = (
+            CodedRound(self.seed, number, self.blocks, self.method.at(number), self.sketches(number).values, state)
+            for state in (self.received(self.state), self.state)
         )
+        coded, dtype = client.uploads(None).encode(clients, found.factors), next(iter(found.factors.values())).dtype
+        return replace(found, factors=server.uploads(None).decode(clients, coded, shapes, dtype))
 
     def train(self, clients: Sequence[int], start: Start | None = None) -> CohortResult:
         """The clients' part of the next round."""
@@ -97,7 +118,8 @@ class Federation:
         if not self.method.has_ranks:
             return None
         most = max(block.rank or 1 for block in self.blocks)
-        return [min(self.method.client_rank(client, self.seed) or most, most) for client in clients]
+        now = self.state.ranks
+        return [min(self.method.client_rank(c, self.seed) or most, most, now.get(c, most)) for c in clients]
 
     def adapter(self) -> CohortAdapter:
         """The model's layers with the clients' factors in them."""
@@ -109,19 +131,29 @@ class Federation:
         clients = draw_cohort(range(len(self.shards)), self.cohort or len(self.shards), self.seed, number)
         found = self.train(clients)
         found = self._parted(clients, found)
+        counted, lowered = self.pruned(clients, self.uploaded(clients, found))
         weights = shares(found.examples.tolist(), self.weighting)
         self.state = step(
             self.state,
             self.blocks,
             self.method.at(number),
             self.sketches(number).values,
-            found.factors,
+            counted.factors,
             weights,
             self.eta,
             self.client_ranks(clients),
             found.losses.tolist(),
         )
+        self.state = replace(self.state, ranks={**self.state.ranks, **lowered})
         return found
+
+    def pruned(self, clients: Sequence[int], found: CohortResult) -> tuple[CohortResult, dict[int, int]]:
+        """What counts of what the clients found, and who has a lower rank from now on."""
+        if (ranks := self.client_ranks(clients)) is None or not self.method.has_own("ranks_after"):
+            return found, {}
+        by_client = dict(zip(clients, ranks, strict=True))
+        lowered, factors = ranked.pruned(self.method, by_client, clients, self.state.factors, found.factors)
+        return replace(found, factors=factors), lowered
 
     def _parted(self, clients: Sequence[int], found: CohortResult) -> CohortResult:
         """Keeps what stays with the clients; of controls that are sent, the change is among the factors then."""

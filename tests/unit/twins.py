@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 SIZES = (7, 12, 1, 9, 5)  # of the clients
 COMMAND = ("data=custom", "data._target_=twins.data", "model=custom", "model._target_=twins.net", "partition=natural")
-SHORT = ("rounds=3", "evaluate.every=2", "local.lr=1e-2")
+SHORT = ("rounds=3", "evaluate.every=2", "local.schedule.shape=constant")  # so that more rounds can follow
 
 Pair = tuple[NDArray[np.float32], NDArray[np.int64]]
 

@@ -46,6 +46,24 @@ def test_average_is_a_float64_sum_in_the_given_order():
             assert found[i, j] == total
 
 
+@pytest.mark.parametrize("shape", [(), (1, 1), (2,), (5001,)])
+def test_average_is_in_the_given_order_whatever_the_shape(shape):
+    """A sum by halves, as of 200 numbers in a row, has other bits."""
+    g = torch.Generator().manual_seed(0)
+    sizes = torch.randint(-8, 8, (200, *[1] * len(shape)), generator=g)
+    stacked = torch.randn(200, *shape, generator=g) * 10.0**sizes
+    weights = shares(torch.randint(1, 99, (200,), generator=g).tolist(), "examples")
+    total = torch.zeros(shape, dtype=torch.float64)
+    for weight, factor in zip(weights.tolist(), stacked.double(), strict=True):
+        total += weight * factor
+    assert torch.equal(average(stacked, weights), total)
+
+
+def test_average_of_negative_zeros_is_zero():
+    for shape in ((), (3,)):
+        assert not average(torch.full((4, *shape), -0.0), np.full(4, 0.25)).signbit().any()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_product_rounds_after_every_multiplication_and_addition(dtype):
     g = torch.Generator().manual_seed(1)

@@ -41,8 +41,16 @@ def write(folder: Path, parts: list[Any]) -> str:
 def settings(folders: str, output: Path, standardize: str, *more: str) -> list[str]:
     return [
         *("experiment=nodes", "data=table", "data.target=ill", "data.features=[a,b]", "data.classes=[no,yes]"),
-        *("model.inputs=2", "model.outputs=2", "model.hidden=[3]", "pretrain=none", "data.path=null", "rounds=2"),
-        *(f"data.standardize={standardize}", folders, f"output_dir={output}", "cohort.timeout=5", *more),
+        *("model.inputs=2", "model.outputs=2", "model.hidden=[3]", "pretrain=none", "data.path=null"),
+        *("rounds=2", "local.schedule.shape=constant"),
+        *(
+            f"data.standardize={standardize}",
+            folders,
+            f"output_dir={output}",
+            "cohort.timeout=5",
+            "local.schedule.shape=constant",
+            *more,
+        ),
     ]
 
 

@@ -31,6 +31,7 @@ NODES = [
     "cohort.size=3",
     "evaluate.every=1",
     "runtime.dtype=float64",
+    "local.schedule.shape=constant",
 ]
 COMMAND = [*TINY, "method=fedsa_lora", "rank=2", "evaluate.every=1", "evaluate.on_clients=all", "cohort.size=2"]
 

@@ -19,6 +19,18 @@ def test_a_model_shares_the_memory_of_its_weights_and_copies_its_buffers():
     assert all(bool((v == 2).all()) for v in weights.values())
 
 
+@pytest.mark.parametrize("where", ["a file", "a transposed matrix"])
+def test_what_lies_otherwise_in_memory_is_copied_to_where_a_new_tensor_would_be(where):
+    """Products round by where their matrices lie; so a run that was read from a file would go on with other bits."""
+    model, owner = nn.Linear(3, 3), {"weight": torch.ones(3, 3), "bias": torch.ones(3)}
+    use(model, owner)
+    of_file = torch.arange(10.0)[1:].view(3, 3)
+    read = {"weight": of_file if where == "a file" else torch.arange(9.0).view(3, 3).T, "bias": torch.zeros(3)}
+    use(model, read)
+    assert torch.equal(model.weight, read["weight"]) and bool((owner["weight"] == 1).all())
+    assert model.weight.is_contiguous() and model.weight.data_ptr() % 64 == 0
+
+
 def test_another_dtype_is_copied():
     model = nn.Linear(3, 3).to(torch.bfloat16)
     weights = {k: v.float() for k, v in values(model, 3).items()}

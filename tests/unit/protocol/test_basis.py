@@ -87,7 +87,8 @@ CONFIGURED = compose.split_overrides(
     "data=linear_regression data.seed=7 data.examples=90 data.test_examples=20 data.features=6 data.outputs=4 "
     "pretrain=none ++pretrain.enabled=true ++pretrain.seed=7 ++pretrain.epochs=1 ++pretrain.data.seed=8 model=mlp "
     "model.inputs=6 'model.hidden=[5]' model.outputs=4 partition=size partition.clients=6 cohort.size=3 rank=2 "
-    "method=two_sided adapt.columns=3 adapt.fresh_columns=1 local.batch_size=8"
+    "method=two_sided adapt.columns=3 adapt.fresh_columns=1 local.batch_size=8 "
+    "local.schedule.shape=constant"
 )
 
 

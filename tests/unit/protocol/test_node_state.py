@@ -491,40 +491,44 @@ def test_those_who_lack_the_same_share_a_message() -> None:
 
 
 def large(value: float) -> ServerState:
-    """One matrix that is large enough for a file of its own, and a bias."""
-    return ServerState(0, {"w": torch.full((1024, 512), value), "bias": torch.zeros(3)}, {})
+    """Matrices that are large enough for files of their own, and a bias."""
+    w, frozen = torch.full((1024, 512), value), torch.ones(1024, 512)
+    return ServerState(0, {"w": w, "frozen": frozen, "bias": torch.zeros(3)}, {})
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what is mapped, as Linux tells")
-@pytest.mark.parametrize("stays", [False, True])
-def test_what_lies_in_files_has_no_memory_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stays: bool
-) -> None:
-    """A node's matrices are those of its file, and, where that is some rounds behind, of files without a name."""
+def test_a_state_that_a_node_keeps_is_in_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its matrices have no memory of the process's own, and who has them can tell what has changed."""
     monkeypatch.setattr(node_state, "_latest", None)
-    found, node = StateLog(large(0.0)), NodeState(Initial(lambda: large(0.0).weights), tmp_path, stays, "1")
+    found, node = StateLog(large(0.0)), NodeState(Initial(lambda: large(0.0).weights), tmp_path, True, "1")
 
     def step(before: ServerState, step: Step) -> ServerState:
         w = node.room(before.weights["w"]).copy_(before.weights["w"] + step.means[0])
         return ServerState(before.round + 1, {**before.weights, "w": w}, {})
 
-    for number in range(1, 5):
+    frozen: list[torch.Tensor] = []
+    for number in range(1, 13):  # the file is written twice
         before = found.tip.digest if number > 1 else ""
         found.add(step(found.tip.state, Step(number, 1.0, torch.ones(1))), Step(number, 1.0, torch.ones(1)))
         held, kept = node.follow(found.update_from(before), step)
         assert kept and bool((held.weights["w"] == float(number)).all())
-        place = held.weights["w"].data_ptr()
-        lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
-        ((path, *_),) = [line[5:] for line in lines if _within(place, line[0])]
-        assert Path(path).parent == tmp_path
+        for name in ("w", "frozen"):
+            assert _file_of(held.weights[name]).parent == tmp_path
+        frozen.append(held.weights["frozen"])
         again, _ = node.follow(found.update_from(before), step)  # what a model has of them stays good
         assert all(again.weights[name] is value for name, value in held.weights.items())
+    assert all(each is frozen[0] for each in frozen)
     assert [path.name for path in tmp_path.iterdir()] == ["1.safetensors"]
 
 
-def _within(place: int, span: str) -> bool:
-    first, last = (int(each, 16) for each in span.split("-"))
-    return first <= place < last
+def _file_of(tensor: torch.Tensor) -> Path:
+    """Whose pages the tensor's memory is."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, *_, path = line.split(maxsplit=5) if line.count(" ") > 4 else (*line.split(), "")
+        first, last = (int(each, 16) for each in span.split("-"))
+        if first <= tensor.data_ptr() < last:
+            return Path(path)
+    raise AssertionError("its memory is not mapped")
 
 
 def test_a_matrix_for_which_the_disk_has_no_room_is_in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

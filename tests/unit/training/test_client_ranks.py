@@ -41,7 +41,7 @@ class Ranked(Oracle):
 
     def _client(self, client: int) -> tuple[Factors, float]:
         self.asked.append(client)
-        self.own, whole = self.method.client_rank(client, self.sketch.seed), dict(self.carried)
+        self.own, whole = self._rank(client), dict(self.carried)
         self.carried = self._narrow(whole)
         factors, loss = super()._client(client)
         self.own, self.carried = None, whole
