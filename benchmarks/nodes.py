@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     import threading
 
     from fedrac.experiment import compose
