@@ -18,6 +18,7 @@ from benchmarks.sides import floor, ours
 from benchmarks.workloads import WORKLOADS
 from fedrac.flower import client_app, host
 from fedrac.flower.host import Host
+from fedrac.flower.round_loop import Loop
 from fedrac.flower.rounds import Rounds
 from fedrac.training import local
 from fedrac.training.adapter import CohortAdapter
@@ -78,10 +79,11 @@ def profile(workload: str, rounds: int, clock: Clock) -> list[Counter[str]]:
     side.run(3)
     for _ in range(rounds):
         watch = Stopwatch(clock)
-        patches = [patch.object(o, name, watch.timed(part, getattr(o, name))) for part, o, name in PARTS]
+        parts = (*PARTS, (REST, Loop, "run"))
+        patches = [patch.object(o, name, watch.timed(part, getattr(o, name))) for part, o, name in parts]
         for one in patches:
             one.start()
-        watch.timed(REST, side.run)(1)
+        side.run(1)
         for one in patches:
             one.stop()
         found.append(watch.seconds)

@@ -47,7 +47,7 @@ class Hostile(ClientApp):
     def __call__(self, message: Message, context: Context) -> Message:
         reply = client_app.app(message, context)
         if message.metadata.message_type == MessageType.TRAIN and "reply" in reply.content:
-            factors = from_record(reply.content.array_records["factors"])
+            factors = {k: x.clone() for k, x in from_record(reply.content.array_records["factors"]).items()}
             for place, id_ in enumerate(reply.content.config_records["reply"]["clients"]):
                 if id_ % self._every == 0:
                     for value in factors.values():
