@@ -4,7 +4,7 @@ Pure functions over a frozen state. Weights and factors are CPU tensors in the m
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -24,6 +24,8 @@ from fedrac.algorithm.sketch import SketchSpec
 from fedrac.algorithm.state import ServerState
 
 Weighting = Literal["uniform", "examples"]
+
+Room = Callable[[Tensor], Tensor]
 
 _MOST_CLIENTS = 2**31
 _ENTRIES = 2**18  # of a matrix that are worked on at once: they stay in a core's cache
@@ -126,12 +128,15 @@ def product(b: Tensor, a: Tensor) -> Tensor:
     return total
 
 
-def plus_product(w: Tensor, b: Tensor, a: Tensor, scale: float) -> Tensor:
+def plus_product(w: Tensor, b: Tensor, a: Tensor, scale: float, room: Room = torch.empty_like) -> Tensor:
     """``W + scale * B A`` (..., m, n), some rows at a time: there is never another matrix as large as W.
 
     It has the bits of ``w + scale * product(b, a)``.
+
+    Args:
+        room: makes the empty tensor that it is written into, like a given one.
     """
-    found = torch.empty_like(w)
+    found = room(w)
     for rows in _row_blocks(w):
         torch.add(w[..., rows, :], product(b[..., rows, :], a).mul_(scale), out=found[..., rows, :])
     return found
@@ -234,6 +239,7 @@ def advance(
     sketches: Mapping[str, Tensor],
     means: Mapping[str, Tensor],
     eta: float,
+    room: Room = torch.empty_like,
 ) -> ServerState:
     """The server step, ``W + eta' s B_S A_bar`` for the paper's method, ``W + eta' s L Z_bar R`` for a two-sided one,
     and what the others do in its place.
@@ -245,6 +251,7 @@ def advance(
         sketches: by `Block.sketch_key`, those of this round: (m, r) left, (r, n) right.
         means: by `Block.key`, as `round_means` gives them.
         eta: the server's step eta' of this round.
+        room: makes an empty tensor like a given one, for a merged matrix.
 
     Returns:
         The state after the round.
@@ -283,7 +290,7 @@ def advance(
             target = _merged(block, sketches, mine, w)
             merged[block.name] = w + block.scale * (eta * (target - before) - carry)
         elif method.merge and plain:
-            merged[block.name] = _plus_pair(block, sketches, mine, w, eta * block.scale)
+            merged[block.name] = _plus_pair(block, sketches, mine, w, eta * block.scale, room)
         elif method.merge:
             merged[block.name] = w + step(block.name, _merged(block, sketches, mine, w), block.scale)
         carried.update(after)
@@ -300,7 +307,7 @@ def _tie(weights: dict[str, Tensor], blocks: Sequence[Block]) -> dict[str, Tenso
     """A state dict names a tied parameter more than once; all names get the block's value."""
     for block in blocks:
         aliases = [name for name in block.names if name in weights and name != block.name]
-        weights.update({name: weights[block.name].clone() for name in aliases})
+        weights.update(dict.fromkeys(aliases, weights[block.name]))
     return weights
 
 
@@ -310,10 +317,15 @@ def _pair_product(block: Block, sketches: Mapping[str, Tensor], factors: Mapping
 
 
 def _plus_pair(
-    block: Block, sketches: Mapping[str, Tensor], factors: Mapping[str, Tensor], w: Tensor, scale: float
+    block: Block,
+    sketches: Mapping[str, Tensor],
+    factors: Mapping[str, Tensor],
+    w: Tensor,
+    scale: float,
+    room: Room = torch.empty_like,
 ) -> Tensor:
     """``W + scale * B A`` of a block, in the shape of W."""
-    return plus_product(block.matrix(w), *_pair(block, sketches, factors, w), scale).reshape(w.shape)
+    return plus_product(block.matrix(w), *_pair(block, sketches, factors, w), scale, room).reshape(w.shape)
 
 
 def _pair(

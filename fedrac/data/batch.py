@@ -11,6 +11,7 @@ from fedrac.data.split import Index
 from fedrac.data.tasks import IGNORED
 from fedrac.data.tokens import Tokens
 
+_SHARE = 8  # the examples take this part of a device's memory at most
 _TEXTS, _TOKENS = 64, 8192  # of one batch: their activations are what takes memory
 
 Batch = tuple[Tensor, Tensor]
@@ -25,41 +26,83 @@ def batch(examples: Examples, device: torch.device, dtype: torch.dtype) -> Batch
         Targets as they are, those of a text's tokens up to the longest text; for a language model the next token ids
         (rows, longest), `IGNORED` at a text's last token and where there is padding.
     """
-    texts = isinstance(examples.inputs, Tokens)
     array = examples.inputs.padded() if isinstance(examples.inputs, Tokens) else examples.inputs
     inputs = _placed(torch.from_numpy(array), device, dtype)
     if examples.targets is None:
         return inputs, following(inputs)
     targets = torch.from_numpy(examples.targets).to(device)
-    of_tokens = texts and targets.ndim == 2 and not targets.is_floating_point()
-    return inputs, targets[:, : inputs.shape[2]] if of_tokens else targets
+    return inputs, _of_texts(targets, inputs) if isinstance(examples.inputs, Tokens) else targets
+
+
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """The same on a device, without waiting for it: a GPU takes it from pinned memory when its turn comes."""
+    return (x.pin_memory() if device.type == "cuda" and x.device.type == "cpu" else x).to(device, non_blocking=True)
 
 
 def _placed(inputs: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Integers stay integers: in bfloat16 most token ids would become others."""
-    return inputs.to(device, dtype) if inputs.is_floating_point() else inputs.to(device)
+    inputs = sent(inputs, device)
+    return inputs.to(dtype) if inputs.is_floating_point() else inputs
 
 
 class Rows:
     """Any rows of examples as a `batch`, with little to do in every step.
+
+    They lie on the device where they take at most an eighth of its memory; what is asked for is then gathered there.
 
     Attributes:
         lengths: (N,) int64, tokens of every text; None: they are no texts.
     """
 
     def __init__(self, examples: Examples, device: torch.device, dtype: torch.dtype) -> None:
-        self._examples, self._device, self._dtype = examples, device, dtype
-        texts = examples.inputs
-        self.lengths = torch.from_numpy(texts.lengths) if isinstance(texts, Tokens) else None
-        self._inputs = None if isinstance(examples.inputs, Tokens) else as_tensor(examples.inputs)
-        self._targets = None if examples.targets is None else as_tensor(examples.targets)
+        texts = examples.inputs if isinstance(examples.inputs, Tokens) else None
+        arrays = [texts.ids, texts.offsets, texts.types] if texts else [examples.inputs]
+        tensors = [None if x is None else as_tensor(x) for x in (*arrays, examples.targets)]
+        home = device if _fits(tensors, device) else torch.device("cpu")
+        *self._inputs, self._targets = (None if x is None else x.to(home) for x in tensors)
+        self._home, self._device, self._dtype = home, device, dtype
+        self._pad = texts.pad if texts else 0
+        self.lengths = torch.from_numpy(texts.lengths) if texts else None
 
     def __call__(self, index: Tensor) -> Batch:
-        """The batch of rows ``index`` (k,) int64."""
-        if self._inputs is None or self._targets is None:
-            return batch(self._examples.take(index.numpy()), self._device, self._dtype)
-        inputs, targets = self._inputs.index_select(0, index), self._targets.index_select(0, index)
-        return _placed(inputs, self._device, self._dtype), targets.to(self._device)
+        """The batch of rows ``index`` (k,) int64, which is on the CPU."""
+        at = sent(index, self._home)
+        inputs = self._gathered(at) if self.lengths is None else self._padded(at, int(self.lengths[index].max()))
+        inputs = _placed(inputs, self._device, self._dtype)
+        if self._targets is None:
+            return inputs, following(inputs)
+        targets = sent(self._targets.index_select(0, at), self._device)
+        return inputs, _of_texts(targets, inputs) if self.lengths is not None else targets
+
+    def _gathered(self, at: Tensor) -> Tensor:
+        (rows,) = self._inputs
+        assert rows is not None
+        return rows.index_select(0, at)
+
+    def _padded(self, at: Tensor, longest: int) -> Tensor:
+        """As `Tokens.padded`, where the tokens lie."""
+        ids, offsets, types = self._inputs
+        assert ids is not None and offsets is not None
+        first = offsets.index_select(0, at)[:, None]
+        place = first + torch.arange(longest, device=self._home)
+        real = place < offsets.index_select(0, at + 1)[:, None]
+        place = torch.where(real, place, first).flatten()
+
+        def filled(values: Tensor, fill: int) -> Tensor:
+            return values.index_select(0, place).view(real.shape).long().masked_fill_(~real, fill)
+
+        columns = [filled(ids, self._pad), real.long()]
+        return torch.stack(columns if types is None else [*columns, filled(types, 0)], 1)
+
+
+def _fits(tensors: list[Tensor | None], device: torch.device) -> bool:
+    bytes_ = sum(0 if x is None else x.nbytes for x in tensors)
+    return device.type == "cuda" and bytes_ <= torch.cuda.get_device_properties(device).total_memory // _SHARE
+
+
+def _of_texts(targets: Tensor, inputs: Tensor) -> Tensor:
+    """Labels of tokens, (rows, any), as far as the longest text; other targets as they are."""
+    return targets[:, : inputs.shape[2]] if targets.ndim == 2 and not targets.is_floating_point() else targets
 
 
 def following(texts: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from fedrac.algorithm.selection import Rule
 from fedrac.algorithm.sketch import Law
 from fedrac.flower.round_settings import Send, TestClients
+from fedrac.training import low_bits
 
 Log = Literal["text", "json"]
 
@@ -142,6 +143,7 @@ class RuntimeSpec:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
         threads: of PyTorch in this process; None: by the rule of `fedrac.training.threads`.
         log: what is printed: ``text``, or ``json`` for programs.
+        base_bits: in which clients hold the weights of linear layers, 8 or 4 (`fedrac.training.low_bits`); None: whole.
 
     Raises:
         ValueError: a value is out of its range.
@@ -152,6 +154,7 @@ class RuntimeSpec:
     device: str
     threads: int | None
     log: Log = "text"
+    base_bits: int | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "float64", "bfloat16"):
@@ -159,3 +162,4 @@ class RuntimeSpec:
         for name, value in (("hosts", self.hosts), ("threads", self.threads)):
             if value is not None and value < 1:
                 raise ValueError(f"runtime.{name}={value} must be at least 1")
+        low_bits.check(self.base_bits, self.dtype)

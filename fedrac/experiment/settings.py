@@ -93,7 +93,9 @@ class Experiment:
 
     def workload(self) -> dict[str, Any]:
         """What hosts need to know of it."""
-        runtime = {"dtype": self.runtime.dtype, "device": self.runtime.device}
+        runtime: dict[str, Any] = {"dtype": self.runtime.dtype, "device": self.runtime.device}
+        if self.runtime.base_bits is not None:
+            runtime["base_bits"] = self.runtime.base_bits
         partition = {k: v for k, v in self.partition.items() if k != "folders"}  # a node knows its own
         return {
             "data": self.data, "partition": partition, "model": self.model, "seed": self.seed, **runtime

@@ -36,6 +36,7 @@ from fedrac.protocol.replies import Reply, join
 from fedrac.training import evaluation, threads, work
 from fedrac.training.local import CohortResult, train_cohort
 from fedrac.training.logit_adjustment import adjusted
+from fedrac.training.low_bits import LowBitWeights
 from fedrac.training.model_check import check_model
 from fedrac.training.optimizer import LocalSpec
 from fedrac.training.setup import KnownWays, Shard, TrainingSetup
@@ -52,7 +53,8 @@ class Host:
 
     Args:
         workload: ``data``, ``partition`` and ``model`` (each with what its loader takes), ``seed``, ``dtype`` of the
-            computation, ``device`` (``auto``, ``cpu``, ``cuda``, ...); `FedRacLora` adds ``code``, which fedrac it is.
+            computation, ``device`` (``auto``, ``cpu``, ``cuda``, ...), ``base_bits`` where weights are held in few bits
+            (`fedrac.training.low_bits`); `FedRacLora` adds ``code``, which fedrac it is.
         partition_id: which of the hosts this is, from 0.
         num_partitions: how many hosts there are.
         own: a node's own data, a place as `fedrac.data.own.load` takes it.
@@ -86,6 +88,9 @@ class Host:
         self.model = built.model.to(self.device, self.dtype).requires_grad_(False)
         with _telling("the model does not fit the data: check model.inputs, model.outputs and data.classes"):
             check_model(self.model, self.data.train, self.data.task, self.device, self.dtype)
+        with _telling():
+            bits = workload.get("base_bits")
+            self._low_bits = LowBitWeights(self.model, bits) if bits else None
         self._rows, self._ways = Rows(self.data.train, self.device, self.dtype), KnownWays()
         # Shared with the hosts `beside` this one; asked for the same blocks in every round of a run.
         self._find = lru_cache(maxsize=1)(partial(_blocks_of, self.model))
@@ -223,7 +228,7 @@ class Host:
         return self.data.train.take(self.partition.of(client))
 
     def _load(self, weights: Mapping[str, Tensor]) -> None:
-        use(self.model, weights)
+        use(self.model, weights, self._low_bits.use(weights) if self._low_bits else ())
 
     def _adjusted(self, problem: TrainingSetup, shards: Sequence[Shard], local: LocalSpec) -> TrainingSetup:
         """With logits shifted by each client's shares of the classes, where that is wanted."""

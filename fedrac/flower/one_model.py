@@ -68,10 +68,13 @@ def offered(built: BuiltModel) -> Iterator[None]:
 def of_host(workload: Mapping[str, Any]) -> BuiltModel:
     """What a host computes with: the model that is offered, if it is the one, or a new one.
 
+    Where hosts hold weights in few bits it is a new one: the server tests with whole weights.
+
     Raises:
         ValueError: as `fedrac.models.build`.
     """
-    if _offered is not None and _offered.asked == BuiltModel(workload, _offered.model, {}).asked:
+    whole = not workload.get("base_bits")
+    if whole and _offered is not None and _offered.asked == BuiltModel(workload, _offered.model, {}).asked:
         return _offered
     return build(workload)
 

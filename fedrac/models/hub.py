@@ -31,7 +31,7 @@ def configuration(checkpoint: str, revision: str | None, outputs: int | None, dr
     if getattr(config, "quantization_config", None):
         raise ValueError(
             f"model.checkpoint={checkpoint} has quantized weights, and no update can be merged into those: give the "
-            "checkpoint from which they were made (runtime.dtype=bfloat16 halves a node's model)"
+            "checkpoint from which they were made (runtime.base_bits=8 or 4 holds its weights in so many)"
         )
     if dropout is not None:
         for name in dropouts(config):

@@ -1,24 +1,29 @@
 """A model computes with weights that somebody else has: where it can, it shares their memory."""
 
-from collections.abc import Mapping
+import weakref
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 _ALIGNMENT = 64  # bytes, as PyTorch allocates
 
 
 @torch.no_grad()
-def use(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def use(model: nn.Module, weights: Mapping[str, Tensor], without: Collection[str] = ()) -> None:
     """Has a model compute with these weights.
 
     A parameter of the same dtype on the same device shares the memory of its weight from now on, so neither the model
     nor its owner may change it in place. Copied are buffers, what a module may write into while it computes, and what
     lies elsewhere in memory than PyTorch would have put it (of a file or a message): products of it round otherwise.
+    What a parameter of another dtype or on another device has copied already, it is not given again.
 
     Args:
         model: its state dict has the same names and shapes.
         weights: by name in the state dict; a tied parameter may have several names, and takes the value of its first.
+        without: names of parameters that stay as they are.
 
     Raises:
         RuntimeError: names or shapes differ.
@@ -28,14 +33,27 @@ def use(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         model.load_state_dict(weights)  # says what differs
     written = _written(model)
     for name, parameter in model.named_parameters():
+        if name in without:
+            continue
         value = weights[name]
         if id(parameter) not in written and (value.dtype, value.device) == (parameter.dtype, parameter.device):
             parameter.data = value if _is_as_allocated(value) else value.clone(memory_format=torch.contiguous_format)
-        else:
+        elif not _has(parameter, value):
             parameter.copy_(value)
+            _copied[parameter] = weakref.ref(value), parameter.data_ptr(), parameter._version
     for name, buffer in model.named_buffers():
         if name in weights:
             buffer.copy_(weights[name])
+
+
+# Of which tensor a parameter is a copy, its memory then, and its version: it counts what has been written there.
+_copied: Any = WeakIdKeyDictionary()
+
+
+def _has(parameter: nn.Parameter, value: Tensor) -> bool:
+    """Whether it is a copy of the tensor, and nobody has written into it since."""
+    source, place, version = _copied.get(parameter, (None, 0, 0))
+    return source is not None and source() is value and (place, version) == (parameter.data_ptr(), parameter._version)
 
 
 def of(model: nn.Module) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from flwr.app import Context
 from torch import Tensor
@@ -29,7 +30,7 @@ def follow(plan: RoundPlan, blocks: Sequence[Block], replica: NodeState) -> tupl
         CannotRebuild: the node needs more than was sent.
         ValueError: the factors that the round starts from are due, and were not sent.
     """
-    state, kept = replica.follow(plan.update, _replay(plan, blocks).advance)
+    state, kept = replica.follow(plan.update, partial(_replay(plan, blocks).advance, room=replica.room))
     if (densities := plan.spec.method.densities) is None:
         return state, kept
     if plan.start is None:

@@ -1,5 +1,8 @@
 """A node's copy of the server's state: in the memory of its process, on its disk, or built from the configuration.
 
+Where a node keeps files, the state that it remembers is in files without a name, too, whose pages the system may write
+out: it is as large as the model in float32, and nothing reads it while clients are trained with other weights.
+
 A node's process may end at any time, and a simulation's next message may come to another one, so nothing relies on
 memory; what is found there saves time. Nothing relies on the disk either: a copy is what its digest says, or it does
 not count.
@@ -9,16 +12,18 @@ import contextlib
 import logging
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fedrac.algorithm.state import ServerState
 from fedrac.protocol import state_digest
+from fedrac.protocol.mapped import apart, empty_in, in_files
 from fedrac.protocol.state_digest import DigestedState
 from fedrac.protocol.state_log import Step, Update, apply
 
@@ -124,17 +129,25 @@ class NodeState:
         Raises:
             CannotRebuild: it cannot be made from what is here.
         """
-        found = self._held(update.digest)
-        if found is None:
-            way, held = self._beginning(update)
-            if way.base and held is None:
-                raise CannotRebuild("missing", [digest for digest in self.offers() if digest != update.base])
-            found = state_digest.take(apply(way, held.state if held else None, advance), held)
-            if found.digest != update.digest:
-                raise CannotRebuild("differs")
+        found = self._in_files(self._held(update.digest) or self._made(update, advance))
+        kept = self._keep(found)
         remember(found, self.run)
         self.initial.release()
-        return found.state, self._keep(found) or self.in_memory
+        return found.state, kept or self.in_memory
+
+    def _made(self, update: Update, advance: Callable[[ServerState, Step], ServerState]) -> DigestedState:
+        """From a state that is here, or from what was sent alone."""
+        way, held = self._beginning(update)
+        if way.base and held is None:
+            raise CannotRebuild("missing", [digest for digest in self.offers() if digest != update.base])
+        found = state_digest.take(apply(way, held.state if held else None, advance), held)
+        if found.digest != update.digest:
+            raise CannotRebuild("differs")
+        return found
+
+    def room(self, like: Tensor) -> Tensor:
+        """An empty tensor like another one, for a matrix of the next state."""
+        return torch.empty_like(like) if self.folder is None else empty_in(self.folder, like)
 
     def _beginning(self, update: Update) -> tuple[Update, DigestedState | None]:
         """The shortest part of the way whose first state is here, and that state; the whole way and None if none is."""
@@ -153,6 +166,13 @@ class NodeState:
                 found = state_digest.take(state_digest.state_of(0, load_file(self._file)))
                 return found if found.digest == digest else None
         return None
+
+    def _in_files(self, state: DigestedState) -> DigestedState:
+        """The same, in no memory of this process's own, where it remembers it and the node keeps files."""
+        if self.folder is None or not self.in_memory:
+            return state
+        tensors = in_files(self.folder, state.tensors)
+        return replace(state, state=state_digest.state_of(state.state.round, tensors))
 
     def _remembered(self) -> DigestedState | None:
         run, state = _latest or ("", None)
@@ -190,8 +210,7 @@ class NodeState:
         try:
             if _digest_in(place) != state.digest:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                # Tied weights are one tensor under two names; the format wants each name to have its own memory.
-                part.write_bytes(save({k: v.contiguous().clone() for k, v in state.tensors.items()}, _about(state)))
+                save_file(apart(state.tensors), part, _about(state))
                 part.replace(place)
             for path in self._files()[RUNS:]:
                 path.unlink(missing_ok=True)

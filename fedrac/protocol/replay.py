@@ -15,7 +15,7 @@ from fedrac.algorithm.blocks import Block
 from fedrac.algorithm.iterates import averaged
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.round_start import draw_sketches
-from fedrac.algorithm.server import advance, effective_weights, mean_shapes
+from fedrac.algorithm.server import Room, advance, effective_weights, mean_shapes
 from fedrac.algorithm.sketch import SketchSpec
 from fedrac.algorithm.state import GuardState, ServerState
 from fedrac.protocol import method_settings
@@ -42,13 +42,13 @@ class Replay:
     average: float | None = None
 
     @torch.no_grad()
-    def advance(self, state: ServerState, step: Step) -> ServerState:
-        """The state after ``step``, with the bits that the server has."""
+    def advance(self, state: ServerState, step: Step, room: Room = torch.empty_like) -> ServerState:
+        """The state after ``step``, with the bits that the server has; ``room`` is that of `server.advance`."""
         at = self.method.at(step.round)
         sketches = self._sketches(state, step.round)
         coding = CodedRound(self.sketch.seed, step.round, self.blocks, at, sketches, state).means(self.bits)
         means = coding.decode(step.means, mean_shapes(self.blocks, at))
-        return self.averaged(advance(state, self.blocks, at, sketches, means, step.eta))
+        return self.averaged(advance(state, self.blocks, at, sketches, means, step.eta, room))
 
     def averaged(self, state: ServerState) -> ServerState:
         """The state after a round, with its model in the mean, where one is taken."""

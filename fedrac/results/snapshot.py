@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fedrac.algorithm.state import GuardState, ServerState
+from fedrac.protocol.mapped import apart
 
 ABOUT = "state.json"
 _WEIGHTS, _CARRIED, _GUARD = "weights.safetensors", "carried.safetensors", "guard.json"
@@ -141,20 +142,9 @@ def to_disk(path: Path) -> None:
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     path.touch()
     mode = path.stat().st_mode  # the user's; save_file would make it the owner's alone
-    save_file(_apart(tensors), path)
+    save_file(apart(tensors), path)
     path.chmod(mode)
     to_disk(path)
-
-
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tied weights are one tensor under two names; the format wants each name to have its own memory."""
-    found: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        place = tensor.untyped_storage().data_ptr()
-        found[name] = tensor.contiguous().clone() if place in seen else tensor.contiguous()
-        seen.add(place)
-    return found
 
 
 def _write_text(path: Path, values: Mapping[str, Any], mode: int | None = None) -> None:

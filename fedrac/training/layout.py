@@ -6,6 +6,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from fedrac.data.batch import sent
+
 
 @dataclass(frozen=True, eq=False)
 class Layout:
@@ -19,12 +21,14 @@ class Layout:
         rows: of the batch, R. A module may have made several rows of each, one after another.
         owner: (R,) int64, the client of each row; None: R / C rows each, those of the first client first.
         place: (R,) int64, which row of its client's mini-batch each of them is; None with ``owner``.
+        origin: the same on the CPU, where this one is not there.
     """
 
     clients: int
     rows: int
     owner: Tensor | None = None
     place: Tensor | None = None
+    origin: "Layout | None" = None
 
     @property
     def parts(self) -> int:
@@ -53,6 +57,8 @@ class Layout:
     def groups(self) -> list[tuple[int, Tensor]]:
         """Every client that has rows, and which they are, (k,) int64, where clients have any number of rows."""
         assert self.owner is not None
+        if self.origin is not None:
+            return [(client, sent(at, self.owner.device)) for client, at in self.origin.groups]
         return [(client, (self.owner == client).nonzero()[:, 0]) for client in torch.unique(self.owner).tolist()]
 
     @cached_property
@@ -69,6 +75,6 @@ class Layout:
 
     def to(self, device: torch.device) -> "Layout":
         """The same on a device."""
-        if self.owner is None or self.place is None:
+        if self.owner is None or self.place is None or self.owner.device == device:
             return self
-        return Layout(self.clients, self.rows, self.owner.to(device), self.place.to(device))
+        return Layout(self.clients, self.rows, sent(self.owner, device), sent(self.place, device), self)

@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 
 from fedrac.algorithm.round_start import Start
 from fedrac.algorithm.streams import Stream
+from fedrac.data.batch import sent
 from fedrac.training import alone
 from fedrac.training.adapter import CohortAdapter
 from fedrac.training.differences import Differences
@@ -34,6 +35,9 @@ from fedrac.training.setup import Shard, TrainingSetup
 from fedrac.training.way import NotTogether, Way
 
 log = logging.getLogger(__name__)
+
+# Of the rows of a batch of steps (S, k, b), flattened: their places, and their losses where they were computed.
+Losses = Sequence[tuple[Tensor | slice, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -151,9 +155,7 @@ class _Lockstep:
         bare = self.way.alone is not None or self.plain is not None
         with nullcontext() if bare else self.adapter.attached(), no_global_draws(self.device):
             self._check_plain()
-            for batch in self.orders.batches():
-                losses = steps(batch)
-                self.loss_sums[: batch.clients] += (losses * batch.real).sum((0, 2))
+            self._sum_losses([(batch, steps(batch)) for batch in self.orders.batches()])
 
     def found(self) -> dict[str, Tensor]:
         """What the clients trained, and their new controls."""
@@ -166,21 +168,32 @@ class _Lockstep:
         if self.plain is not None and layers_of(self.problem.model, some) != self.way.plain:
             raise NotTogether("the model has other layers than before")
 
+    def _sum_losses(self, found: Sequence[tuple[Steps, Losses]]) -> None:
+        """Of all steps at once: until then, nothing waits for the device."""
+        losses = [each for _, of_batch in found for _, each in of_batch]
+        whole = torch.cat(losses).to("cpu", torch.float64)
+        parts = iter(torch.split(whole, [len(each) for each in losses]))
+        for batch, of_batch in found:
+            table = torch.zeros(batch.index.shape, dtype=torch.float64)
+            for at, _ in of_batch:
+                table.view(-1)[at] = next(parts)
+            self.loss_sums[: batch.clients] += (table * batch.real).sum((0, 2))
+
     def mean_losses(self) -> Tensor:
         return self.loss_sums / self.orders.examples_seen
 
-    def _steps(self, batch: Steps) -> Tensor:
-        """All steps of a batch; returns every row's loss, (S, k, b) float64."""
+    def _steps(self, batch: Steps) -> Losses:
+        """All steps of a batch."""
         parameters = self.optimizer.narrow(batch.clients)
         factors = {**self.start.frozen, **parameters}
-        weight = batch.weight.flatten(1).to(self.device, next(iter(parameters.values())).dtype)
+        weight = sent(batch.weight.flatten(1).to(next(iter(parameters.values())).dtype), self.device)
         layout = Layout(batch.clients, batch.index[0].numel())
         (self.plain or self.adapter).use(factors, layout)
         losses = []
         for step, (index, weights) in enumerate(zip(batch.index.flatten(1), weight, strict=True), batch.first):
             self.dropout.start(step, layout, batch.first + len(weight) - step)
             losses.append(self._step(*self.problem.take(index), weights, parameters))
-        return torch.stack(losses).to("cpu", torch.float64).view(batch.index.shape)
+        return [(slice(None), torch.cat(losses))]
 
     def _step(self, inputs: object, targets: Any, weight: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
         loss, gradients = self._gradients(inputs, targets, weight, list(parameters.values()))
@@ -197,20 +210,21 @@ class _Lockstep:
         found = torch.autograd.grad(loss, values, weight.to(loss.dtype), allow_unused=True)
         return loss.detach(), [torch.zeros_like(v) if g is None else g for v, g in zip(values, found, strict=True)]
 
-    def _steps_by_length(self, batch: Steps) -> Tensor:
+    def _steps_by_length(self, batch: Steps) -> Losses:
         """The same, each step in passes of texts of about the same length; a row that is not real has no loss."""
-        parameters, losses = self.optimizer.narrow(batch.clients), torch.zeros(batch.index.shape, dtype=torch.float64)
+        parameters, losses = self.optimizer.narrow(batch.clients), []
         factors, values = {**self.start.frozen, **parameters}, list(parameters.values())
-        for place, step in enumerate(range(batch.first, batch.first + len(losses))):
-            table, weight, total = batch.index[place], batch.weight[place].flatten(), list[Tensor]()
+        for place, step in enumerate(range(batch.first, batch.first + len(batch.index))):
+            table, total = batch.index[place], list[Tensor]()
+            weight = batch.weight[place].flatten().to(values[0].dtype)
             for each in passes(table, batch.real[place], self.problem.lengths, self.most):
                 layout = each.layout.to(self.device)
                 self.adapter.use(factors, layout)
                 self.dropout.start(step, layout)
                 batch_of = self.problem.take(table.flatten()[each.at])
-                loss, gradients = self._gradients(*batch_of, weight[each.at].to(self.device), values)
+                loss, gradients = self._gradients(*batch_of, sent(weight[each.at], self.device), values)
                 total = [a.add_(b) for a, b in zip(total, gradients, strict=True)] if total else gradients
-                losses[place].view(-1)[each.at] = loss.to("cpu", torch.float64)
+                losses.append((each.at + place * table.numel(), loss))
             self._move(total, parameters)
         return losses
 
@@ -219,15 +233,15 @@ class _Lockstep:
         with self.dropout if self.way.drops else nullcontext():
             return call(self.problem.model, inputs)
 
-    def _steps_alone(self, batch: Steps) -> Tensor:
+    def _steps_alone(self, batch: Steps) -> Losses:
         """The same, one client after another."""
         parameters, losses = self.optimizer.narrow(batch.clients), []
         for step, (index, real) in enumerate(zip(batch.index, batch.real, strict=True), batch.first):
             draws = [Stream(self.seed, "alone", self.round, c, step) for c in self.clients[: batch.clients]]
             found, gradients = alone.step(self.problem, self.start.frozen, parameters, index, real, draws)
             self._move(gradients, parameters)
-            losses.append(found)
-        return torch.stack(losses)
+            losses.append(found.flatten())
+        return [(slice(None), torch.cat(losses))]
 
     def _move(self, gradients: Sequence[Tensor], parameters: Mapping[str, Tensor]) -> None:
         self.optimizer.step(self._shape(dict(zip(parameters, gradients, strict=True)), parameters))

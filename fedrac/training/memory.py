@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from fedrac.loading import machine
+from fedrac.training.low_bits import LowBits
 from fedrac.training.passes import MOST
 
 _SHARE = {"cuda": 4}  # activations take this part of a device's memory at most
@@ -23,13 +24,16 @@ class Kept(saved_tensors_hooks):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(self._pack, lambda x: x)
         self.bytes = 0
-        self._seen = {x.untyped_storage().data_ptr() for x in model.state_dict().values()}
+        own = (x for x in model.state_dict().values() if not isinstance(x, LowBits))
+        self._seen = {x.untyped_storage().data_ptr() for x in own}
 
     def __enter__(self) -> "Kept":  # type: ignore[override]
         super().__enter__()
         return self
 
     def _pack(self, x: Tensor) -> Any:
+        if isinstance(x, LowBits):  # the model's own, whose values are made anew on the way back
+            return x
         storage = x.untyped_storage()
         if storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())

@@ -38,6 +38,36 @@ def test_another_dtype_is_copied():
     assert model.weight.dtype == torch.bfloat16 and bool((model.weight == 3).all())
 
 
+def test_only_what_has_changed_is_copied():
+    """Where a model has its weights in another dtype, or on another device: those of frozen layers do not move."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)).to(torch.bfloat16).requires_grad_(False)
+    weights = {k: v.float() for k, v in values(model, 3).items()}
+    use(model, weights)
+    places = {name: (p.data_ptr(), p._version) for name, p in model.named_parameters()}
+    use(model, weights := {**weights, "1.weight": torch.full((3, 3), 4.0)})
+    changed = {name for name, p in model.named_parameters() if (p.data_ptr(), p._version) != places[name]}
+    assert changed == {"1.weight"} and model[1].weight.data_ptr() == places["1.weight"][0]
+    assert bool((model[1].weight == 4).all()) and bool((model[0].weight == 3).all())
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda p: p.add_(1.0),
+        lambda p: p.copy_(torch.ones(3, 3)),
+        lambda p: setattr(p, "data", torch.ones(3, 3, dtype=p.dtype)),
+    ],
+    ids=["add", "copy", "other memory"],
+)
+def test_what_somebody_has_written_into_is_copied_again(write):
+    model = nn.Linear(3, 3).to(torch.bfloat16).requires_grad_(False)
+    weights = {k: v.float() for k, v in values(model, 3).items()}
+    use(model, weights)
+    write(model.weight)
+    use(model, weights)
+    assert bool((model.weight == 3).all())
+
+
 def test_an_embedding_that_bounds_its_rows_does_not_change_whose_weights_it_has():
     model = nn.Embedding(4, 3, max_norm=1.0)
     weights = values(model, 5)

@@ -2,6 +2,7 @@
 
 import errno
 import random
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -191,11 +192,11 @@ def test_a_full_disk_costs_bytes_and_no_round(
     usual, found = strategy(**settings()), strategy(**settings())
     runs.train(usual, 3, rounds=ROUNDS)
 
-    def full(self: Path, data: bytes) -> int:
-        self.touch()
-        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+    def full(tensors: object, place: Path, about: object) -> None:
+        place.touch()
+        raise OSError(errno.ENOSPC, "No space left on device", str(place))
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(node_state, "save_file", full)
     grid = Nodes(folders(tmp_path))
     assert not any(report.refused for report in run(grid, found))
     equal(found.effective_weights(), usual.effective_weights())
@@ -487,3 +488,53 @@ def test_those_who_lack_the_same_share_a_message() -> None:
     digest = state_digest.take(first).digest
     assert link.content(1, hosted("", digest)) is link.content(2, hosted("split", digest))
     assert link.content(1, hosted("")) is not link.content(1, hosted("", digest))
+
+
+def large(value: float) -> ServerState:
+    """Matrices that are large enough for files of their own, and a bias."""
+    w, frozen = torch.full((1024, 512), value), torch.ones(1024, 512)
+    return ServerState(0, {"w": w, "frozen": frozen, "bias": torch.zeros(3)}, {})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is mapped, as Linux tells")
+def test_a_state_that_a_node_keeps_is_in_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its matrices have no memory of the process's own, and who has them can tell what has changed."""
+    monkeypatch.setattr(node_state, "_latest", None)
+    found, node = StateLog(large(0.0)), NodeState(Initial(lambda: large(0.0).weights), tmp_path, True, "1")
+
+    def step(before: ServerState, step: Step) -> ServerState:
+        w = node.room(before.weights["w"]).copy_(before.weights["w"] + step.means[0])
+        return ServerState(before.round + 1, {**before.weights, "w": w}, {})
+
+    frozen: list[torch.Tensor] = []
+    for number in range(1, 13):  # the file is written twice
+        before = found.tip.digest if number > 1 else ""
+        found.add(step(found.tip.state, Step(number, 1.0, torch.ones(1))), Step(number, 1.0, torch.ones(1)))
+        held, kept = node.follow(found.update_from(before), step)
+        assert kept and bool((held.weights["w"] == float(number)).all())
+        for name in ("w", "frozen"):
+            assert _file_of(held.weights[name]).parent == tmp_path
+        frozen.append(held.weights["frozen"])
+        again, _ = node.follow(found.update_from(before), step)  # what a model has of them stays good
+        assert all(again.weights[name] is value for name, value in held.weights.items())
+    assert all(each is frozen[0] for each in frozen)
+    assert [path.name for path in tmp_path.iterdir()] == ["1.safetensors"]
+
+
+def _file_of(tensor: torch.Tensor) -> Path:
+    """Whose pages the tensor's memory is."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, *_, path = line.split(maxsplit=5) if line.count(" ") > 4 else (*line.split(), "")
+        first, last = (int(each, 16) for each in span.split("-"))
+        if first <= tensor.data_ptr() < last:
+            return Path(path)
+    raise AssertionError("its memory is not mapped")
+
+
+def test_a_matrix_for_which_the_disk_has_no_room_is_in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full, raising=False)
+    room = NodeState(Initial(lambda: {}), tmp_path).room(torch.zeros(1024, 512))
+    assert room.shape == (1024, 512) and not list(tmp_path.iterdir())
