@@ -1,10 +1,6 @@
-"""The whole family side by side: every method with its own rates, on MNIST and on the movie reviews.
-
-``python -m experiments.family FOLDER`` prints what was best in the trials of every method, as settings.
-"""
+"""The whole family side by side: every method with its own rates, on MNIST and on the movie reviews."""
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.communication import reached
+from experiments.family_trials import files, measure, shown
 from experiments.recorded import finished, made, mean_sd, percent, runs, table
 from fedrac import models
 from fedrac.algorithm.blocks import plan_blocks, trained_shapes
@@ -22,10 +19,6 @@ from fedrac.results.report.runs import Run
 
 TITLE = "The whole family, each with rates of its own"
 DIVISIONS = {"IID": "iid", "Dirichlet 0.5": "0.5", "Dirichlet 0.1": "0.1"}
-_TUNED = (
-    *("local.lr", "local.batch_size", "adapt.basis"),
-    *("method.prox", "method.penalty", "method.step_size", "method.optimizer.lr"),
-)
 
 
 @dataclass(frozen=True)
@@ -55,10 +48,10 @@ def section(folder: Path, figures: Path) -> str:
     if found := _found(folder / "mnist", DIVISIONS):
         _draw(found, figures / "family")
         parts += ["### MNIST", _table(found, MNIST), _PICTURE]
-        parts += [_trials(folder / "grid"), made([run for group in found.values() for run in group])]
+        parts += [shown(runs(folder / "grid")), made([run for group in found.values() for run in group])]
     if found := _found(folder / "movies", {"accuracy": "runs"}):
         parts += ["### Movie reviews", _MOVIES, _table(found, REVIEWS)]
-        parts += [_trials(folder / "movies_grid"), made(found["accuracy"])]
+        parts += [shown(runs(folder / "movies_grid")), made(found["accuracy"])]
     return "\n\n".join(parts) if parts else made([])
 
 
@@ -69,17 +62,6 @@ _PICTURE = "![Accuracy of every method in three divisions](figures/family.svg)"
 def _found(folder: Path, places: Mapping[str, str]) -> dict[str, list[Run]]:
     found = {name: finished(runs(folder / place)) for name, place in places.items()}
     return {name: members for name, members in found.items() if members}
-
-
-def files() -> dict[str, str]:
-    """The file below ``conf/method`` of every method's name."""
-    stems = sorted(path.stem for path in (compose.config_dir() / "method").glob("*.yaml") if path.stem != "custom")
-    return {compose.load([f"method={stem}"]).method.name: stem for stem in stems}
-
-
-def measure(run: Run) -> str:
-    """The metric that tells how good the run's models are: the global one's, or the clients' own."""
-    return "clients/personal_accuracy" if run.config["method.personal"] else "test/accuracy"
 
 
 def worst_tenth(run: Run) -> float:
@@ -140,34 +122,6 @@ def _costs(members: Sequence[Run], setting: Setting) -> list[str]:
     ]
 
 
-def trials(found: Sequence[Run]) -> dict[str, dict[tuple[tuple[str, object], ...], float]]:
-    """Mean validation accuracy by method and by what its trials differ in; 0 where a run diverged."""
-    scores: dict[str, dict[tuple[tuple[str, object], ...], list[float]]] = {}
-    for name in sorted({str(run.config["method.name"]) for run in found}):
-        members = [run for run in found if run.config["method.name"] == name]
-        keys = [key for key in _TUNED if len({str(run.config.get(key)) for run in members}) > 1]
-        for run in members:
-            value = float(run.columns[measure(run)][-1]) if run.rounds == run.planned else 0.0
-            scores.setdefault(name, {}).setdefault(tuple((k, run.config[k]) for k in keys), []).append(value)
-    return {name: {kind: float(np.mean(v)) for kind, v in kinds.items()} for name, kinds in scores.items()}
-
-
-def _trials(folder: Path) -> str:
-    shown = []
-    for name, kinds in trials(runs(folder)).items():
-        best = max(kinds, key=kinds.__getitem__)
-        texts = [f"{_settings(kind)}: {percent(value)}" for kind, value in kinds.items()]
-        chosen = f"{_settings(best)}: {percent(kinds[best])}"
-        shown.append(f"{name}: {'; '.join(f'**{text}**' if text == chosen else text for text in texts)}.")
-    return "<details><summary>Validation accuracy of the trials; chosen in bold</summary>\n\n{}\n\n</details>".format(
-        "\n\n".join(shown)
-    )
-
-
-def _settings(kind: Sequence[tuple[str, object]]) -> str:
-    return ", ".join(f"{key.split('.')[-1]} {value}" for key, value in kind)
-
-
 def _draw(found: Mapping[str, Sequence[Run]], path: Path) -> None:
     """A row a method, the best at the top: its accuracy in every division, and what a client uploads."""
     kinds = {d: _by_method(group) for d, group in found.items()}
@@ -193,15 +147,3 @@ def _by_method(found: Sequence[Run]) -> dict[str, list[float]]:
     for run in found:
         values.setdefault(str(run.config["method.name"]), []).append(float(run.columns[measure(run)][-1]))
     return values
-
-
-def main(folder: Path) -> None:
-    """Prints what was best, a line for each method."""
-    stems = files()
-    for name, kinds in trials(runs(folder)).items():
-        best = max(kinds, key=kinds.__getitem__)
-        print(stems[name], *(f"{key}={value}" for key, value in best), f"# {percent(kinds[best])} %")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 Rank = int | str | tuple[int, int]  # an integer, ``full`` or ``frozen``; (p, k) of a two-sided update
-Basis = Literal["inputs", "cosine", "random", "weights"]
+Basis = Literal["inputs", "clients", "cosine", "random", "weights"]
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,9 @@ class AdaptSpec:
         columns: k, rows of R in the update ``s L Z R`` of ``method.side=both``; the rank is p, columns of L. A side
             that would be as long as the matrix is the identity.
         basis: where the rows of R come from that are fixed for the run: ``inputs`` (the main directions of the layer's
-            inputs on data that no client has), ``cosine``, ``random``, or ``weights`` (its singular vectors, and L's,
-            as in LoRA-XS, arXiv 2405.17604). None: R is drawn by the law of the sketch, as L is.
+            inputs on data that no client has), ``clients`` (of their mean gradient, in a round before the first:
+            `fedrac.algorithm.range_finder`), ``cosine``, ``random``, or ``weights`` (its singular vectors, and L's, as
+            in LoRA-XS, arXiv 2405.17604). None: R is drawn by the law of the sketch, as L is.
         fresh_columns: k1, how many rows of R are drawn anew in every round, in the complement of its basis.
 
     Raises:

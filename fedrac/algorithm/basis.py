@@ -17,7 +17,7 @@ from fedrac.algorithm.streams import Stream, uniform
 def of_moment(moment: Tensor, count: int) -> Tensor:
     """The ``count`` main directions of inputs x (n), from ``sum x x^T`` (n, n): (count, n) float64."""
     vectors = torch.linalg.eigh(moment.double()).eigenvectors
-    return _signed(vectors.flip(1)[:, :count].T)
+    return signed(vectors.flip(1)[:, :count].T)
 
 
 def cosine(n: int, count: int) -> Tensor:
@@ -45,7 +45,7 @@ def of_weight(weight: Tensor, rank: int, count: int) -> tuple[Tensor, Tensor]:
     They are those of LoRA-XS (arXiv 2405.17604).
     """
     u, _, vt = torch.linalg.svd(weight.double())
-    return _signed(u[:, :rank].T).T * math.sqrt(len(weight)), _signed(vt[:count])
+    return signed(u[:, :rank].T).T * math.sqrt(len(weight)), signed(vt[:count])
 
 
 def _cosines(n: int) -> Tensor:
@@ -56,7 +56,7 @@ def _cosines(n: int) -> Tensor:
     return waves
 
 
-def _signed(rows: Tensor) -> Tensor:
+def signed(rows: Tensor) -> Tensor:
     """With the largest entry of every row positive: singular vectors have no sign of their own."""
     largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))
     return rows * largest.sign()

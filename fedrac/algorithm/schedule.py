@@ -42,7 +42,7 @@ class ScheduleSpec:
         """What the step size is multiplied by in ``round_``; always positive.
 
         Args:
-            round_: from 1.
+            round_: from 1; or 0, which no schedule changes but by its shape.
             rounds: the last round's number; None: not known.
 
         Raises:
@@ -54,7 +54,7 @@ class ScheduleSpec:
                 "call start of FedRacLora, or set the strategy's attribute rounds"
             )
         last = rounds or round_
-        if round_ <= self.warmup:
+        if 0 < round_ <= self.warmup:
             return round_ / (self.warmup + 1)
         passed = (round_ - 1 - self.warmup) / max(last - self.warmup, 1)
         if self.shape == "linear":

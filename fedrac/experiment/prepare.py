@@ -20,7 +20,7 @@ from fedrac.experiment import basis, common_scale
 from fedrac.experiment.pretrain import initial_weights
 from fedrac.experiment.settings import Experiment, parse
 from fedrac.experiment.training_objective import objective
-from fedrac.flower import one_model
+from fedrac.flower import one_model, range_round
 from fedrac.flower.host import pick_device
 from fedrac.flower.round_loop import Test
 from fedrac.flower.rounds import Rounds
@@ -94,7 +94,7 @@ def prepare(settings: DictConfig, grid: Grid) -> ReadyRun:
         _warn_of_idle_outputs(model, examples, experiment)
     start = initial_weights(experiment, built.weights)
     if state is None:
-        strategy.basis = _basis(experiment, start, strategy)
+        _find_basis(experiment, start, strategy, grid)
     initial = now = _measured(test, start) if test else {}
     experiment.checkpoint.check(initial)
     rounds = strategy.open(start, experiment.rounds, state)
@@ -103,13 +103,18 @@ def prepare(settings: DictConfig, grid: Grid) -> ReadyRun:
     return ReadyRun(experiment, strategy, examples, test, rounds, strategy.finished_rounds, initial, now)
 
 
-def _basis(experiment: Experiment, start: Mapping[str, Tensor], strategy: FedRacLora) -> dict[str, Tensor]:
-    """What is fixed of a two-sided run, of the weights before round 1."""
+def _find_basis(experiment: Experiment, start: Mapping[str, Tensor], strategy: FedRacLora, grid: Grid) -> None:
+    """Has the strategy know what is fixed of a two-sided run, of the weights before round 1."""
     if not any(block.fixed for block in strategy.blocks):
-        return {}  # a second model is not made for nothing
+        return  # a second model is not made for nothing
+    if experiment.adapt.basis == "clients":
+        found = range_round.find(strategy, start, grid, experiment.cohort.timeout)
+        strategy.basis, strategy.guard_before = found.basis, found.guard
+        strategy.bytes_before = found.upload_bytes, found.download_bytes
+        return
     model = models.build(experiment.model, experiment.seed)
     model.load_state_dict(start)
-    return basis.make(experiment, model, tuple(strategy.blocks))
+    strategy.basis = basis.make(experiment, model, tuple(strategy.blocks))
 
 
 def _threads(experiment: Experiment, model: nn.Module, examples: data.Data | None, strategy: FedRacLora) -> int:

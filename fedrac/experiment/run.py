@@ -22,7 +22,7 @@ from fedrac.monitoring.status import Status
 from fedrac.monitoring.trackers import tracking
 from fedrac.protocol.node_config import own_nodes
 from fedrac.protocol.round_report import Divergence, RoundReport
-from fedrac.results import client_record, node_bindings
+from fedrac.results import client_record, node_bindings, own_key
 from fedrac.results.checkpoint_schedule import Checkpoints
 from fedrac.results.lock import locked
 from fedrac.results.record import Record, metrics_line, summarise
@@ -55,6 +55,8 @@ def _run(settings: DictConfig, grid: Grid, output_dir: Path, watcher: Watcher | 
     experiment, strategy = ready.experiment, ready.strategy
     record = _record(ready, settings, output_dir)
     strategy.connected.bindings.watch(node_bindings.read(output_dir), partial(node_bindings.write, output_dir))
+    if strategy.keeps_on_nodes:
+        strategy.connected.own_key = own_key.of(output_dir)
     checkpoints = Checkpoints(output_dir, experiment.checkpoint, strategy)
     status = Status(output_dir, experiment.rounds, ready.finished, ready.initial)
     shown = watcher or (JsonLog() if experiment.runtime.log == "json" else Progress())

@@ -76,7 +76,7 @@ def train(message: Message, context: Context) -> RecordDict:
     answer = encode_reply(spec.round, reply, failed, kept, _coding(asked.plan, asked.blocks, state))
     if reply.own and asked.host.is_own:
         (factors,) = reply.own.values()
-        _kept_here(asked.host, context).keep(spec.round, factors)
+        _kept_here(asked.host, message, context).keep(spec.round, factors)
     elif reply.own:
         answer[own_state.NAME] = own_state.encode(reply.own)
     return answer
@@ -133,9 +133,9 @@ def _personal(asked: "_Asked", state: ServerState, own: Own) -> dict[str, list[f
     return columns
 
 
-def _kept_here(host: Host, context: Context) -> NodeOwn:
+def _kept_here(host: Host, message: Message, context: Context) -> NodeOwn:
     replica = replica_of(host.initial, context)
-    return NodeOwn(context.state, replica.folder, replica.run)
+    return NodeOwn(context.state, replica.folder, own_state.filed_under(message.content, replica.run))
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class _Asked:
             return {}
         if self.host.is_own:
             (client,) = self.plan.clients
-            return {client: _kept_here(self.host, context).before(round_)}
+            return {client: _kept_here(self.host, message, context).before(round_)}
         sent = find(message.content, own_state.NAME, ArrayRecord)
         return own_state.decode(sent, self.own_shapes, self.plan.clients) if sent else {}
 

@@ -31,6 +31,7 @@ class RoundSettings:
             strategy has them.
         test_clients: who tests, `FedRacLora`'s ``evaluate_on_clients``.
         rounds: the last round's number; None: not known, as Flower's own ``Strategy.start`` does not tell it.
+        bytes_before: up and down, before round 1, which reports them.
 
     Raises:
         ValueError: a choice is unknown, or does not go with another one; or updates do not fit on the grid on which
@@ -50,6 +51,7 @@ class RoundSettings:
     send_sketch: Send
     test_clients: TestClients
     rounds: int | None
+    bytes_before: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         if self.local.precondition and self.method.train == "both":

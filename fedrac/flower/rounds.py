@@ -117,6 +117,8 @@ class Rounds:
         secret, connected = secret_of(of.guard, state.guard), self._connected
         seed, size = of.sketch.seed if secret is None else secret, of.server.cohort_size
         report = RoundReport(number, [], of.server.eta * of.factor(of.server.schedule, number))
+        if number == 1:
+            report.upload_bytes, report.download_bytes = of.bytes_before
         report.cohort = of.server.selection.draw(connected.clients, connected.examples, size, seed, number)
         self._check_participation(len(connected.clients))
         at = returned.of_round(of.method, number)
@@ -187,6 +189,8 @@ class Rounds:
             content = encode_plan(spec, clients, self._downloads.content(node, hosted), matrices, ranks)
             if self._own and hosted.partition and (of.method.personal or kind == MessageType.TRAIN):
                 content[own_state.NAME] = own_state.encode({c: self._own[c] for c in clients if c in self._own})
+            if self._connected.own_key and not hosted.partition:
+                content[own_state.KEY] = own_state.key_record(self._connected.own_key)
             if round_.secure is not None:
                 content.update(round_.secure.content(clients))
             found.append(Message(content, node, kind, group_id=str(report.round)))

@@ -10,6 +10,7 @@ The nodes run `client_app.app`, or a ClientApp built from the same parts as `fed
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,16 +23,17 @@ from torch import Tensor, nn
 from fedrac.aggregation.guard import GuardSpec
 from fedrac.aggregation.secure_grid import SecureSpec
 from fedrac.algorithm.adapt import AdaptSpec
-from fedrac.algorithm.blocks import described, plan_blocks, sent_shapes
+from fedrac.algorithm.blocks import described, own_shapes, plan_blocks, sent_shapes
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.rounding import BitsSpec
 from fedrac.algorithm.schedule import ScheduleSpec
 from fedrac.algorithm.server import ServerSpec, initial_state
 from fedrac.algorithm.sketch import Law, SketchSpec
-from fedrac.algorithm.state import ServerState
+from fedrac.algorithm.state import GuardState, ServerState
 from fedrac.flower.round_loop import Loop, train_metrics
 from fedrac.flower.round_settings import RoundSettings, Send, TestClients
 from fedrac.flower.rounds import Rounds, RoundUnderWay
+from fedrac.partition.partition import NODES
 from fedrac.protocol import code_digest
 from fedrac.protocol.connected_clients import ConnectedClients
 from fedrac.protocol.messages import from_record, to_record
@@ -65,6 +67,8 @@ class FedRacLora(Strategy):
     Attributes:
         blocks: what is trained.
         basis: by `Block.key`, what is fixed of two-sided blocks, (k0, n) or (m, p); it is set before the run begins.
+        guard_before, bytes_before: what clipping and noise carry on to round 1, and the bytes up and down, of what was
+            done with the clients to find it.
         connected: the clients that there are.
         replay: makes the steps of its rounds again.
         rounds: the last round's number; None: not known yet.
@@ -108,6 +112,7 @@ class FedRacLora(Strategy):
         self.described = described(model, adapt or AdaptSpec(), self.blocks)
         self.connected, self._timeout = ConnectedClients(self.workload, timeout), timeout
         self.basis: Mapping[str, torch.Tensor] = {}
+        self.guard_before, self.bytes_before = GuardState(), (0, 0)
         self.rounds: int | None = None
         self.replay: Replay = self._settings().replay()  # are they right?
         self.state: ServerState | None = None
@@ -253,7 +258,9 @@ class FedRacLora(Strategy):
             weights = initial()
             if missing := [block.name for block in self.blocks if block.name not in weights]:
                 raise ValueError(f"initial_arrays have no {missing[0]!r}: give ArrayRecord(model.state_dict())")
-            self.state = self.state or initial_state(weights, self.blocks, self.method, self.sketch, self.basis)
+            if self.state is None:
+                begun = initial_state(weights, self.blocks, self.method, self.sketch, self.basis)
+                self.state = replace(begun, guard=self.guard_before)
             self._rounds = Rounds(self._settings(), self.connected, weights, self.state)
         return self._rounds, self.state
 
@@ -262,6 +269,7 @@ class FedRacLora(Strategy):
             workload=self.workload, method=self.method, blocks=self.blocks, sketch=self.sketch, local=self.local,
             local_schedule=self.local_schedule, server=self.server, guard=self.guard, secure=self.secure,
             bits=self.bits, send_sketch=self.send_sketch, test_clients=self.evaluate_on_clients, rounds=self.rounds,
+            bytes_before=self.bytes_before,
         )  # fmt: skip
 
     def arrays(self) -> ArrayRecord:
@@ -291,6 +299,12 @@ class FedRacLora(Strategy):
     def finished_rounds(self) -> int:
         """The last round that was finished; 0 before the first."""
         return self.state.round if self.state else 0
+
+    @property
+    def keeps_on_nodes(self) -> bool:
+        """Whether clients keep something between rounds, and nodes are clients with data of their own."""
+        separate = self.workload.get("partition", {}).get("scheme") == NODES
+        return separate and bool(own_shapes(self.blocks, self.method.at(1)))
 
     def shapes_at(self, round_: int) -> dict[str, tuple[int, ...]]:
         """Key and shape of every factor that clients upload in ``round_``."""

@@ -110,6 +110,7 @@ class ConnectedClients:
         clients: ids of all clients that they serve, ascending, (M,) int64.
         examples: how many each of them has, (M,) int64.
         bindings: which node is which client, where each has data of its own.
+        own_key: by which nodes with data of their own find what their clients keep; empty: by Flower's name of the run.
         drawn: by client, the last round before this process that it was drawn for.
     """
 
@@ -121,6 +122,7 @@ class ConnectedClients:
         self.hosts: dict[int, Hosted] = {}
         self.clients: Index = np.empty(0, np.int64)
         self.examples: Index = np.empty(0, np.int64)
+        self.own_key = ""
         self.drawn: dict[int, int] = {}
         self._began = False
         self._left_out: dict[int, float] = {}  # by node id: when

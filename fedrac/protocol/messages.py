@@ -24,7 +24,7 @@ from fedrac.algorithm.method import Method
 from fedrac.algorithm.rounding import BitsSpec
 from fedrac.algorithm.sketch import SketchSpec
 from fedrac.protocol import method_settings
-from fedrac.protocol.records import Passed, record_of
+from fedrac.protocol.records import Passed, find, record_of
 from fedrac.protocol.state_log import PARTS, Step, Update
 from fedrac.training.optimizer import LocalSpec
 
@@ -221,5 +221,6 @@ def decode_plan(content: RecordDict) -> RoundPlan:
     clients: list[int] = list(plan["clients"])  # type: ignore[arg-type]
     told: list[int] = list(plan.get("ranks", []))  # type: ignore[arg-type]
     ranks = dict(zip(clients, told, strict=True)) if told else {}
-    start = from_record(content.array_records["start"])["factors"] if "start" in content.array_records else None
+    sparse = find(content, "start", ArrayRecord)
+    start = None if sparse is None else from_record(sparse)["factors"]
     return RoundPlan(RoundSpec(**raw, **typed), clients, decode_update(content), sketches, ranks, start)

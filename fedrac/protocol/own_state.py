@@ -6,18 +6,20 @@ that do not count; there they are part of checkpoints.
 """
 
 import contextlib
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from flwr.app import ArrayRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fedrac.protocol.messages import Shapes, from_record, pack, to_record, unpack
+from fedrac.protocol.records import find
 
-NAME = "own"
+NAME, KEY = "own", "own_key"
 Own = Mapping[int, Mapping[str, Tensor]]  # by client and `Block.key`
 _VERSIONS = 2  # a server that goes on after a stop may ask for the last round again
 
@@ -46,13 +48,29 @@ def decode(record: ArrayRecord, shapes: Shapes, clients: Sequence[int]) -> dict[
     return found
 
 
+def key_record(key: str) -> ConfigRecord:
+    """What tells a node by which ``key`` its client's factors are found (`fedrac.results.own_key`)."""
+    return ConfigRecord({"key": key})
+
+
+def filed_under(content: RecordDict, run: str) -> str:
+    """By which name a node keeps its client's factors: that of the message's key, or of the run if it has none.
+
+    Files have a digest of the key: who sees them cannot go on with the run.
+    """
+    said = find(content, KEY, ConfigRecord)
+    if said is None or not (key := said.get("key")):
+        return run
+    return hashlib.sha256(str(key).encode()).hexdigest()[:32]
+
+
 class NodeOwn:
     """What the one client of a node keeps.
 
     Args:
         memory: the node's records, which Flower keeps between the messages of a run.
         folder: on a disk that outlives the process; None: it keeps no files.
-        run: as Flower names it.
+        run: by which files are named.
     """
 
     def __init__(self, memory: RecordDict, folder: Path | None, run: str) -> None:

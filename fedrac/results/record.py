@@ -26,11 +26,11 @@ _NUMBERS = ("seconds", "upload_bytes", "download_bytes")  # of every line
 _SIMULATED = ("simulated_seconds", "stragglers")  # of lines of a run with a simulated time
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """The whole file or none of it, whenever the machine stops or the disk is full."""
+def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> None:
+    """The whole file or none of it, whenever the machine stops or the disk is full; ``mode`` as of `os.open`."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())

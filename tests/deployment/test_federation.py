@@ -77,6 +77,22 @@ def test_a_federation_from_the_first_key_to_the_last_round(federation: Federatio
     assert federation.says("superlink", "No SuperNode found with the given public key")
 
 
+def test_a_resumed_run_finds_what_its_clients_kept(federation: Federation, data: Path, tmp_path: Path) -> None:
+    """Flower has another number for it. The factors that clients share follow from those that they keep."""
+    output, personal = federation.folder / "outputs" / "personal", ("method=fedsa_lora", "rank=2")
+    federation.run(f"data.path={data / 'server'} pretrain=none rounds=3 output_dir={output} {' '.join(personal)}")
+    federation.finish(output)
+    (output / "summary.json").unlink()
+    federation.run(f"resume={output} rounds=5")
+    federation.finish(output)
+    in_process(data, tmp_path / "in-process", *personal)
+    found, expected = (
+        load_file(folder / "checkpoint" / "carried.safetensors") for folder in (output, tmp_path / "in-process")
+    )
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6 * float(value.abs().max()))
+
+
 def test_a_sum_over_institutions_of_which_the_server_sees_no_summand(
     federation: Federation, data: Path, tmp_path: Path
 ) -> None:

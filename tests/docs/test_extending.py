@@ -6,14 +6,20 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
+
+from fedrac.results.record import read_metrics
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/extending.md").read_text()
-COPIED = ("fedrac", "conf", "tests/unit", "tests/conftest.py", "pyproject.toml")
+COPIED = ("fedrac", "conf", "server_app", "client_app", "tests/unit", "tests/conftest.py", "pyproject.toml")
+FLOWER = "Your own methods in a sweep on Flower"
 MOST_FILES = 2
 
 
@@ -49,11 +55,12 @@ def edit(copy: Path, block: Block) -> None:
 
 
 def run(copy: Path, command: str) -> str:
-    """What a command, of fedrac or pytest, prints."""
+    """What a command, of fedrac, pytest or a shell, prints."""
     program, *arguments = shlex.split(command)
-    environment = {**os.environ, "PYTHONPATH": str(copy)}
-    words = [sys.executable, "-m", program, *arguments]
-    done = subprocess.run(words, cwd=copy, env=environment, capture_output=True, text=True, timeout=300)
+    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
+    environment = {**os.environ, "PYTHONPATH": str(copy), "PATH": path}
+    words = [*([] if program == "bash" else [sys.executable, "-m"]), program, *arguments]
+    done = subprocess.run(words, cwd=copy, env=environment, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     return done.stdout
 
@@ -90,7 +97,7 @@ def test_every_change_can_be_made(copy: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("extending")
-@pytest.mark.parametrize("title", sections())
+@pytest.mark.parametrize("title", [title for title in sections() if title != FLOWER])
 def test_the_change_does_what_the_page_says(title: str, copy: Path) -> None:
     shown = ""
     for block in (block for block in sections()[title] if not block.file):
@@ -99,6 +106,27 @@ def test_the_change_does_what_the_page_says(title: str, copy: Path) -> None:
         else:
             for line in block.text.splitlines():
                 assert bare(line) in bare(shown), f"{line!r} is not shown:\n{shown}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.xdist_group("flower")
+def test_own_methods_are_the_same_on_flower(copy: Path) -> None:
+    """Bit for bit: RoLoRA, a mean and a rule of ranks that are no part of the package, by the loop of the page."""
+    (commands,) = (block.text.splitlines() for block in sections()[FLOWER] if not block.file)
+    shown = "".join(run(copy, line) for line in commands)
+    assert "3 runs" in shown
+    kinds = ("my_methods.Alternating", "my_means.Trimmed", "my_ranks.FewAreLarge")
+    for kind in kinds:
+        (here,) = copy.glob(f"outputs/here/*{kind}*")
+        there = copy / "outputs" / "on_flower" / kind
+        ours, theirs = (load_file(folder / "checkpoint" / "weights.safetensors") for folder in (there, here))
+        assert ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
+        lines, others = (read_metrics(folder / "metrics.jsonl") for folder in (there, here))
+        assert [{**line, "seconds": 0} for line in lines] == [{**line, "seconds": 0} for line in others]
+        assert len(lines) == 3 and (len({line["upload_bytes"] for line in lines}) > 1) == (kind != "my_means.Trimmed")
+    moved = [load_file(copy / "outputs" / "on_flower" / kind / "checkpoint" / "weights.safetensors") for kind in kinds]
+    assert not any(torch.equal(moved[0]["layers.0.weight"], other["layers.0.weight"]) for other in moved[1:])
 
 
 @pytest.mark.slow

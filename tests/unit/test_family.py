@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import family
+from experiments import family, family_trials
 from fedrac.experiment import compose
 from fedrac.results.report.runs import Run
 
@@ -60,7 +60,7 @@ def test_a_trial_counts_by_the_mean_over_divisions_and_not_at_all_if_it_diverged
         for alpha, accuracy in zip((0.5, 0.1), pair, strict=True)
     ]
     found.append(run("FedAvg", 0.99, rounds=2, **{"local.lr": 0.3}))
-    kinds = family.trials(found)["FedAvg"]
+    kinds = family_trials.trials(found)["FedAvg"]
     assert max(kinds, key=kinds.__getitem__) == (("local.lr", 0.2),)
     assert kinds[("local.lr", 0.1),] == pytest.approx(0.7) and kinds[("local.lr", 0.3),] == 0
 
@@ -69,9 +69,9 @@ def test_clients_with_factors_of_their_own_are_measured_by_their_own_models() ->
     mine = run("FedSA-LoRA", 0.3, **{"method.personal": ["*:B"]})
     own = {"clients/personal_accuracy": np.array([0.9]), "clients/worst10_personal_accuracy": np.array([0.6])}
     one = Run("one", mine.config, {**mine.columns, **own}, mine.initial)
-    assert family.measure(one) == "clients/personal_accuracy" and math.isclose(family.worst_tenth(one), 0.6)
+    assert family_trials.measure(one) == "clients/personal_accuracy" and math.isclose(family.worst_tenth(one), 0.6)
 
 
 def test_every_method_has_rates_of_its_own() -> None:
     tuned = {path.stem.removeprefix("family_") for path in (compose.config_dir() / "rates").glob("family_*.yaml")}
-    assert tuned == set(family.files().values())
+    assert tuned == set(family_trials.files().values())

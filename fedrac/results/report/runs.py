@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 Skipped = tuple[str, str]
 
 _FILES = {
-    *("config.yaml", "metrics.jsonl", "summary.json", "versions.json", "status.json", "nodes.json"),
+    *("config.yaml", "metrics.jsonl", "summary.json", "versions.json", "status.json", "nodes.json", "own.key"),
     *("task.json", "clients.npz", "error.txt", "mlflow.json", "wandb.json", "metrics.damaged.jsonl"),
 }
 _RUN_FOLDERS = ("checkpoint", "best", "tensorboard", "wandb", "clients.parquet")  # or what begins so

@@ -93,17 +93,22 @@ def test_each_client_tests_its_own_model_beside_the_global_one(tmp_path: Path) -
     assert "personal_loss" in found.summary["clients"]
 
 
-def nodes(output: Path, *overrides: str) -> dict[str, torch.Tensor]:
-    """A run of nodes with data of their own, each with a folder; new processes know no more than what is in it."""
+def nodes(output: Path, *overrides: str, run_id: int = 1) -> dict[str, torch.Tensor]:
+    """A run of nodes with data of their own, each with a folder; new processes know no more than what is in it.
+
+    Flower has another number for a run that is resumed. What comes back is by node and round.
+    """
     settings = compose.load([*overrides, *([] if "resume=" in overrides[0] else [f"output_dir={output}"])])
     configs = [
         {**each, "state": str(output / f"state-{each['partition-id']}")} for each in own_nodes(settings.partition)
     ]
     grid = Looking(client_app.app, configs)
+    for context in grid._contexts.values():
+        context.run_id = run_id
     run.run(settings, grid, output)
     assert grid.seen and not any(own_state.NAME in content for content in grid.seen)
     files = sorted(output.glob("state-*/own/*.safetensors"))
-    return {f"{path.parent.parent.name}/{path.name}": runs.load(path)["layers.0.weight:B"] for path in files}
+    return {f"{path.parents[1].name}/{path.stem[-2:]}": runs.load(path)["layers.0.weight:B"] for path in files}
 
 
 class Looking(InProcessGrid):
@@ -121,16 +126,50 @@ class Looking(InProcessGrid):
 
 
 def test_a_node_keeps_its_own_on_its_disk(tmp_path: Path) -> None:
-    """It never leaves the node; a node that was started anew goes on from its file."""
-    split.main([str(tmp_path / "nodes"), "partition.clients=3"])
-    folders = ",".join(str(tmp_path / "nodes" / f"node-{node}") for node in range(3))
-    data = [*NODES, f"data.path={tmp_path / 'nodes' / 'server'}", f"partition.folders=[{folders}]"]
+    """It never leaves the node; a node that was started anew goes on from its file, also in a run that is resumed."""
+    data = places(tmp_path)
     whole = nodes(tmp_path / "whole", *data, "rounds=2")
     nodes(tmp_path / "part", *data, "rounds=1")
-    part = nodes(tmp_path / "part", f"resume={tmp_path / 'part'}", "rounds=2")
+    part = nodes(tmp_path / "part", f"resume={tmp_path / 'part'}", "rounds=2", run_id=2)
     assert len(whole) == 6 and whole.keys() == part.keys()  # of two rounds
     for name, value in whole.items():
         torch.testing.assert_close(part[name], value, rtol=0, atol=1e-14)  # another process has other addresses
+
+
+def test_no_other_run_finds_it(tmp_path: Path) -> None:
+    """Who resumes a run without its key is another one: clients begin anew, and what they had is as it was."""
+    data = places(tmp_path)
+    nodes(tmp_path / "run", *data, "rounds=1")
+    key = tmp_path / "run" / "own.key"
+    assert key.stat().st_mode & 0o777 == 0o600 and len(key.read_text().strip()) == 32
+    files = sorted((tmp_path / "run").glob("state-*/own/*.safetensors"))
+    kept = [path.read_bytes() for path in files]
+    assert len(kept) == 3 and not any(key.read_text().strip() in path.name for path in files)
+    key.unlink()
+    nodes(tmp_path / "run", f"resume={tmp_path / 'run'}", "rounds=2", run_id=2)
+    assert [path.read_bytes() for path in files] == kept
+    whole = nodes(tmp_path / "whole", *data, "rounds=2")
+    now = sorted((tmp_path / "run").glob("state-*/own/*-00000002.safetensors"))
+    assert len(now) == 3 and set(now).isdisjoint(files)
+    for path in now:
+        anew, value = runs.load(path)["layers.0.weight:B"], whole[f"{path.parents[1].name}/02"]
+        assert float((anew - value).abs().max()) > 1e-3 * float(value.abs().max())
+
+
+def places(folder: Path) -> list[str]:
+    """Three nodes with data of their own, and settings that name them."""
+    split.main([str(folder / "nodes"), "partition.clients=3"])
+    folders = ",".join(str(folder / "nodes" / f"node-{node}") for node in range(3))
+    return [*NODES, f"data.path={folder / 'nodes' / 'server'}", f"partition.folders=[{folders}]"]
+
+
+def test_what_a_message_has_no_key_for_is_filed_under_the_run() -> None:
+    name = own_state.filed_under(RecordDict({own_state.KEY: own_state.key_record("0123")}), "7")
+    assert name not in ("7", "0123") and re.fullmatch("[0-9a-f]{32}", name)
+    for content in (RecordDict(), RecordDict({own_state.KEY: own_state.key_record("")})):
+        assert own_state.filed_under(content, "7") == "7"
+    escaping = RecordDict({own_state.KEY: own_state.key_record("../../*")})
+    assert re.fullmatch("[0-9a-f]{32}", own_state.filed_under(escaping, "7"))
 
 
 def test_a_round_that_is_done_again_starts_from_the_one_before(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ CONFIGURED = compose.split_overrides(
 )
 
 
-@pytest.mark.parametrize("source", ["inputs", "cosine", "random", "weights"])
+@pytest.mark.parametrize("source", ["inputs", "clients", "cosine", "random", "weights"])
 def test_sources_and_resume(source: str, tmp_path: Path) -> None:
     def finished(folder: Path, *overrides: str) -> dict[str, torch.Tensor]:
         settings = compose.load(overrides)
