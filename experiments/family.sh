@@ -38,7 +38,7 @@ done
 [ -n "$MOVIES" ] && [ -n "$MINILM" ] || return 0
 RUN="experiment=movies_family data.path=$MOVIES model.checkpoint=$MINILM"
 [ -s "$TO/plots.csv" ] || python -m experiments.plots "$MOVIES" "$TO/plots.csv"
-for method in two_sided fedavg_lora asymm_lora fed_rac_lora rolora flora flexlora fedavg; do
+for method in two_sided fedavg_lora asymm_lora fed_rac_lora rolora flora flexlora lora_fair fedavg; do
   [ $method = two_sided ] && BASIS="basis.data.path=$TO/plots.csv" || BASIS=
   [ $method = fedavg ] && RATES=local.lr=0.0005,0.0015,0.005 || RATES=local.lr=0.0015,0.005,0.015
   fedrac -m $RUN method=$method $BASIS $RATES seed=100 evaluate.validation=0.2 evaluate.on_clients=false \
