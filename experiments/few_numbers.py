@@ -10,18 +10,20 @@ from fedrac.results.report.runs import Run
 
 _LESS = 0.005  # than the best of FedAvg-LoRA: the level that is asked for
 _OTHER = "FedAvg-LoRA"
-Kind = tuple[str, int, int, int]  # name, rank, columns (0: none), bits (32: whole numbers)
+Kind = tuple[str, int, int, int, int]  # name, rank, columns (0: none), bits (32: whole numbers), rounds
 
 
 def part(found: Sequence[Run], grid: Sequence[Run]) -> str:
     """What is said of it; nothing where there are no runs."""
     kinds = _kinds(found)
-    finals = [_curve(members)[1][-1] for (name, _, _, bits), members in kinds.items() if (name, bits) == (_OTHER, 32)]
+    finals = [
+        _curve(members)[1][-1] for (name, _, _, bits, _), members in kinds.items() if (name, bits) == (_OTHER, 32)
+    ]
     if not finals:
         return ""
     level = max(finals) - _LESS
     trials = grid_scores(grid, "method.name", "rank", "adapt.columns", "local.lr")
-    rates = [f"{_label((name, rank, k or 0, 32))}, {lr:g}: {score}" for (name, rank, k, lr), score in trials.items()]
+    rates = [f"{_label((name, rank, k or 0, 32, 0))}, {lr:g}: {score}" for (name, rank, k, lr), score in trials.items()]
     return (
         "Two-sided sketches, with R from the layers' inputs on plot summaries (`python -m experiments.plots`), which "
         f"no client has, beside FedAvg-LoRA at low ranks. *To {percent(level)} %*, half a point below the best of "
@@ -35,14 +37,15 @@ def _kinds(found: Sequence[Run]) -> dict[Kind, list[Run]]:
     kinds: dict[Kind, list[Run]] = {}
     for run in found:
         of = run.config
-        kind = (str(of["method.name"]), int(of["rank"]), of["adapt.columns"] or 0, of["upload.bits"] or 32)
+        kind = (str(of["method.name"]), int(of["rank"]), of["adapt.columns"] or 0, of["upload.bits"] or 32, run.rounds)
         kinds.setdefault(kind, []).append(run)
-    return dict(sorted(kinds.items(), key=lambda item: (item[0][0], -item[0][3], item[0][1:3])))
+    return dict(sorted(kinds.items(), key=lambda item: (item[0][0], -item[0][3], item[0][1:3], item[0][4])))
 
 
 def _label(kind: Kind) -> str:
-    name, rank, columns, bits = kind
-    return f"{name}, {f'({rank}, {columns})' if columns else f'rank {rank}'}{f', {bits} bits' if bits < 32 else ''}"
+    name, rank, columns, bits, rounds = kind
+    size = f"({rank}, {columns})" if columns else f"rank {rank}"
+    return f"{name}, {size}{f', {bits} bits' if bits < 32 else ''}{f', {rounds} rounds' if rounds else ''}"
 
 
 def _curve(members: Sequence[Run]) -> tuple[np.ndarray, np.ndarray]:
@@ -61,7 +64,7 @@ def _table(kinds: dict[Kind, list[Run]], level: float) -> str:
     for kind, members in kinds.items():
         rounds, mean = _curve(members)
         first = next((float(at) for at, value in zip(rounds, mean, strict=True) if value >= level), float("nan"))
-        size, whole = _bytes_a_round(members), kinds.get((*kind[:3], 32))
+        size, whole = _bytes_a_round(members), kinds.get((*kind[:3], 32, kind[4]))
         numbers = _bytes_a_round(whole) / 4 if whole else float("nan")
         rows.append(
             [
