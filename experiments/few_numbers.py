@@ -16,9 +16,8 @@ Kind = tuple[str, int, int, int, int]  # name, rank, columns (0: none), bits (32
 def part(found: Sequence[Run], grid: Sequence[Run]) -> str:
     """What is said of it; nothing where there are no runs."""
     kinds = _kinds(found)
-    finals = [
-        _curve(members)[1][-1] for (name, _, _, bits, _), members in kinds.items() if (name, bits) == (_OTHER, 32)
-    ]
+    others = [members for kind, members in kinds.items() if (kind[0], kind[3]) == (_OTHER, 32)]
+    finals = [_curve(members)[1][-1] for members in others]
     if not finals:
         return ""
     level = max(finals) - _LESS
@@ -43,9 +42,8 @@ def _kinds(found: Sequence[Run]) -> dict[Kind, list[Run]]:
 
 
 def _label(kind: Kind) -> str:
-    name, rank, columns, bits, rounds = kind
-    size = f"({rank}, {columns})" if columns else f"rank {rank}"
-    return f"{name}, {size}{f', {bits} bits' if bits < 32 else ''}{f', {rounds} rounds' if rounds else ''}"
+    name, rank, columns, bits, _ = kind
+    return f"{name}, {f'({rank}, {columns})' if columns else f'rank {rank}'}{f', {bits} bits' if bits < 32 else ''}"
 
 
 def _curve(members: Sequence[Run]) -> tuple[np.ndarray, np.ndarray]:
@@ -69,6 +67,7 @@ def _table(kinds: dict[Kind, list[Run]], level: float) -> str:
         rows.append(
             [
                 _label(kind),
+                str(kind[4]),
                 f"{numbers:,.0f}",
                 "-" if np.isnan(first) else f"{first * numbers / 1e3:,.0f} k",
                 "-" if np.isnan(first) else style.show_bytes(first * size),
@@ -77,4 +76,4 @@ def _table(kinds: dict[Kind, list[Run]], level: float) -> str:
             ]
         )
     to = f"to {percent(level)} %"
-    return table(["method", "numbers a round", f"numbers {to}", f"bytes {to}", "accuracy", "seeds"], rows)
+    return table(["method", "rounds", "numbers a round", f"numbers {to}", f"bytes {to}", "accuracy", "seeds"], rows)

@@ -63,7 +63,7 @@ def test_bytes_and_numbers_to_a_level() -> None:
     ]
     _, _, whole, few = communication._table(found).splitlines()
     assert whole == "| FedAvg | 100 | 0.4 k | 1.6 kB | 98.00 | 1 |"
-    assert few == "| FedAvg, 4 bits | 100 | 0.4 k | 0.24 kB | 98.00 | 1 |"
+    assert few == "| FedAvg, 4 bits | 6 | 100 | 0.4 k | 0.24 kB | 98.00 | 1 |"
 
 
 def test_ratios_of_numbers_and_bytes() -> None:
@@ -263,9 +263,9 @@ def test_few_numbers_to_a_level_below_the_best_rank() -> None:
         of("Two-sided", [0.5, 0.5, 0.6], 500, 0, **wide, **{"upload.bits": 4}),
     ]
     text = few_numbers.part(found, found[:1])
-    assert "| FedAvg-LoRA, rank 4 | 1,000 | 6 k | 24 kB | 70.0 ± 0.0 | 2 |" in text  # 0.69 is below 0.695
-    assert "| Two-sided, (8, 64) | 100 | 1 k | 2.4 kB | 70.0 ± 0.0 | 2 |" in text
-    assert "| Two-sided, (8, 64), 4 bits | 100 | - | - | 60.0 | 1 |" in text
+    assert "| FedAvg-LoRA, rank 4 | 6 | 1,000 | 6 k | 24 kB | 70.0 ± 0.0 | 2 |" in text  # 0.69 is below 0.695
+    assert "| Two-sided, (8, 64) | 6 | 100 | 1 k | 2.4 kB | 70.0 ± 0.0 | 2 |" in text
+    assert "| Two-sided, (8, 64), 4 bits | 6 | 100 | - | - | 60.0 | 1 |" in text
     assert few_numbers.part([], []) == ""
 
 
