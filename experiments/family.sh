@@ -10,7 +10,7 @@ trial() { # METHOD KEY=VALUE...
   method=$1 && shift
   fedrac -m $RUN $TRIAL method=$method "$@" sweep.dir="$TO/grid/$method"
 }
-for method in fed_rac_lora two_sided nested_ranks asymm_lora fed_cola flora fedex_lora flasc; do
+for method in fed_rac_lora two_sided nested_ranks asymm_lora fed_cola flora fedex_lora; do
   trial $method $FACTORS local.batch_size=10,32
 done
 # Where the best was at the edge of these rates, all four moved on by one.
@@ -18,6 +18,7 @@ for method in fedavg_lora rolora hetlora; do
   trial $method local.lr=0.01,0.02,0.04,0.08 local.batch_size=10,32
 done
 trial flexlora local.lr=0.0025,0.005,0.01,0.02 local.batch_size=10,32
+trial flasc local.lr=0.00125,0.0025,0.005,0.01 local.batch_size=10,32
 trial lora_fair local.lr=0.01,0.02,0.04,0.08 method.penalty=0.01,0.1
 trial fed_sb $FACTORS adapt.basis=weights,inputs
 trial fedsa_lora $FACTORS local.batch_size=10,32 evaluate.on_clients=all # it is their own models that count
@@ -37,7 +38,7 @@ done
 [ -n "$MOVIES" ] && [ -n "$MINILM" ] || return 0
 RUN="experiment=movies_family data.path=$MOVIES model.checkpoint=$MINILM"
 [ -s "$TO/plots.csv" ] || python -m experiments.plots "$MOVIES" "$TO/plots.csv"
-for method in two_sided fedavg_lora asymm_lora fed_rac_lora rolora flora flexlora fedavg; do
+for method in two_sided fedavg_lora asymm_lora fed_rac_lora rolora flora flexlora lora_fair fedavg; do
   [ $method = two_sided ] && BASIS="basis.data.path=$TO/plots.csv" || BASIS=
   [ $method = fedavg ] && RATES=local.lr=0.0005,0.0015,0.005 || RATES=local.lr=0.0015,0.005,0.015
   fedrac -m $RUN method=$method $BASIS $RATES seed=100 evaluate.validation=0.2 evaluate.on_clients=false \

@@ -6,7 +6,9 @@ on the way forward and on the way back, and not kept. Codes are made on the CPU,
 the same release of bitsandbytes makes the same ones of the same weights.
 """
 
+import contextlib
 import copy
+import ctypes
 import importlib.util
 import logging
 import weakref
@@ -25,6 +27,7 @@ BITS = (8, 4)
 _NARROWED = ({"dtype": torch.bfloat16}, {"dtype": torch.float16})
 _BLOCK = 64  # numbers that share a scale
 _ENTRIES = 2**18  # that are coded at once
+_MMAP_THRESHOLD, _LARGE = -3, 2**20  # of mallopt(3); bytes
 
 
 def check(bits: int | None, dtype: str) -> None:
@@ -155,6 +158,7 @@ class LowBitWeights:
 
     def __init__(self, model: nn.Module, bits: int) -> None:
         require(bits)
+        _hand_back()
         self._model, self._bits = model, bits
         self._places = dict(_places(model))
         self._coded: dict[str, weakref.ref[Tensor]] = {}  # of which weights the model has the codes
@@ -174,6 +178,12 @@ class LowBitWeights:
                 layer.weight = nn.Parameter(LowBits(codes), old.requires_grad)
                 self._coded[name] = weakref.ref(value)
         return set(self._places)
+
+
+def _hand_back() -> None:
+    """Has glibc give what is freed of large blocks back to the system: it would keep most of what values took."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)
 
 
 def _places(model: nn.Module) -> list[tuple[str, nn.Linear]]:

@@ -91,9 +91,11 @@ def test_supernodes_under_masks(flower_run: Callable[..., Path], tmp_path: Path)
     compare(flower_run(secure, 3), tmp_path / "same", 0.0)
 
 
-def test_two_sides_in_few_bits(flower_run: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["inputs", "clients"])
+def test_two_sides_in_few_bits(flower_run: Callable[..., Path], tmp_path: Path, source: str) -> None:
     """Nodes are sent the basis, rebuild both sides from it and the seed, and step with the server's rounded means."""
-    found, same = flower_run(TWO_SIDED, 2), in_process(tmp_path / "same", 2, TWO_SIDED)
+    overrides = f"{TWO_SIDED} adapt.basis={source}"
+    found, same = flower_run(overrides, 2), in_process(tmp_path / "same", 2, overrides)
     compare(found, same, 0.0)
     assert (found / "checkpoint" / "basis.safetensors").exists()
 
