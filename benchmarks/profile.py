@@ -20,7 +20,7 @@ from fedrac.flower import client_app, host
 from fedrac.flower.host import Host
 from fedrac.flower.round_loop import Loop
 from fedrac.flower.rounds import Rounds
-from fedrac.training import local
+from fedrac.training import local, plain
 from fedrac.training.adapter import CohortAdapter
 from fedrac.training.minibatches import Minibatches
 from fedrac.training.optimizer import StackedOptimizer
@@ -36,6 +36,7 @@ PARTS = (
     ("gather of examples", Host, "_take"),
     ("forward: modules, activations", local, "call"),
     ("forward: products with W", F, "linear"),
+    ("forward: products with W", plain, "linear"),
     ("forward: updates s B A", CohortAdapter, "_add"),
     ("plain networks: updates, activations, gradients", PlainNetwork, "gradients"),
     ("loss", Host, "_loss"),

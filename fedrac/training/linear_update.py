@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedrac.training.layout import Layout
+from fedrac.training.products import linear_back
 
 
 class AddUpdate(torch.autograd.Function):
@@ -91,7 +92,7 @@ def gradients(
     grad_a = _per_client(inner, rows, scale, layout) if wants[1] else None
     grad_b = _per_client(g, hidden, scale, layout) if hidden is not None and wants[2] else None
     if wants[0]:
-        grad_x = g.new_zeros(len(g), (a if r is None else r).shape[-1]) if w is None else g @ w
+        grad_x = g.new_zeros(len(g), (a if r is None else r).shape[-1]) if w is None else linear_back(g, w)
         if r is None:
             _add_product(grad_x, inner, a, scale, layout)
         else:

@@ -6,8 +6,8 @@ axis. Clients with more steps come first, so that those that have finished leave
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from fedrac.training.optimizer import LocalSpec, StackedOptimizer
 from fedrac.training.passes import MOST, passes
 from fedrac.training.plain import PlainNetwork, layers_of
 from fedrac.training.probe import find_way
+from fedrac.training.products import faster
 from fedrac.training.setup import Shard, TrainingSetup
 from fedrac.training.way import NotTogether, Way
 
@@ -153,7 +154,7 @@ class _Lockstep:
         together = self._steps if self.problem.lengths is None or self.way.padded else self._steps_by_length
         steps = together if self.way.alone is None else self._steps_alone
         bare = self.way.alone is not None or self.plain is not None
-        with nullcontext() if bare else self.adapter.attached(), no_global_draws(self.device):
+        with nullcontext() if bare else self._attached(), no_global_draws(self.device):
             self._check_plain()
             self._sum_losses([(batch, steps(batch)) for batch in self.orders.batches()])
 
@@ -232,6 +233,12 @@ class _Lockstep:
         """The model's outputs. Watching its calls for dropout costs time: not if the probe has shown none."""
         with self.dropout if self.way.drops else nullcontext():
             return call(self.problem.model, inputs)
+
+    @contextmanager
+    def _attached(self) -> Iterator[None]:
+        """The model with the clients' updates. ``torch.vmap``, which units need, has PyTorch's own products only."""
+        with self.adapter.attached(), nullcontext() if self.adapter.units.paths else faster(self.problem.model):
+            yield
 
     def _steps_alone(self, batch: Steps) -> Losses:
         """The same, one client after another."""

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,6 +17,7 @@ from fedrac.training.evaluation import call
 from fedrac.training.layer_updates import Factors
 from fedrac.training.layout import Layout
 from fedrac.training.linear_update import add_update, gradients
+from fedrac.training.products import linear, linear_back
 from fedrac.training.setup import Loss
 from fedrac.training.way import Layer
 
@@ -134,7 +134,7 @@ class PlainNetwork:
 
     def _linear(self, layer: Layer, x: Tensor) -> tuple[Tensor, Any]:
         w, bias = self._parameter[layer.weight], self._parameter[layer.bias] if layer.bias else None
-        out, kept = F.linear(x, w, bias), None
+        out, kept = linear(x, w, bias), None
         if (block := self._of.get(layer.weight)) is not None:
             own = Factors(*(self._factors.get(block.key(letter)) for letter in "ABDZ"))
             a, b = own.pair()
@@ -150,7 +150,7 @@ class PlainNetwork:
         if layer.bias in self._of:
             found[self._of[layer.bias].key("D")] = self._layout.split(g).sum(1)
         if (block := self._of.get(layer.weight)) is None:
-            return g @ self._parameter[layer.weight] if on else None
+            return linear_back(g, self._parameter[layer.weight]) if on else None
         keys = [next((k for x in letters if (k := block.key(x)) in self._trained), "") for letters in ("AZD", "B")]
         back, *of_factors = gradients(g, kept, block.scale, self._layout, (on, *map(bool, keys)))
         found.update({key: of for key, of in zip(keys, of_factors, strict=True) if of is not None})

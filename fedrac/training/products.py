@@ -1,0 +1,108 @@
+"""Products with frozen weights, by the faster of the two libraries that PyTorch has for them.
+
+PyTorch leaves float32 products on a CPU to MKL. On a processor that is not Intel's, oneDNN, which it has for
+convolutions, makes them in half the time (docs/performance.md). With small matrices calls take longer than they save.
+"""
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_LEAST = 2**16  # numbers of a matrix, from which on products with it are oneDNN's
+_DTYPES = (torch.float32, torch.float32)
+_WHOLE = (Tensor, nn.Parameter)  # not weights that are held in few bits
+
+
+@cache
+def _is_there() -> bool:
+    """Whether PyTorch has both, on a processor on which MKL is the slower one."""
+    both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return both and _maker() not in ("", "GenuineIntel") and _can(torch.ones(2, 3))
+
+
+def _can(some: Tensor) -> bool:
+    """Whether this PyTorch has the operation, which it keeps for its own compiler."""
+    try:
+        return torch.equal(_by_onednn(some, some, None), some @ some.mT)
+    except (AttributeError, RuntimeError):
+        return False
+
+
+def _maker() -> str:
+    """Of the processor, as it names itself; empty where that is not known."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines() if platform.machine() == "x86_64" else []
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
+
+
+def _suits(x: Tensor, w: Tensor) -> bool:
+    """Whether a product is oneDNN's. It must not follow from the number of rows: from who is trained beside whom."""
+    if w.numel() < _LEAST or not _is_there():
+        return False
+    ours = type(w) in _WHOLE and (x.dtype, w.dtype) == _DTYPES and x.device.type == w.device.type == "cpu"
+    return ours and not torch.is_autocast_enabled("cpu")
+
+
+def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x W^T + bias``, (..., m) of x (..., n) and W (m, n); it is not differentiated.
+
+    A result may differ from PyTorch's in the last digits, and does not depend on who asks for it.
+    """
+    return _by_onednn(x, w, bias) if _suits(x, w) else F.linear(x, w, bias)
+
+
+def linear_back(g: Tensor, w: Tensor) -> Tensor:
+    """``g W``, (..., n) of g (..., m) and W (m, n): the gradient of what `linear` was given."""
+    return _by_onednn(g, w.mT, None) if _suits(g, w) else g @ w
+
+
+def _by_onednn(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, w, bias, "none", [], "")
+    return found
+
+
+class _Linear(torch.autograd.Function):
+    """`linear`, with the gradient of x; W and bias get none, and there are no second derivatives."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(w)
+        return linear(x, w, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        if torch.is_grad_enabled():  # as in `fedrac.training.linear_update`
+            raise RuntimeError("second derivatives of large products with frozen weights are not there")
+        (w,) = ctx.saved_tensors
+        return linear_back(gradient, w), None, None
+
+
+@contextmanager
+def faster(model: nn.Module) -> Iterator[None]:
+    """While this is open, the linear layers of a model compute with `linear`, forth and back, where they are frozen."""
+    plain = [m for m in model.modules() if type(m) is nn.Linear and "forward" not in vars(m)] if _is_there() else []
+    for layer in plain:
+        layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in plain:
+            del layer.forward
+
+
+def _forward(layer: nn.Linear, x: Tensor) -> Tensor:
+    w, bias = layer.weight, layer.bias
+    frozen = not (w.requires_grad or (bias is not None and bias.requires_grad))
+    if not frozen or not _suits(x, w):
+        return F.linear(x, w, bias)
+    found: Tensor = _Linear.apply(x, w, bias)  # type: ignore[no-untyped-call]
+    return found
