@@ -11,7 +11,8 @@ from experiments.communication import reached
 from experiments.family_trials import files, measure, shown
 from experiments.recorded import finished, made, mean_sd, percent, runs, table
 from fedrac import models
-from fedrac.algorithm.blocks import plan_blocks, trained_shapes
+from fedrac.algorithm.blocks import Block, plan_blocks, trained_shapes
+from fedrac.algorithm.method import RoundMethod
 from fedrac.experiment import compose
 from fedrac.experiment.settings import parse
 from fedrac.results.report import style
@@ -74,9 +75,15 @@ def held(stem: str, experiment: str) -> int:
     found = parse(compose.load([f"experiment={experiment}", f"method={stem}"]))
     model = models.build(found.model, found.seed)
     blocks, copies = plan_blocks(model, found.adapt, found.method), {"adamw": 4, "sgd": 2}[found.local.optimizer]
-    controls = found.method.keeps_controls + found.method.sends_controls
-    trained = [_count(trained_shapes(blocks, found.method.at(round_))) for round_ in (1, 2)]  # sides may alternate
-    return sum(x.numel() for x in model.parameters()) + max(trained) * (copies + controls)
+    copies += found.method.keeps_controls + found.method.sends_controls
+    rounds = [found.method.at(number) for number in (1, 2)]  # sides may alternate
+    most = max(copies * _count(trained_shapes(blocks, at)) + _count(_frozen_shapes(blocks, at)) for at in rounds)
+    return sum(x.numel() for x in model.parameters()) + most
+
+
+def _frozen_shapes(blocks: Sequence[Block], at: RoundMethod) -> dict[str, Sequence[int]]:
+    """Of the factors beside those that are trained."""
+    return {b.key(x): b.factor_shape(x) for b in blocks for x in b.drawn_letters(at) if x not in b.trained_letters(at)}
 
 
 def _count(shapes: Mapping[str, Sequence[int]]) -> int:

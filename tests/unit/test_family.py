@@ -28,9 +28,10 @@ def run(name: str, accuracy: float, seed: int = 0, rounds: int = 4, **settings: 
     ("stem", "numbers"),
     [
         ("fedavg", 4 * WEIGHTS),  # values, gradients, two moments
-        ("fed_rac_lora", 4 * 4 * (784 + 64 + 64)),
+        ("fed_rac_lora", 4 * 4 * (784 + 64 + 64) + 4 * (64 + 64 + 5)),  # and the sketch
         ("fedavg_lora", 4 * 4 * (784 + 64 + 64 + 64 + 64 + 5)),
-        ("rolora", 4 * 4 * (784 + 64 + 64)),  # in rounds in which A is trained
+        ("rolora", 4 * 4 * (784 + 64 + 64) + 4 * (64 + 64 + 5)),  # in rounds in which A is trained
+        ("two_sided", 4 * (8 * 48 + 8 * 48 + 5 * 32) + 8 * (64 + 64) + 48 * (784 + 64) + 32 * 64),
         ("scaffold", (2 + 2) * WEIGHTS),  # plain SGD; the client's control and the server's
         ("feddyn", (4 + 1) * WEIGHTS),
     ],
