@@ -4,7 +4,7 @@ RUN="experiment=family data.path=$MNIST"
 TO="$RUNS/family"
 # Eight trials for each method, on a fifth of the training images, in two divisions, with a seed that is not used again:
 # four learning rates, and two values of the parameter that the method alone has, or else of the batch size.
-TRIAL="partition.alpha=0.5,0.1 evaluate.validation=0.2 evaluate.every=100 evaluate.on_clients=false seed=100"
+TRIAL="partition.alpha=0.5,0.1 partition.min_size=0 evaluate.validation=0.2 evaluate.every=100 evaluate.on_clients=false seed=100"
 FACTORS=local.lr=0.005,0.01,0.02,0.04 MATRICES=local.lr=0.002,0.004,0.008,0.016
 trial() { # METHOD KEY=VALUE...
   method=$1 && shift
@@ -32,7 +32,7 @@ trial fedyogi $MATRICES method.optimizer.lr=0.003,0.01
 trial qffl $MATRICES method.step_size=0.1,1.0
 METHODS=$(ls conf/rates/family_*.yaml | sed 's/.*family_//; s/.yaml//' | paste -sd ,)
 for division in 0.5 0.1 iid; do
-  [ $division = iid ] && DIVIDE=partition=iid || DIVIDE="partition.alpha=$division"
+  [ $division = iid ] && DIVIDE=partition=iid || DIVIDE="partition.alpha=$division partition.min_size=0"
   fedrac -m $RUN $DIVIDE method=$METHODS seed=0,1,2,3,4 sweep.dir="$TO/mnist/$division"
 done
 [ -n "$MOVIES" ] && [ -n "$MINILM" ] || return 0
