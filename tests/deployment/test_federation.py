@@ -79,7 +79,10 @@ def test_a_federation_from_the_first_key_to_the_last_round(federation: Federatio
 
 def test_a_resumed_run_finds_what_its_clients_kept(federation: Federation, data: Path, tmp_path: Path) -> None:
     """Flower has another number for it. The factors that clients share follow from those that they keep."""
-    output, personal = federation.folder / "outputs" / "personal", ("method=fedsa_lora", "rank=2", "local.schedule.shape=constant")
+    output, personal = (
+        federation.folder / "outputs" / "personal",
+        ("method=fedsa_lora", "rank=2", "local.schedule.shape=constant"),
+    )
     federation.run(f"data.path={data / 'server'} pretrain=none rounds=3 output_dir={output} {' '.join(personal)}")
     federation.finish(output)
     (output / "summary.json").unlink()

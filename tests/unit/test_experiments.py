@@ -63,7 +63,7 @@ def test_bytes_and_numbers_to_a_level() -> None:
     ]
     _, _, whole, few = communication._table(found).splitlines()
     assert whole == "| FedAvg | 100 | 0.4 k | 1.6 kB | 98.00 | 1 |"
-    assert few == "| FedAvg, 4 bits | 6 | 100 | 0.4 k | 0.24 kB | 98.00 | 1 |"
+    assert few == "| FedAvg, 4 bits | 100 | 0.4 k | 0.24 kB | 98.00 | 1 |"
 
 
 def test_ratios_of_numbers_and_bytes() -> None:

@@ -1,6 +1,5 @@
 """Weights in few bits: what is computed with them is what is computed with their values, which are nowhere kept."""
 
-import ctypes
 import importlib.util
 
 import pytest
@@ -147,26 +146,6 @@ def test_only_what_has_changed_is_coded_anew(model, monkeypatch):
     low.use(exact)
     assert len(names) == 3 and names[-1] is exact["body.2.weight"]
     assert torch.allclose(model.body[2].weight.whole(), exact["body.2.weight"], atol=0.05)
-
-
-@coded
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="another C library than glibc")
-def test_the_memory_of_values_goes_back_to_the_system(model):
-    """A block of 2 MB is mapped for itself, though larger ones have been freed, after which glibc would keep it."""
-
-    class Info(ctypes.Structure):
-        _fields_ = [(str(n), ctypes.c_size_t) for n in range(10)]
-
-    def mapped():
-        function = ctypes.CDLL(None).mallinfo2
-        function.restype = Info
-        return getattr(function(), "3")  # hblks
-
-    LowBitWeights(model, 8)
-    torch.empty(2**22)
-    before = mapped()
-    block = torch.empty(2**19)
-    assert mapped() == before + 1 and block.nbytes == 2**21
 
 
 def made(folder, *overrides):
