@@ -18,7 +18,7 @@ def use(model: nn.Module, weights: Mapping[str, Tensor], without: Collection[str
     A parameter of the same dtype on the same device shares the memory of its weight from now on, so neither the model
     nor its owner may change it in place. Copied are buffers, what a module may write into while it computes, and what
     lies elsewhere in memory than PyTorch would have put it (of a file or a message): products of it round otherwise.
-    What a parameter of another dtype or on another device has copied already, it is not given again.
+    What a parameter has copied already, it is not given again.
 
     Args:
         model: its state dict has the same names and shapes.
@@ -36,9 +36,13 @@ def use(model: nn.Module, weights: Mapping[str, Tensor], without: Collection[str
         if name in without:
             continue
         value = weights[name]
-        if id(parameter) not in written and (value.dtype, value.device) == (parameter.dtype, parameter.device):
-            parameter.data = value if _is_as_allocated(value) else value.clone(memory_format=torch.contiguous_format)
+        alike = (value.dtype, value.device) == (parameter.dtype, parameter.device) and id(parameter) not in written
+        if alike and _is_as_allocated(value):
+            parameter.data = value
+            _copied.pop(parameter, None)
         elif not _has(parameter, value):
+            if alike:  # its memory may be that of another owner
+                parameter.data = torch.empty_like(value, memory_format=torch.contiguous_format)
             parameter.copy_(value)
             _copied[parameter] = weakref.ref(value), parameter.data_ptr(), parameter._version
     for name, buffer in model.named_buffers():

@@ -29,6 +29,12 @@ def test_what_lies_otherwise_in_memory_is_copied_to_where_a_new_tensor_would_be(
     use(model, read)
     assert torch.equal(model.weight, read["weight"]) and bool((owner["weight"] == 1).all())
     assert model.weight.is_contiguous() and model.weight.data_ptr() % 64 == 0
+    place, version = model.weight.data_ptr(), model.weight._version
+    use(model, read)
+    assert (model.weight.data_ptr(), model.weight._version) == (place, version)  # not once more
+    use(model, owner)
+    use(model, read)
+    assert torch.equal(model.weight, read["weight"]) and bool((owner["weight"] == 1).all())
 
 
 def test_another_dtype_is_copied():
