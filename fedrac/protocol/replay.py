@@ -4,7 +4,7 @@ A node catches up by it, and so does whoever reads a run's checkpoint, from the 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import torch
@@ -20,6 +20,7 @@ from fedrac.algorithm.sketch import SketchSpec
 from fedrac.algorithm.state import GuardState, ServerState
 from fedrac.protocol import method_settings
 from fedrac.protocol.coding import CodedRound
+from fedrac.protocol.sparse import as_sent
 from fedrac.protocol.state_log import Step
 
 
@@ -66,6 +67,8 @@ class Replay:
         """The model that the last round has led to: `merged`, but for a mean of rounds."""
         if state.factors and not sketches:  # else everything is merged already
             sketches = self._sketches(state, max(state.round, 1))
+        if self.method.densities is not None:  # entries that nobody is sent are in no client's model
+            state = replace(state, factors=as_sent(state.factors, self.method.densities.download))
         return effective_weights(state, self.blocks, sketches or {})
 
     def _sketches(self, state: ServerState, round_: int) -> Mapping[str, Tensor]:

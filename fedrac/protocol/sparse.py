@@ -97,6 +97,14 @@ def upload_numbers(shapes: Shapes, density: float) -> int:
     return vector_of(shapes, density, 4).count + sum(map(math.prod, _whole(shapes).values()))
 
 
+def as_sent(factors: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
+    """All carried factors, by `Block.key`, with their largest entries alone, as `decode_start` has them."""
+    packed = pack(factors)
+    shapes = {key: tuple(value.shape) for key, value in factors.items()}
+    form = vector_of(shapes, density, packed.dtype.itemsize)
+    return unpack(torch.from_numpy(form.decode(form.encode(packed.numpy()))), shapes)
+
+
 def encode_start(factors: Mapping[str, Tensor], density: float) -> Tensor:
     """The largest entries of all carried factors, (bytes,) uint8."""
     packed = pack(factors)

@@ -5,7 +5,7 @@ convolutions, makes them in half the time (docs/performance.md). With small matr
 """
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_LEAST = 2**16  # numbers of a matrix, from which on products with it are oneDNN's
+_LEAST = 2**15  # numbers of a matrix, from which on products with it are oneDNN's
+_ROWS = 16  # of a product, at least
 _DTYPES = (torch.float32, torch.float32)
 _WHOLE = (Tensor, nn.Parameter)  # not weights that are held in few bits
 
@@ -57,12 +58,22 @@ def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
 
     A result may differ from PyTorch's in the last digits, and does not depend on who asks for it.
     """
-    return _by_onednn(x, w, bias) if _suits(x, w) else F.linear(x, w, bias)
+    return _by_onednn(x, w, bias) if _suits(x, w) else _of_enough(x, partial(F.linear, weight=w, bias=bias))
 
 
 def linear_back(g: Tensor, w: Tensor) -> Tensor:
     """``g W``, (..., n) of g (..., m) and W (m, n): the gradient of what `linear` was given."""
-    return _by_onednn(g, w.mT, None) if _suits(g, w) else g @ w
+    return _by_onednn(g, w.mT, None) if _suits(g, w) else _of_enough(g, lambda rows: rows @ w)
+
+
+def _of_enough(x: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
+    """A product of rows (R, n), of which there are made enough: MKL adds up those of a few in another order.
+
+    Which one it is would follow from the number of threads, and from how many rows there are.
+    """
+    if x.ndim != 2 or len(x) >= _ROWS:
+        return product(x)
+    return product(F.pad(x, (0, 0, 0, _ROWS - len(x))))[: len(x)]
 
 
 def _by_onednn(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:

@@ -170,7 +170,7 @@ class Federation:
     def weights(self) -> dict[str, Tensor]:
         """The model as it predicts."""
         sketches = self.sketches(max(self.state.round, 1)).values
-        return effective_weights(self.state, self.blocks, sketches)
+        return effective_weights(self.received(self.state), self.blocks, sketches)
 
 
 def adapter(model: nn.Module, blocks: Sequence[Block], inputs: Tensor) -> CohortAdapter:

@@ -31,6 +31,11 @@ class Sparse(Oracle):
         self.whole, self.carried = self.carried, sparse(self.carried, self.method.download_density)
         return super().step()
 
+    def model(self) -> Factors:
+        """The dense parameters of the largest entries of P."""
+        every = {**self._zero(), **sparse(self.carried, self.method.download_density)}
+        return self._dense(every)
+
     def _server(self, found: list[Factors], shares: list[float]) -> None:
         start, mean = {**self._zero(), **self.carried}, {}
         for share, factors in zip(shares, found, strict=True):
@@ -57,7 +62,7 @@ class Sparse(Oracle):
 @pytest.mark.parametrize("optimizer", [None, ServerOptimizer("adam", 0.05)], ids=["mean", "adam"])
 @pytest.mark.parametrize("factory", [mlp, conv, text], ids=lambda f: f.__name__)
 def test_layers(factory, optimizer):
-    method = Flasc(download_density=0.4, upload_density=0.3, optimizer=optimizer)
+    method = Flasc(download_density=0.8, upload_density=0.3, optimizer=optimizer)
     local = LocalSpec("adamw", 0.02, batch_size=5, epochs=2, clip=0.5)
     f = Federation(make(factory), shards(), method, local, cohort=3, eta=0.8, weighting="examples")
     ranks = {block.name: block.rank for block in f.blocks}

@@ -114,3 +114,29 @@ def test_small_matrices_are_left_to_pytorch(monkeypatch):
     x, w = torch.randn(900, 10), torch.randn(5, 10)
     assert torch.equal(linear(x, w), F.linear(x, w))
     assert torch.equal(linear_back(linear(x, w), w), F.linear(x, w) @ w)
+
+
+@pytest.mark.skipif(not THERE, reason="what MKL does with a few rows is known of AMD's processors")
+@pytest.mark.parametrize("shape", [(64, 64), (5, 64), (64, 784)], ids=str)
+def test_a_few_rows_have_the_same_bits_on_two_threads_and_beside_others(shape, monkeypatch):
+    monkeypatch.setattr(products, "_LEAST", 10**9)
+    x, g, w = torch.randn(200, shape[1]), torch.randn(200, shape[0]), torch.randn(shape)
+    before = torch.get_num_threads()
+    with_one, with_two = [], []
+    try:
+        for threads, found in ((1, with_one), (2, with_two)):
+            torch.set_num_threads(threads)
+            for rows in range(1, 40):
+                found += [linear(x[:rows], w), linear_back(g[:rows], w)]
+            found += [linear(x, w), linear_back(g, w)]
+    finally:
+        torch.set_num_threads(before)
+    assert all(map(torch.equal, with_one, with_two))
+    forth, back = with_one[-2:]
+    for rows in range(1, 40):
+        assert torch.equal(with_one[2 * rows - 2], forth[:rows]) and torch.equal(with_one[2 * rows - 1], back[:rows])
+
+
+def test_no_rows_are_none(monkeypatch):
+    monkeypatch.setattr(products, "_LEAST", 10**9)
+    assert linear(torch.ones(0, 3), torch.ones(2, 3)).shape == (0, 2)
