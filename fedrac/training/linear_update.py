@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedrac.training.layout import Layout
-from fedrac.training.products import linear_back
+from fedrac.training.products import add_times, each_times, linear, linear_back, times
 
 
 class AddUpdate(torch.autograd.Function):
@@ -69,7 +69,7 @@ def add_update(
     Returns:
         What `gradients` needs: the rows that met A (R, n or k), and what they became (R, r); None where B is None.
     """
-    rows, hidden = x if r is None else x @ r.mT, None
+    rows, hidden = x if r is None else linear(x, r), None
     if b is None:
         _add_product(out, rows, a.mT, scale, layout)
     else:
@@ -96,25 +96,25 @@ def gradients(
         if r is None:
             _add_product(grad_x, inner, a, scale, layout)
         else:
-            grad_x.addmm_(_times(inner, a, layout), r, alpha=scale)
+            add_times(grad_x, _times(inner, a, layout), r, scale)
     return grad_x, grad_a, grad_b
 
 
 def _times(rows: Tensor, matrix: Tensor, layout: Layout) -> Tensor:
     """Rows times a matrix that all clients share, or each client's rows times its own."""
     if matrix.ndim == 2:
-        return rows @ matrix
+        return times(rows, matrix)
     if layout.copies(matrix[0].numel(), rows):
         out = rows.new_zeros(len(rows), matrix.shape[-1])
         _add_product(out, rows, matrix, 1.0, layout)
         return out
-    return torch.bmm(layout.split(rows), layout.own(matrix)).flatten(0, 1)
+    return each_times(layout.split(rows), layout.own(matrix)).flatten(0, 1)
 
 
 def _add_product(out: Tensor, rows: Tensor, matrix: Tensor, scale: float, layout: Layout) -> None:
     """``out += scale * rows @ matrix``, in place."""
     if matrix.ndim == 2:
-        out.addmm_(rows, matrix, alpha=scale)
+        add_times(out, rows, matrix, scale)
     elif layout.copies(matrix[0].numel(), rows):
         parts, sums = layout.split(rows), layout.split(out)
         for client, at in layout.groups:
@@ -131,5 +131,5 @@ def _per_client(left: Tensor, right: Tensor, scale: float, layout: Layout) -> Te
             a, b = (layout.split(x)[at].flatten(0, 1) for x in (left, right))
             torch.mm(a.mT, b, out=product[client])
     else:
-        product = layout.sums(torch.bmm(layout.split(left).mT, layout.split(right)))
+        product = layout.sums(each_times(layout.split(left).mT, layout.split(right)))
     return product if scale == 1.0 else product.mul_(scale)

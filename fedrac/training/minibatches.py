@@ -41,10 +41,21 @@ class Steps:
 
 
 class Minibatches:
-    """The mini-batches of a chunk of clients, which are in order of falling number of steps."""
+    """The mini-batches of a chunk of clients, which are in order of falling number of steps.
 
-    def __init__(self, shards: Sequence[Shard], spec: LocalSpec, seed: int, round_: int, most: int) -> None:
+    Args:
+        shards: of the clients.
+        spec: how many examples a mini-batch has, and in which order they come.
+        seed, round_: of the orders' streams.
+        most: rows of some steps together, at most; one step may have more.
+        filled: short mini-batches are as wide as whole ones, whatever those beside them are.
+    """
+
+    def __init__(
+        self, shards: Sequence[Shard], spec: LocalSpec, seed: int, round_: int, most: int, filled: bool = False
+    ) -> None:
         self._spec, self._most = spec, most
+        self._least = spec.batch_size if filled and spec.sampling != "full" else 1
         self._sizes = np.array([len(s) for s in shards], dtype=np.int64)
         self._batch = np.minimum(self._sizes, spec.rows_per_step(int(self._sizes.max())))
         self._per_epoch = -(-self._sizes // self._batch)
@@ -79,7 +90,7 @@ class Minibatches:
             first = step // self._per_epoch * self._sizes + within
             counts = np.minimum(self._batch, self._sizes - within)
         counts = np.where(step < self._steps, counts, 0)
-        clients, width = (counts > 0).sum(1), counts.max(1)
+        clients, width = (counts > 0).sum(1), counts.max(1).clip(min=self._least)
         changes = np.flatnonzero((np.diff(clients) != 0) | (np.diff(width) != 0)) + 1
         for begin, end in pairwise([0, *changes.tolist(), len(step)]):
             k, b = int(clients[begin]), int(width[begin])

@@ -163,4 +163,4 @@ def _of_loss(loss: Loss, outputs: Tensor, targets: Any, weight: Tensor) -> tuple
         outputs.requires_grad_()
         losses = loss(outputs, targets).flatten()
         (g,) = torch.autograd.grad(losses, outputs, weight.to(losses.dtype))
-    return losses.detach(), g
+    return losses.detach(), g.contiguous()

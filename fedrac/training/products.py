@@ -1,5 +1,8 @@
 """Products with frozen weights, by the faster of the two libraries that PyTorch has for them.
 
+What a row becomes does not depend on the rows beside it, nor on the number of threads: a client's result is the same
+to the last digit wherever, and beside whom, it trains.
+
 PyTorch leaves float32 products on a CPU to MKL. On a processor that is not Intel's, oneDNN, which it has for
 convolutions, makes them in half the time (docs/performance.md). With small matrices calls take longer than they save.
 """
@@ -58,12 +61,40 @@ def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
 
     A result may differ from PyTorch's in the last digits, and does not depend on who asks for it.
     """
-    return _by_onednn(x, w, bias) if _suits(x, w) else _of_enough(x, partial(F.linear, weight=w, bias=bias))
+    product = _by_onednn if _suits(x, w) else F.linear
+    return _of_enough(x, lambda rows: product(rows, w, bias))
 
 
 def linear_back(g: Tensor, w: Tensor) -> Tensor:
     """``g W``, (..., n) of g (..., m) and W (m, n): the gradient of what `linear` was given."""
-    return _by_onednn(g, w.mT, None) if _suits(g, w) else _of_enough(g, lambda rows: rows @ w)
+    if _suits(g, w):
+        return _of_enough(g, lambda rows: _by_onednn(rows, w.mT, None))
+    return _of_enough(g, lambda rows: rows @ w)
+
+
+def times(rows: Tensor, matrix: Tensor) -> Tensor:
+    """``rows @ matrix``, (R, m) of rows (R, n) and a small matrix (n, m); it does not depend on who asks for it either."""
+    if matrix.shape[1] > 1:
+        return _of_enough(rows, lambda x: x @ matrix)
+    if rows.device.type != "cpu" or not (over := -len(rows) % 4):
+        return rows @ matrix
+    return (F.pad(rows, (0, 0, 0, over)) @ matrix)[: len(rows)]  # MKL goes through the rows of one column by fours
+
+
+def add_times(out: Tensor, rows: Tensor, matrix: Tensor, scale: float) -> None:
+    """``out += scale * rows @ matrix`` in place, of out (R, m); the rest as for `times`."""
+    if not (missing := _missing(rows)):
+        out.addmm_(rows, matrix, alpha=scale)
+        return
+    filled = F.pad(out, missing).addmm_(F.pad(rows, missing), matrix, alpha=scale)
+    out.copy_(filled[: len(rows)])
+
+
+def each_times(left: Tensor, right: Tensor) -> Tensor:
+    """``left_c @ right_c``, (C, k, m) of (C, k, n) and (C, n, m), with the bits that a client's has beside others'."""
+    if len(left) > 1 or right.shape[-1] > 1 or left.device.type != "cpu":
+        return torch.bmm(left, right)
+    return torch.bmm(left.expand(2, -1, -1), right.expand(2, -1, -1))[:1]  # one client, one column: as in `times`
 
 
 def _of_enough(x: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
@@ -71,9 +102,13 @@ def _of_enough(x: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
 
     Which one it is would follow from the number of threads, and from how many rows there are.
     """
-    if x.ndim != 2 or len(x) >= _ROWS:
-        return product(x)
-    return product(F.pad(x, (0, 0, 0, _ROWS - len(x))))[: len(x)]
+    return product(F.pad(x, missing))[: len(x)] if (missing := _missing(x)) else product(x)
+
+
+def _missing(rows: Tensor) -> tuple[int, ...]:
+    """What fills rows (R, n) up, for `F.pad`; nothing where there are enough."""
+    few = rows.ndim == 2 and len(rows) < _ROWS and rows.device.type == "cpu"
+    return (0, 0, 0, _ROWS - len(rows)) if few else ()
 
 
 def _by_onednn(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
