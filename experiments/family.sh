@@ -18,7 +18,7 @@ for method in fedavg_lora rolora hetlora; do
   trial $method local.lr=0.01,0.02,0.04,0.08 local.batch_size=10,32
 done
 trial flexlora local.lr=0.0025,0.005,0.01,0.02 local.batch_size=10,32
-trial flasc local.lr=0.00125,0.0025,0.005,0.01 local.batch_size=10,32
+trial flasc local.lr=0.0025,0.005,0.01,0.02 local.batch_size=10,32
 trial lora_fair local.lr=0.01,0.02,0.04,0.08 method.penalty=0.01,0.1
 trial fed_sb $FACTORS adapt.basis=weights,inputs
 trial fedsa_lora $FACTORS local.batch_size=10,32 evaluate.on_clients=all # it is their own models that count
