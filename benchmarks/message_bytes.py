@@ -20,9 +20,10 @@ from fedrac import models
 from fedrac.algorithm.adapt import AdaptSpec
 from fedrac.algorithm.blocks import plan_blocks, trained_shapes
 from fedrac.algorithm.method import Method
+from fedrac.algorithm.round_means import mean_shapes
 from fedrac.algorithm.round_start import draw_sketches
 from fedrac.algorithm.selection import draw_cohort
-from fedrac.algorithm.server import advance, mean_shapes
+from fedrac.algorithm.server_step import advance
 from fedrac.algorithm.sketch import SketchSpec
 from fedrac.algorithm.state import ServerState
 from fedrac.flower import client_app

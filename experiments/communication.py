@@ -53,11 +53,11 @@ def section(folder: Path, figures: Path) -> str:
 _INTRO = f"""The paper's transfer made federated, on the full MNIST: an MLP 784-64-64-5, pre-trained on the digits 0-4,
 is adapted to 5-9 by 100 clients, 10 a round; biases are frozen. AdamW, a cosine over rounds. *FedAvg with every help*:
 with all that the two-sided sketch has, two local epochs, logit adjustment, a server step of 1.5 and the mean of the
-rounds (`server.average`). *Fed-RAC-LoRA at rank 4* has `sketch.law=haar`. Learning rate and batch size of each method were chosen from eight trials on
-validation data at Dirichlet 0.5 and 0.1 together, with two seeds that are not used again; where larger batches came
-within a tenth of a point of the best, they were taken. *To {100 * LEVEL:.1f} %*: what a
-client has uploaded if it took part in all rounds until the mean of three evaluations in a row, five rounds apart, first
-reaches that level: up to the first of the three. A dash where a run does not."""
+rounds (`server.average`). *Fed-RAC-LoRA at rank 4* has `sketch.law=haar`. Learning rate and batch size of each method
+were chosen from eight trials on validation data at Dirichlet 0.5 and 0.1 together, with two seeds that are not used
+again; where larger batches came within a tenth of a point of the best, they were taken. *To {100 * LEVEL:.1f} %*: what
+a client has uploaded if it took part in all rounds until the mean of three evaluations in a row, five rounds apart,
+first reaches that level: up to the first of the three. A dash where a run does not."""
 
 
 def reached(run: Run, metric: str = "test/accuracy", level: float = LEVEL, window: int = 3) -> float:

@@ -1,6 +1,6 @@
 """What stands between the clients' factors and the weights: clipping, robust means, and noise for privacy.
 
-All of it is off by default, and then the mean of `fedrac.algorithm.server` is taken instead. docs/security.md says
+All of it is off by default, and then the mean of `fedrac.algorithm.round_means` is taken instead. docs/security.md says
 what it protects, and against whom.
 """
 

@@ -21,8 +21,10 @@ from fedrac.algorithm.blocks import own_shapes, sent_shapes
 from fedrac.algorithm.controlled import Controlled
 from fedrac.algorithm.means import Cohort
 from fedrac.algorithm.method import RoundMethod
+from fedrac.algorithm.round_means import mean_letters, mean_shapes, round_means
 from fedrac.algorithm.round_start import Sketches, draw_sketches
-from fedrac.algorithm.server import advance, mean_letters, mean_shapes, round_means, shares
+from fedrac.algorithm.server import shares
+from fedrac.algorithm.server_step import advance
 from fedrac.algorithm.state import GuardState, ServerState
 from fedrac.algorithm.streams import Stream
 from fedrac.flower.round_settings import RoundSettings

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from fedrac.algorithm.blocks import Block
 from fedrac.algorithm.iterates import averaged
+from fedrac.algorithm.merge import Room, effective_weights
 from fedrac.algorithm.method import Method
+from fedrac.algorithm.round_means import mean_shapes
 from fedrac.algorithm.round_start import draw_sketches
-from fedrac.algorithm.server import Room, advance, effective_weights, mean_shapes
+from fedrac.algorithm.server_step import advance
 from fedrac.algorithm.sketch import SketchSpec
 from fedrac.algorithm.state import GuardState, ServerState
 from fedrac.protocol import method_settings
@@ -44,7 +46,7 @@ class Replay:
 
     @torch.no_grad()
     def advance(self, state: ServerState, step: Step, room: Room = torch.empty_like) -> ServerState:
-        """The state after ``step``, with the bits that the server has; ``room`` is that of `server.advance`."""
+        """The state after ``step``, with the bits that the server has; ``room`` is that of `server_step.advance`."""
         at = self.method.at(step.round)
         sketches = self._sketches(state, step.round)
         coding = CodedRound(self.sketch.seed, step.round, self.blocks, at, sketches, state).means(self.bits)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fedrac.algorithm.blocks import sent_shapes, trained_shapes
 from fedrac.algorithm.client_ranks import shapes_of_rank
+from fedrac.algorithm.round_means import mean_shapes
 from fedrac.algorithm.rounding import Rounding
-from fedrac.algorithm.server import mean_shapes
 from fedrac.algorithm.simulated_time import SystemSpec, Work
 from fedrac.protocol.connected_clients import ConnectedClients
 from fedrac.protocol.downloads import Downloads

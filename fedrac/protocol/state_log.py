@@ -1,8 +1,8 @@
 """The server's history, and what of it somebody needs who has an earlier state.
 
 A round moves a state by the means of the clients' factors and a sketch that follows from the seed: whoever has the
-state before it can make the same step (`fedrac.algorithm.server.advance`). Who is further behind gets the means of all
-rounds since then, or the tensors that have changed, whichever are fewer bytes.
+state before it can make the same step (`fedrac.algorithm.server_step.advance`). Who is further behind gets the means of
+all rounds since then, or the tensors that have changed, whichever are fewer bytes.
 """
 
 from collections import deque
@@ -27,7 +27,7 @@ class Step:
     Attributes:
         round: names the sketch.
         eta: the server's step eta'.
-        means: those of `fedrac.algorithm.server.round_means`, one after another, (N,) in the master dtype.
+        means: those of `fedrac.algorithm.round_means.round_means`, one after another, (N,) in the master dtype.
     """
 
     round: int

@@ -73,7 +73,7 @@ def linear_back(g: Tensor, w: Tensor) -> Tensor:
 
 
 def times(rows: Tensor, matrix: Tensor) -> Tensor:
-    """``rows @ matrix``, (R, m) of rows (R, n) and a small matrix (n, m); it does not depend on who asks for it either."""
+    """``rows @ matrix``, (R, m) of rows (R, n) and a small matrix (n, m), as independent of the rest as `linear`."""
     if matrix.shape[1] > 1:
         return _of_enough(rows, lambda x: x @ matrix)
     if rows.device.type != "cpu" or not (over := -len(rows) % 4):

@@ -13,8 +13,10 @@ from fedrac.algorithm.adapt import AdaptSpec
 from fedrac.algorithm.blocks import Block, plan_blocks
 from fedrac.algorithm.means import Cohort
 from fedrac.algorithm.method import Method
+from fedrac.algorithm.round_means import round_means
 from fedrac.algorithm.round_start import Start, draw_sketches, start_of_round
-from fedrac.algorithm.server import advance, initial_state, round_means
+from fedrac.algorithm.server import initial_state
+from fedrac.algorithm.server_step import advance
 from fedrac.algorithm.sketch import SketchSpec
 from fedrac.data.batch import IGNORED
 from fedrac.training.local import CohortResult, train_cohort

@@ -11,17 +11,13 @@ from workloads import Workload
 from fedrac.algorithm.adapt import AdaptSpec
 from fedrac.algorithm.blocks import Block, Rank, own_shapes, plan_blocks, sent_shapes
 from fedrac.algorithm.means import Cohort, Shares
+from fedrac.algorithm.merge import effective_weights
 from fedrac.algorithm.method import Method, RoundMethod
+from fedrac.algorithm.round_means import round_means
 from fedrac.algorithm.round_start import Sketches, Start, draw_sketches, start_of_round
 from fedrac.algorithm.selection import draw_cohort
-from fedrac.algorithm.server import (
-    Weighting,
-    advance,
-    effective_weights,
-    initial_state,
-    round_means,
-    shares,
-)
+from fedrac.algorithm.server import Weighting, initial_state, shares
+from fedrac.algorithm.server_step import advance
 from fedrac.algorithm.sketch import Law, SketchSpec
 from fedrac.algorithm.state import ServerState
 from fedrac.protocol import ranked

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from numpy.typing import NDArray
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -25,9 +25,10 @@ from fedrac.aggregation import privacy
 from fedrac.aggregation.guard import GuardSpec, begin, guard
 from fedrac.aggregation.update_vectors import UpdateVectors
 from fedrac.algorithm.controlled import Controlled
+from fedrac.algorithm.merge import effective_weights
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.round_start import draw_sketches
-from fedrac.algorithm.server import ServerSpec, effective_weights, shares
+from fedrac.algorithm.server import ServerSpec, shares
 from fedrac.algorithm.state import GuardState, ServerState, Spent
 from fedrac.flower.strategy import FedRacLora
 from fedrac.results import checkpoint

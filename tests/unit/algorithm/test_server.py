@@ -11,17 +11,11 @@ from workloads import Tied, entropy, linear, make, mlp, shards, tied
 from fedrac.algorithm.adapt import AdaptSpec
 from fedrac.algorithm.blocks import plan_blocks
 from fedrac.algorithm.means import average
+from fedrac.algorithm.merge import effective_weights, plus_product, product
 from fedrac.algorithm.method import Method
 from fedrac.algorithm.round_start import draw_sketches, start_of_round
 from fedrac.algorithm.selection import draw_cohort
-from fedrac.algorithm.server import (
-    ServerSpec,
-    effective_weights,
-    initial_state,
-    plus_product,
-    product,
-    shares,
-)
+from fedrac.algorithm.server import ServerSpec, initial_state, shares
 from fedrac.algorithm.sketch import SketchSpec
 from fedrac.training.optimizer import LocalSpec
 

@@ -1,4 +1,4 @@
-"""What a client of a small network finds has the same bits whoever is trained beside it, and on any number of threads."""
+"""A client of a small network finds the same bits whoever is trained beside it, and on any number of threads."""
 
 import pytest
 import torch
@@ -24,7 +24,9 @@ pytestmark = pytest.mark.skipif(not products._is_there(), reason="it is known of
 
 def workload(inputs: int = 784, hidden: int = 64) -> Workload:
     generator = torch.Generator().manual_seed(5)
-    model = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 5))
+    model = nn.Sequential(
+        nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 5)
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
