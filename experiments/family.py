@@ -70,9 +70,16 @@ def worst_tenth(run: Run) -> float:
     return float(run.columns[measure(run).replace("test/", "clients/").replace("clients/", "clients/worst10_")][-1])
 
 
-def held(stem: str, experiment: str) -> int:
-    """Numbers that a client of a method holds while it trains, beside examples and activations."""
-    found = parse(compose.load([f"experiment={experiment}", f"method={stem}"]))
+def held(stem: str, experiment: str, checkpoint: str | None = None) -> int:
+    """Numbers that a client of a method holds while it trains, beside examples and activations.
+
+    Args:
+        stem: names the method's settings.
+        experiment: whose rates they are.
+        checkpoint: of the model, where it is of a folder.
+    """
+    model_of = [f"model.checkpoint={checkpoint}"] if checkpoint else []
+    found = parse(compose.load([f"experiment={experiment}", f"method={stem}", *model_of]))
     model = models.build(found.model, found.seed)
     blocks, copies = plan_blocks(model, found.adapt, found.method), {"adamw": 4, "sgd": 2}[found.local.optimizer]
     copies += found.method.keeps_controls + found.method.sends_controls
@@ -99,7 +106,8 @@ def _table(found: Mapping[str, Sequence[Run]], setting: Setting) -> str:
         main = members[setting.main]
         row = [name, f"{_sent(main):,.0f}", *(mean_sd(values, percent) for values in final.values())]
         row += [mean_sd([worst_tenth(run) for run in main], percent), *_costs(main, setting)]
-        row += [f"{held(stems[name], setting.experiment) / 1e3:,.0f} k"]
+        kept = held(stems[name], setting.experiment, main[0].config.get("model.checkpoint"))
+        row += [f"{kept / 1e3:,.0f} k"]
         rows.append((-float(np.mean(final[setting.main])), row))
     to = f"to {100 * setting.level:.0f} %"
     head = ["method", "uploads", *found, "worst tenth", f"up {to}", f"down {to}", f"time {to}", "held"]
