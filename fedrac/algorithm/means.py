@@ -42,7 +42,7 @@ def average(stacked: Tensor, weights: Shares) -> Tensor:
     rows = stacked.numpy().reshape(len(weights), -1)
     total = np.empty(rows.shape[1])
     for some in _columns(rows):
-        _add_rows(np.multiply(weights[:, None], rows[:, some], dtype=np.float64), total[some])
+        add_rows(np.multiply(weights[:, None], rows[:, some], dtype=np.float64), total[some])
     return torch.from_numpy(total.reshape(stacked.shape[1:]))
 
 
@@ -52,8 +52,8 @@ def _columns(rows: NDArray[Any]) -> list[slice]:
     return [slice(start, start + step) for start in range(0, rows.shape[1], step)]
 
 
-def _add_rows(rows: Shares, total: Shares) -> None:
-    """The sum of rows (C, n) into ``total`` (n,), one after another from zero.
+def add_rows(rows: NDArray[Any], total: NDArray[Any]) -> None:
+    """The sum of rows (C, n) into ``total`` (n,), one after another from zero, in their dtype.
 
     So does NumPy along an axis that is not the fast one in memory; a single column, which is, it would add by halves.
     """

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fedrac.algorithm.blocks import Block
+from fedrac.algorithm.means import add_rows
 from fedrac.algorithm.state import ServerState
 
 Room = Callable[[Tensor], Tensor]
@@ -16,8 +17,10 @@ _ENTRIES = 2**18  # of a matrix that are worked on at once: they stay in a core'
 def product(b: Tensor, a: Tensor) -> Tensor:
     """``B A`` (..., m, n) as a sum of r outer products, in order, multiply and add apart: the same on every machine.
 
-    Some rows at a time, so that the sums stay in a core's cache.
+    Some rows at a time, so that the sums stay in a core's cache; all outer products at once, where they are so small.
     """
+    if b.ndim == 2 and 0 < b.numel() * a.shape[-1] <= 2 * _ENTRIES:
+        return _small_product(b, a)
     total = b.new_zeros(*b.shape[:-1], a.shape[-1])
     blocks = _row_blocks(total)
     outer = torch.empty_like(total[..., blocks[0], :]) if blocks else total
@@ -25,6 +28,13 @@ def product(b: Tensor, a: Tensor) -> Tensor:
         part, left = total[..., rows, :], b[..., rows, :]
         for j in range(a.shape[-2]):
             part += torch.mul(left[..., j, None], a[..., None, j, :], out=outer[..., : part.shape[-2], :])
+    return total
+
+
+def _small_product(b: Tensor, a: Tensor) -> Tensor:
+    outer, total = b.new_empty(len(a), len(b), a.shape[1]), b.new_empty(len(b), a.shape[1])
+    torch.mul(b.mT.unsqueeze(2), a.unsqueeze(1), out=outer)
+    add_rows(outer.numpy().reshape(len(a), -1), total.numpy().reshape(-1))
     return total
 
 

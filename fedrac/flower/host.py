@@ -172,7 +172,8 @@ class Host:
         theory, moments = plan.spec.local.precondition, state.moments
         begin = start_of_round(blocks, method, values, state.factors, dtype, theory, moments)
         start = begin.to(self.device)
-        problem = TrainingSetup(self.model, blocks, self._loss, self._take, self._ways, self._rows.lengths)
+        task, lengths = self.data.task, self._rows.lengths
+        problem = TrainingSetup(self.model, blocks, task.loss, self._take, self._ways, lengths, task.gradient)
 
         local = plan.spec.local
 
@@ -240,9 +241,6 @@ class Host:
             )
         labels = torch.as_tensor(np.asarray(self.data.train.targets))
         return adjusted(problem, shards, labels, self.data.outputs, local.logit_adjustment)
-
-    def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self.data.task.loss(outputs, targets)
 
     def _take(self, index: Tensor) -> Batch:
         return self._rows(index)

@@ -208,7 +208,7 @@ class _Lockstep:
     ) -> tuple[Tensor, list[Tensor]]:
         """Losses (rows,), and the gradients of their weighted sum."""
         if self.plain is not None:
-            return self.plain.gradients(self.problem.loss, inputs, targets, weight)
+            return self.plain.gradients(self.problem, inputs, targets, weight)
         loss = self.problem.loss(self._outputs(inputs), targets).flatten()
         found = torch.autograd.grad(loss, values, weight.to(loss.dtype), allow_unused=True)
         return loss.detach(), [torch.zeros_like(v) if g is None else g for v, g in zip(values, found, strict=True)]

@@ -6,6 +6,7 @@ that the gradients are those of automatic differentiation is found out before th
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from fedrac.training.layer_updates import Factors
 from fedrac.training.layout import Layout
 from fedrac.training.linear_update import add_update, gradients
 from fedrac.training.products import linear, linear_back
-from fedrac.training.setup import Loss
+from fedrac.training.setup import Loss, TrainingSetup
 from fedrac.training.way import Layer
 
 _aten = torch.ops.aten
@@ -112,13 +113,16 @@ class PlainNetwork:
         self._factors, self._layout = factors, layout
 
     @torch.no_grad()
-    def gradients(self, loss: Loss, inputs: Any, targets: Any, weight: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def gradients(
+        self, problem: TrainingSetup, inputs: Any, targets: Any, weight: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
         """Losses (rows,), and the gradients (C, ...) of their sum with ``weight`` (rows,), in order of the factors."""
         rows, kept = inputs.flatten(1), []
         for layer in self._layers:
             rows, needed = self._linear(layer, rows) if layer.kind == "linear" else self._activation(layer, rows)
             kept.append(needed)
-        losses, g = _of_loss(loss, rows, targets, weight)
+        of_loss = problem.gradient or partial(_of_loss, problem.loss)
+        losses, g = of_loss(rows, targets, weight)
         found: dict[str, Tensor] = {}
         for place in range(len(kept) - 1, self._first - 1, -1):
             layer = self._layers[place]

@@ -121,7 +121,7 @@ class _Probe:
             return way
         network = plain.PlainNetwork(self.problem.model, self.problem.blocks, layers, list(self.trained))
         network.use({**self.start.frozen, **self.trained}, Layout(len(table), table.numel()))
-        losses, gradients = network.gradients(self.problem.loss, inputs, targets, weight.to(self.device))
+        losses, gradients = network.gradients(self.problem, inputs, targets, weight.to(self.device))
         found = self._by_client(losses.view(table.shape), dict(zip(self.trained, gradients, strict=True)))
         return way if self._difference(found, expected, seen) else replace(way, plain=layers)
 

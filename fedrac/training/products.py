@@ -76,9 +76,10 @@ def times(rows: Tensor, matrix: Tensor) -> Tensor:
     """``rows @ matrix``, (R, m) of rows (R, n) and a small matrix (n, m), as independent of the rest as `linear`."""
     if matrix.shape[1] > 1:
         return _of_enough(rows, lambda x: x @ matrix)
-    if rows.device.type != "cpu" or not (over := -len(rows) % 4):
+    count = rows.shape[0]
+    if not (over := -count % 4) or rows.device.type != "cpu":
         return rows @ matrix
-    return (F.pad(rows, (0, 0, 0, over)) @ matrix)[: len(rows)]  # MKL goes through the rows of one column by fours
+    return (F.pad(rows, (0, 0, 0, over)) @ matrix)[:count]  # MKL goes through the rows of one column by fours
 
 
 def add_times(out: Tensor, rows: Tensor, matrix: Tensor, scale: float) -> None:
@@ -87,12 +88,12 @@ def add_times(out: Tensor, rows: Tensor, matrix: Tensor, scale: float) -> None:
         out.addmm_(rows, matrix, alpha=scale)
         return
     filled = F.pad(out, missing).addmm_(F.pad(rows, missing), matrix, alpha=scale)
-    out.copy_(filled[: len(rows)])
+    out.copy_(filled[: rows.shape[0]])
 
 
 def each_times(left: Tensor, right: Tensor) -> Tensor:
     """``left_c @ right_c``, (C, k, m) of (C, k, n) and (C, n, m), with the bits that a client's has beside others'."""
-    if len(left) > 1 or right.shape[-1] > 1 or left.device.type != "cpu":
+    if left.shape[0] > 1 or right.shape[2] > 1 or left.device.type != "cpu":
         return torch.bmm(left, right)
     return torch.bmm(left.expand(2, -1, -1), right.expand(2, -1, -1))[:1]  # one client, one column: as in `times`
 
@@ -102,13 +103,13 @@ def _of_enough(x: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
 
     Which one it is would follow from the number of threads, and from how many rows there are.
     """
-    return product(F.pad(x, missing))[: len(x)] if (missing := _missing(x)) else product(x)
+    return product(F.pad(x, missing))[: x.shape[0]] if (missing := _missing(x)) else product(x)
 
 
 def _missing(rows: Tensor) -> tuple[int, ...]:
     """What fills rows (R, n) up, for `F.pad`; nothing where there are enough."""
-    few = rows.ndim == 2 and len(rows) < _ROWS and rows.device.type == "cpu"
-    return (0, 0, 0, _ROWS - len(rows)) if few else ()
+    few = rows.shape[0] < _ROWS and rows.ndim == 2 and rows.device.type == "cpu"
+    return (0, 0, 0, _ROWS - rows.shape[0]) if few else ()
 
 
 def _by_onednn(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:

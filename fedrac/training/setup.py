@@ -10,6 +10,7 @@ from fedrac.algorithm.blocks import Block
 from fedrac.training.way import Way
 
 Loss = Callable[[Tensor, Any], Tensor]
+LossGradient = Callable[[Tensor, Any, Tensor], tuple[Tensor, Tensor]]
 Take = Callable[[Tensor], tuple[object, Any]]
 
 
@@ -55,6 +56,8 @@ class TrainingSetup:
         take: (rows,) int64 to the model's inputs and the targets of those examples, as the loss takes them.
         ways: what is known of the model; give the same object again to the next round's problem.
         lengths: (examples,) int64, tokens of every text of the data; None: they have no lengths.
+        gradient: (outputs, targets, weight (rows,)) to the losses and the gradient of their weighted sum (rows, ...),
+            where one is written out; None: the loss is differentiated.
     """
 
     model: nn.Module
@@ -63,3 +66,4 @@ class TrainingSetup:
     take: Take
     ways: KnownWays = field(default_factory=KnownWays)
     lengths: Tensor | None = None
+    gradient: LossGradient | None = None

@@ -59,4 +59,5 @@ def with_loss(task: str | Task, loss: str | Loss) -> Task:
 
     from fedrac.loading import target
 
-    return replace(named(task), loss=target.function(loss, "data.loss") if isinstance(loss, str) else loss)
+    own = target.function(loss, "data.loss") if isinstance(loss, str) else loss
+    return replace(named(task), loss=own, gradient=None)

@@ -15,16 +15,27 @@ _SHORT = 16  # PyTorch's softmax along rows shorter than that is slow: it goes n
 
 
 def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy (rows,) of logits (rows, classes) and labels (rows,) int64.
+    """Cross-entropy (rows,) of logits (rows, classes) and labels (rows,); of a few classes on a CPU in float64."""
+    return F.nll_loss(_log_shares(outputs), targets, reduction="none")
 
-    On a CPU that of a few classes is computed in float64: rounded to the logits' float32, its gradient is the same with
-    and without AVX-512, whose exponential function has other last digits.
+
+def gradient(outputs: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The losses (rows,), and the gradient (rows, classes) of their sum with ``weight`` (rows,), written out."""
+    logs, at = _log_shares(outputs), targets.unsqueeze(1)
+    found = logs.exp().scatter_add_(1, at, logs.new_full((1, 1), -1.0).expand(at.shape)).mul_(weight.unsqueeze(1))
+    return -logs.gather(1, at)[:, 0], found.to(outputs.dtype).contiguous()
+
+
+def _log_shares(outputs: Tensor) -> Tensor:
+    """The logarithms of the classes' shares (rows, classes).
+
+    On a CPU those of a few classes are float64: the gradient, rounded to the logits' float32, is then the same with and
+    without AVX-512, whose exponential function has other last digits.
     """
     if outputs.shape[1] >= _SHORT:
-        return F.cross_entropy(outputs, targets, reduction="none")
+        return outputs.log_softmax(1)
     wide = torch.float64 if outputs.device.type == "cpu" else outputs.dtype
-    columns = outputs.T.to(wide, memory_format=torch.contiguous_format).contiguous()
-    return F.nll_loss(columns.log_softmax(0).T, targets, reduction="none").to(outputs.dtype)
+    return outputs.T.to(wide, memory_format=torch.contiguous_format).contiguous().log_softmax(0).T
 
 
 def metrics(outputs: Tensor, targets: Tensor) -> dict[str, float]:
@@ -58,4 +69,4 @@ def check_outputs(outputs: Tensor, targets: NDArray[Any]) -> None:
     check_classes(targets, outputs.shape[1])
 
 
-TASK = Task("classification", 1, "int64", loss, metrics, predictions, answer, check_labels, check_outputs)
+TASK = Task("classification", 1, "int64", loss, metrics, predictions, answer, check_labels, check_outputs, gradient)

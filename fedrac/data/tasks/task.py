@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 IGNORED = -100  # a target that counts for nothing, as in torch's cross-entropy
 
 Loss = Callable[["Tensor", "Tensor"], "Tensor"]
+Gradient = Callable[["Tensor", "Tensor", "Tensor"], "tuple[Tensor, Tensor]"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Task:
         check_targets: raises ValueError for targets (N, ...) with a value that means nothing; their name is for the
             error.
         check_outputs: raises ValueError for outputs of a few examples that do not fit the targets (of all examples).
+        gradient: outputs, targets and a weight of each example to the losses and the gradient of their weighted sum, in
+            the form and dtype of the outputs: that of ``loss``, faster. None: ``loss`` is differentiated.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Task:
     answer: Callable[["Tensor", Sequence[str]], Mapping[str, Any]]
     check_targets: Callable[[NDArray[Any], str], None]
     check_outputs: Callable[["Tensor", NDArray[Any]], None]
+    gradient: Gradient | None = None
 
     @property
     def form(self) -> str:

@@ -14,7 +14,29 @@ PREDICTED, VALUES = torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[0.0, 
 
 def test_cross_entropy_of_each_example():
     expected = torch.tensor([math.log(4 / 3), math.log(2), math.log(1 + math.exp(2))])
-    torch.testing.assert_close(tasks.named("classification").loss(LOGITS, LABELS), expected)
+    torch.testing.assert_close(tasks.named("classification").loss(LOGITS, LABELS), expected.double())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("classes", [2, 15, 16, 40])
+def test_a_gradient_that_is_written_out_is_that_of_the_loss(classes, dtype):
+    generator = torch.Generator().manual_seed(0)
+    outputs = (30 * torch.randn(50, classes, generator=generator)).to(dtype).requires_grad_()
+    targets, weight = (
+        torch.randint(classes, (50,), generator=generator),
+        torch.rand(50, generator=generator, dtype=dtype),
+    )
+    task = tasks.named("classification")
+    expected = task.loss(outputs, targets)
+    expected.backward(weight.to(expected.dtype))
+    losses, gradient = task.gradient(outputs.detach(), targets, weight)
+    torch.testing.assert_close(losses, expected.detach(), rtol=0, atol=0)
+    torch.testing.assert_close(gradient, outputs.grad)
+    assert gradient.is_contiguous()
+
+
+def test_another_loss_is_differentiated():
+    assert tasks.with_loss("classification", lambda outputs, targets: outputs.sum(1)).gradient is None
 
 
 @pytest.mark.parametrize("classes", [2, 15, 16, 40])
