@@ -140,8 +140,8 @@ class _Lockstep:
     ) -> None:
         self.problem, self.start, self.spec, self.way, self.most = problem, start, spec, way, most
         self.seed, self.round, self.clients = seed, round_, [s.client for s in shards]
-        # Sums over a mini-batch have other last digits in another width: in a plain network it must not follow from
-        # who else is trained. It costs rows, but next to no time.
+        # PyTorch has another function for small products, whose sums round otherwise: which one it is must not follow
+        # from the mini-batches of those who are trained beside a client.
         self.orders = Minibatches(shards, spec, seed, round_, most, filled=bool(way.plain))
         self.device = next(problem.model.parameters()).device
         self.factors = {k: v.to(self.device).repeat(len(shards), *[1] * v.ndim) for k, v in start.trained.items()}
