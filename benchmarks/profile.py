@@ -39,7 +39,7 @@ PARTS = (
     ("forward: products with W", plain, "linear"),
     ("forward: updates s B A", CohortAdapter, "_add"),
     ("plain networks: updates, activations, gradients", PlainNetwork, "gradients"),
-    ("loss", Host, "_loss"),
+    ("loss and its gradient", plain, "_of_loss"),
     ("backward", torch.autograd, "grad"),
     ("optimizer", StackedOptimizer, "step"),
     ("reply", client_app, "encode_reply"),

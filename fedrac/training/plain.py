@@ -6,7 +6,6 @@ that the gradients are those of automatic differentiation is found out before th
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from fedrac.training.layer_updates import Factors
 from fedrac.training.layout import Layout
 from fedrac.training.linear_update import add_update, gradients
 from fedrac.training.products import linear, linear_back
-from fedrac.training.setup import Loss, TrainingSetup
+from fedrac.training.setup import TrainingSetup
 from fedrac.training.way import Layer
 
 _aten = torch.ops.aten
@@ -121,8 +120,7 @@ class PlainNetwork:
         for layer in self._layers:
             rows, needed = self._linear(layer, rows) if layer.kind == "linear" else self._activation(layer, rows)
             kept.append(needed)
-        of_loss = problem.gradient or partial(_of_loss, problem.loss)
-        losses, g = of_loss(rows, targets, weight)
+        losses, g = _of_loss(problem, rows, targets, weight)
         found: dict[str, Tensor] = {}
         for place in range(len(kept) - 1, self._first - 1, -1):
             layer = self._layers[place]
@@ -161,10 +159,12 @@ class PlainNetwork:
         return back
 
 
-def _of_loss(loss: Loss, outputs: Tensor, targets: Any, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses (rows,), and the gradient of the outputs (rows, outputs); any task's, so that it is differentiated."""
+def _of_loss(problem: TrainingSetup, outputs: Tensor, targets: Any, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses (rows,), and the gradient of the outputs (rows, outputs), of their sum with ``weight``."""
+    if problem.gradient is not None:
+        return problem.gradient(outputs, targets, weight)
     with torch.enable_grad():
         outputs.requires_grad_()
-        losses = loss(outputs, targets).flatten()
+        losses = problem.loss(outputs, targets).flatten()
         (g,) = torch.autograd.grad(losses, outputs, weight.to(losses.dtype))
     return losses.detach(), g.contiguous()
