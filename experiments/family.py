@@ -78,7 +78,7 @@ def held(stem: str, experiment: str, checkpoint: str | None = None) -> int:
         experiment: whose rates they are.
         checkpoint: of the model, where it is of a folder.
     """
-    model_of = [f"model.checkpoint={checkpoint}"] if checkpoint else []
+    model_of = [f"model.checkpoint='{checkpoint}'"] if checkpoint else []
     found = parse(compose.load([f"experiment={experiment}", f"method={stem}", *model_of]))
     model = models.build(found.model, found.seed)
     blocks, copies = plan_blocks(model, found.adapt, found.method), {"adamw": 4, "sgd": 2}[found.local.optimizer]

@@ -11,6 +11,7 @@ from fedrac.algorithm.state import ServerState
 
 Room = Callable[[Tensor], Tensor]
 
+_IN_NUMPY = (torch.float32, torch.float64)
 _ENTRIES = 2**18  # of a matrix that are worked on at once: they stay in a core's cache
 
 
@@ -19,7 +20,7 @@ def product(b: Tensor, a: Tensor) -> Tensor:
 
     Some rows at a time, so that the sums stay in a core's cache; all outer products at once, where they are so small.
     """
-    if b.ndim == 2 and 0 < b.numel() * a.shape[-1] <= 2 * _ENTRIES:
+    if b.ndim == 2 and b.dtype in _IN_NUMPY and 0 < b.numel() * a.shape[-1] <= 2 * _ENTRIES:
         return _small_product(b, a)
     total = b.new_zeros(*b.shape[:-1], a.shape[-1])
     blocks = _row_blocks(total)
@@ -32,6 +33,7 @@ def product(b: Tensor, a: Tensor) -> Tensor:
 
 
 def _small_product(b: Tensor, a: Tensor) -> Tensor:
+    """`product` of a few numbers: all outer products (r, m, n), and their sum by NumPy, which goes in order."""
     outer, total = b.new_empty(len(a), len(b), a.shape[1]), b.new_empty(len(b), a.shape[1])
     torch.mul(b.mT.unsqueeze(2), a.unsqueeze(1), out=outer)
     add_rows(outer.numpy().reshape(len(a), -1), total.numpy().reshape(-1))

@@ -43,13 +43,13 @@ def advance(
     """
     after = _Step(state, method, sketches, eta, room)
     for block in blocks:
-        after.take(block, {x: means[block.key(x)] for x in mean_letters(block, method)})
+        after.add_block(block, {x: means[block.key(x)] for x in mean_letters(block, method)})
     weights = tie(after.weights, blocks)
     return replace(state, round=state.round + 1, weights=weights, factors=after.factors, moments=after.moments)
 
 
 class _Step:
-    """The state after a step, as far as its blocks have been taken."""
+    """The state after a step, as far as its blocks have been moved."""
 
     def __init__(
         self, state: ServerState, method: RoundMethod, sketches: Mapping[str, Tensor], eta: float, room: Room
@@ -58,7 +58,7 @@ class _Step:
         self._plain = method.method.steps_plainly
         self.weights, self.factors, self.moments = dict(state.weights), dict(state.factors), dict(state.moments)
 
-    def take(self, block: Block, means: Mapping[str, Tensor]) -> None:
+    def add_block(self, block: Block, means: Mapping[str, Tensor]) -> None:
         """Moves what one block has, by the means of a round, by letter."""
         controls = [x for x in means if x.endswith("c")]
         for letter in controls:
@@ -68,14 +68,14 @@ class _Step:
             return
         if block.rank is None:
             w = self.weights[block.name]
-            self.weights[block.name] = w + self._far(block.name, mine[block.key("D")])
+            self.weights[block.name] = w + self._scaled_step(block.name, mine[block.key("D")])
             return
         start = {key: self.factors[key] for key in mine if key in self.factors}
-        carried = {key: value + self._far(key, mine[key] - value) for key, value in start.items()}
-        self.weights[block.name] = self._merged(block, mine, carried)
+        carried = {key: value + self._scaled_step(key, mine[key] - value) for key, value in start.items()}
+        self.weights[block.name] = self._weight_after(block, mine, carried)
         self.factors.update(carried)
 
-    def _merged(self, block: Block, mine: Mapping[str, Tensor], carried: Mapping[str, Tensor]) -> Tensor:
+    def _weight_after(self, block: Block, mine: Mapping[str, Tensor], carried: Mapping[str, Tensor]) -> Tensor:
         """The weight of a block of low rank, of the means of its factors and what of them is carried on."""
         w, method = self.weights[block.name], self._method
         if method.average == "products" and self._plain:
@@ -84,7 +84,7 @@ class _Step:
             return w
         if self._plain:
             return plus_update(block, self._sketches, mine, w, self._eta * block.scale, self._room)
-        return w + self._far(block.name, self._mean_product(block, mine), block.scale)
+        return w + self._scaled_step(block.name, self._mean_product(block, mine), block.scale)
 
     def _to_mean_product(self, block: Block, mine: Mapping[str, Tensor], carried: Mapping[str, Tensor]) -> Tensor:
         """The weight beside carried factors, so that the model is the mean of the clients' models."""
@@ -99,8 +99,8 @@ class _Step:
         w, mean = self.weights[block.name], mine.get(block.key("BA"))
         return update_of(block, self._sketches, mine, w) if mean is None else mean.reshape(w.shape)
 
-    def _far(self, key: str, update: Tensor, scale: float = 1.0) -> Tensor:
-        """How far the server goes, of a mean update ``scale * update``."""
+    def _scaled_step(self, key: str, update: Tensor, scale: float = 1.0) -> Tensor:
+        """What the server adds, of a mean update ``scale * update``."""
         if self._plain:
             return (self._eta * scale) * update
         method, update = self._method.method, scale * update

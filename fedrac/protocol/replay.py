@@ -69,7 +69,7 @@ class Replay:
         """The model that the last round has led to: `merged`, but for a mean of rounds."""
         if state.factors and not sketches:  # else everything is merged already
             sketches = self._sketches(state, max(state.round, 1))
-        if self.method.densities is not None:  # entries that nobody is sent are in no client's model
+        if state.factors and self.method.densities is not None:  # entries that nobody is sent are in no client's model
             state = replace(state, factors=as_sent(state.factors, self.method.densities.download))
         return effective_weights(state, self.blocks, sketches or {})
 

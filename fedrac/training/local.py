@@ -140,10 +140,9 @@ class _Lockstep:
     ) -> None:
         self.problem, self.start, self.spec, self.way, self.most = problem, start, spec, way, most
         self.seed, self.round, self.clients = seed, round_, [s.client for s in shards]
-        # PyTorch has another function for small products, whose sums round otherwise: which one it is must not follow
-        # from the mini-batches of those who are trained beside a client.
-        self.orders = Minibatches(shards, spec, seed, round_, most, filled=bool(way.plain))
         self.device = next(problem.model.parameters()).device
+        filled = bool(way.plain) and self.device.type == "cpu"
+        self.orders = Minibatches(shards, spec, seed, round_, most, filled)
         self.factors = {k: v.to(self.device).repeat(len(shards), *[1] * v.ndim) for k, v in start.trained.items()}
         self.differences = Differences(problem, start, shards, self.factors)
         self.optimizer = StackedOptimizer(self.factors, spec)

@@ -17,7 +17,10 @@ from fedrac.algorithm.streams import Index, Stream
 from fedrac.training.optimizer import LocalSpec
 from fedrac.training.setup import Shard
 
-_FILLED = 8  # rows
+# Rows up to which short mini-batches are filled. PyTorch has another function for products of fewer than 400
+# multiplications, whose sums round otherwise: with 8 rows and 52 inputs or more it is never called, so that which one
+# it is does not follow from the mini-batches of those who are trained beside a client.
+_FILLED = 8
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,14 @@ class Minibatches:
         spec: how many examples a mini-batch has, and in which order they come.
         seed, round_: of the orders' streams.
         most: rows of some steps together, at most; one step may have more.
-        filled: short mini-batches are filled up to eight rows, or to a whole one.
+        filled: short mini-batches are filled up to eight rows, or to a whole one; not with ``sampling=full``.
     """
 
     def __init__(
         self, shards: Sequence[Shard], spec: LocalSpec, seed: int, round_: int, most: int, filled: bool = False
     ) -> None:
         self._spec, self._most = spec, most
-        self._least = min(spec.batch_size, _FILLED) if filled else 1
+        self._least = min(spec.batch_size, _FILLED) if filled and spec.sampling != "full" else 1
         self._sizes = np.array([len(s) for s in shards], dtype=np.int64)
         self._batch = np.minimum(self._sizes, spec.rows_per_step(int(self._sizes.max())))
         self._per_epoch = -(-self._sizes // self._batch)

@@ -1,7 +1,7 @@
 """Products with frozen weights, by the faster of the two libraries that PyTorch has for them.
 
-What a row becomes does not depend on the rows beside it, nor on the number of threads: a client's result is the same
-to the last digit wherever, and beside whom, it trains.
+What a row becomes, of rows (R, n) on a CPU, does not depend on the rows beside it, nor on the number of threads: a
+client of a plain network finds the same to the last digit beside whomever it trains (docs/performance.md says where).
 
 PyTorch leaves float32 products on a CPU to MKL. On a processor that is not Intel's, oneDNN, which it has for
 convolutions, makes them in half the time (docs/performance.md). With small matrices calls take longer than they save.
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _LEAST = 2**15  # numbers of a matrix, from which on products with it are oneDNN's
-_ROWS = 16  # of a product, at least
+_ROWS = 16  # of a product, at least: MKL has other functions for fewer
 _DTYPES = (torch.float32, torch.float32)
 _WHOLE = (Tensor, nn.Parameter)  # not weights that are held in few bits
 
@@ -77,7 +77,7 @@ def times(rows: Tensor, matrix: Tensor) -> Tensor:
     if matrix.shape[1] > 1:
         return _of_enough(rows, lambda x: x @ matrix)
     count = rows.shape[0]
-    if not (over := -count % 4) or rows.device.type != "cpu":
+    if rows.ndim != 2 or rows.device.type != "cpu" or not (over := -count % 4):
         return rows @ matrix
     return (F.pad(rows, (0, 0, 0, over)) @ matrix)[:count]  # MKL goes through the rows of one column by fours
 
@@ -92,7 +92,7 @@ def add_times(out: Tensor, rows: Tensor, matrix: Tensor, scale: float) -> None:
 
 
 def each_times(left: Tensor, right: Tensor) -> Tensor:
-    """``left_c @ right_c``, (C, k, m) of (C, k, n) and (C, n, m), with the bits that a client's has beside others'."""
+    """``left_c @ right_c``, (C, k, m) of (C, k, n) and (C, n, m): the same bits for one client alone as for several."""
     if left.shape[0] > 1 or right.shape[2] > 1 or left.device.type != "cpu":
         return torch.bmm(left, right)
     return torch.bmm(left.expand(2, -1, -1), right.expand(2, -1, -1))[:1]  # one client, one column: as in `times`

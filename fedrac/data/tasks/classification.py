@@ -16,18 +16,21 @@ _SHORT = 16  # PyTorch's softmax along rows shorter than that is slow: it goes n
 
 def loss(outputs: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy (rows,) of logits (rows, classes) and labels (rows,); of a few classes on a CPU in float64."""
-    return F.nll_loss(_log_shares(outputs), targets, reduction="none")
+    return F.nll_loss(_log_probabilities(outputs), targets, reduction="none")
 
 
 def gradient(outputs: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The losses (rows,), and the gradient (rows, classes) of their sum with ``weight`` (rows,), written out."""
-    logs, at = _log_shares(outputs), targets.unsqueeze(1)
+    """The losses (rows,), and the gradient (rows, classes) of their sum with ``weight`` (rows,), written out.
+
+    Every row has a label: none is left out, as -100 is of ``loss``.
+    """
+    logs, at = _log_probabilities(outputs), targets.unsqueeze(1)
     found = logs.exp().scatter_add_(1, at, logs.new_full((1, 1), -1.0).expand(at.shape)).mul_(weight.unsqueeze(1))
     return -logs.gather(1, at)[:, 0], found.to(outputs.dtype).contiguous()
 
 
-def _log_shares(outputs: Tensor) -> Tensor:
-    """The logarithms of the classes' shares (rows, classes).
+def _log_probabilities(outputs: Tensor) -> Tensor:
+    """The logarithms of the probabilities of the classes (rows, classes).
 
     On a CPU those of a few classes are float64: the gradient, rounded to the logits' float32, is then the same with and
     without AVX-512, whose exponential function has other last digits.

@@ -34,12 +34,13 @@ def workload(inputs: int = 784, hidden: int = 64) -> Workload:
     return Workload(model, rows, torch.randint(5, (sum(SIZES),), generator=generator), loss)
 
 
+@pytest.mark.parametrize("hidden", [64, 96])
 @pytest.mark.parametrize("batch_size", [5, 10, 32])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_in_any_company(kind, threads, batch_size):
+def test_in_any_company(kind, threads, batch_size, hidden):
     local, before = LocalSpec("adamw", 0.01, batch_size=batch_size, epochs=2), torch.get_num_threads()
-    f = Federation(workload(), shards(SIZES), local=local, alpha=1.0, **kind)
+    f = Federation(workload(hidden=hidden), shards(SIZES), local=local, alpha=1.0, **kind)
     whole = f.train(range(len(SIZES)))
     try:
         torch.set_num_threads(threads)
