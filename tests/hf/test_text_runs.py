@@ -115,7 +115,7 @@ def movies(roberta, reviews, tmp_path_factory):
     summary = finish(
         folder, *MOVIES, f"data.path={reviews}", "data.max_length=null",
         f"model.checkpoint={roberta}", LAYERS, "cohort.size=8", "rounds=30",
-        "local.lr=0.02", "local.schedule.shape=constant", "adapt.lora_alpha=8",
+        "local.lr=0.01", "local.schedule.shape=cosine", "adapt.lora_alpha=8",
     )  # fmt: skip
     return folder, summary
 

@@ -261,7 +261,7 @@ def test_an_interrupted_sweep_goes_on() -> None:
     os.killpg(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "stopped; 1 of 3 runs are finished" in said or "stopped; 2 of 3 runs are finished" in said
+    assert re.search("stopped; [0-2] of 3 runs are finished", said)  # one that has just finished may not be counted yet
     until(lambda: not is_alive(process.pid))
     Path("slow").unlink()
     finished, rounds = whole("out/seed=1"), json.loads((begun / "state.json").read_text())["round"]
