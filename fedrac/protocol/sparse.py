@@ -99,10 +99,9 @@ def upload_numbers(shapes: Shapes, density: float) -> int:
 
 def as_sent(factors: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
     """All carried factors, by `Block.key`, with their largest entries alone, as `decode_start` has them."""
-    packed = pack(factors)
-    shapes = {key: tuple(value.shape) for key, value in factors.items()}
-    form = vector_of(shapes, density, packed.dtype.itemsize)
-    return unpack(torch.from_numpy(form.decode(form.encode(packed.numpy()))), shapes)
+    coded, shapes = encode_start(factors, density), {key: tuple(value.shape) for key, value in factors.items()}
+    form = vector_of(shapes, density, next(iter(factors.values())).dtype.itemsize)
+    return unpack(torch.from_numpy(form.decode(coded.numpy())), shapes)
 
 
 def encode_start(factors: Mapping[str, Tensor], density: float) -> Tensor:
