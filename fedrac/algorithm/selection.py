@@ -68,11 +68,12 @@ class SelectionSpec:
             seed: of the streams ``available/round`` and ``cohort/round``.
             round_: from 1.
         """
-        there = self.on_line(clients, seed, round_)
-        clients, examples = clients[there], examples[there]
+        if self.available is not None:
+            there = self.on_line(clients, seed, round_)
+            clients, examples = clients[there], examples[there]
         size = min(size, len(clients))
         if self.rule == "uniform" or not size:
-            return draw_cohort(clients, size, seed, round_) if size else []
+            return _uniform(clients, size, seed, round_) if size else []
         # The least of exponential variables with these rates are a sample in proportion to them, without replacement
         # (Efraimidis and Spirakis, Weighted random sampling with a reservoir, 2006).
         arrivals = -np.log(uniform(Stream(seed, "cohort", round_).words(len(clients)))) / examples
@@ -93,10 +94,13 @@ def draw_cohort(clients: Sequence[int] | Index, size: int, seed: int, round_: in
     """
     if size > len(clients):
         raise ValueError(f"cohort.size={size} is larger than the population of {len(clients)} clients: lower it")
-    ordered = np.asarray(clients, dtype=np.int64)
-    if (ordered[1:] < ordered[:-1]).any():  # looking is cheaper than sorting, and a population is sorted already
-        ordered = np.sort(ordered)
-    return [int(c) for c in ordered[Stream(seed, "cohort", round_).subset(len(ordered), size)]]
+    return _uniform(np.sort(np.asarray(clients, dtype=np.int64)), size, seed, round_)
+
+
+def _uniform(clients: Index, size: int, seed: int, round_: int) -> list[int]:
+    """The same of ascending ids (M,). There may be a million: nothing here goes through them all."""
+    cohort: list[int] = clients[Stream(seed, "cohort", round_).subset(len(clients), size)].tolist()
+    return cohort
 
 
 @lru_cache(maxsize=4)

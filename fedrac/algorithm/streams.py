@@ -18,6 +18,7 @@ Index = NDArray[np.int64]
 
 # One generator that is set to a stream's place before every draw: setting takes a tenth of the time of making one.
 _PHILOX = np.random.Philox(key=0)
+_ALL = 2**16  # of so many a subset is drawn with a word for each
 _STATE: Any = {**_PHILOX.state, "buffer": (0, 0, 0, 0)}
 
 
@@ -77,12 +78,27 @@ class Stream:
         return self.words(count).argsort(kind="stable").astype(np.int64, copy=False)
 
     def subset(self, count: int, size: int) -> Index:
-        """``size`` of ``0 .. count - 1``, (size,) int64, ascending, uniform without replacement: the least words."""
+        """``size`` of ``0 .. count - 1``, (size,) int64, ascending, uniform without replacement.
+
+        Of up to 65,536 they are the places of the least words. Of more, a word for each would take longer than a round:
+        there they are the distinct ones of integers, of which more are drawn until there are enough; where more than
+        half are wanted, it is the others that are drawn.
+        """
+        if count > _ALL:
+            return self._few_of_many(count, size)
         words = self.words(count)
         # Only words below twice the expected greatest are looked at, if these are enough: all others are greater.
         few = np.flatnonzero(words < np.uint64(min(2 * size * 2**64 // max(count, 1), 2**64 - 1)))
         among = few if len(few) > size else np.arange(count)
         return np.sort(among[np.argpartition(words[among], min(size, len(among) - 1))[:size]]).astype(np.int64)
+
+    def _few_of_many(self, count: int, size: int) -> Index:
+        if 2 * size > count:
+            return np.delete(np.arange(count), self._few_of_many(count, count - size))
+        found = self.integers(count, 0)
+        while missing := size - len(found):
+            found = np.unique(np.append(found, self.integers(count, missing)))
+        return found
 
     def distinct(self, bound: int, count: int) -> Index:
         """``count`` distinct integers of ``0 .. bound - 1``, (count,) int64, by a partial Fisher-Yates shuffle.

@@ -94,3 +94,38 @@ def test_a_subset_is_the_places_of_the_least_words(count):
         for round_ in range(5):
             least = Stream(1, "cohort", round_).words(count).argsort()[:size]
             assert Stream(1, "cohort", round_).subset(count, size).tolist() == sorted(least.tolist())
+
+
+def test_a_subset_of_many_is_uniform_and_takes_few_words():
+    """Every place is drawn as often, alone and together with its neighbour; a word for each is not drawn."""
+    count, size, turns = 70_000, 700, 400
+    places = np.zeros(count)
+    together = 0
+    for turn in range(turns):
+        stream = Stream(6, "t", turn)
+        found = stream.subset(count, size)
+        assert len(found) == size and (np.diff(found) > 0).all() and found[0] >= 0 and found[-1] < count
+        assert size <= stream._drawn < 1.1 * size
+        places[found] += 1
+        together += int((np.diff(found) == 1).sum())
+    parts = places.reshape(70, -1).sum(1)
+    assert 0.001 < stats.chisquare(parts).pvalue < 0.999
+    expected = turns * size * (size - 1) / count
+    assert abs(together - expected) < 4 * expected**0.5
+
+
+@pytest.mark.parametrize("left", [0, 1, 5, 1000])
+def test_almost_all_of_many(left):
+    count = 70_000
+    found = Stream(7, "t").subset(count, count - left)
+    assert len(found) == count - left and (np.diff(found) > 0).all()
+    assert set(range(count)) - set(found.tolist()) == set(Stream(7, "t").subset(count, left).tolist())
+
+
+def test_a_small_subset_of_many_is_one_of_all_equally_likely(monkeypatch):
+    monkeypatch.setattr("fedrac.algorithm.streams._ALL", 0)
+    for size in (2, 4):  # fewer than half, and more
+        subsets = {s: 0 for s in itertools.combinations(range(6), size)}
+        for i in range(3000):
+            subsets[tuple(Stream(8, "t", i).subset(6, size).tolist())] += 1
+        assert 0.001 < stats.chisquare(list(subsets.values())).pvalue < 0.999
