@@ -10,11 +10,30 @@ from pathlib import Path
 def cores(root: Path = Path("/")) -> int:
     """Cores that this process may use: its affinity, and the whole cores of the smallest quota of its cgroups.
 
+    A core that does two things at a time counts twice.
+
     Args:
         root: of the file system that has ``proc`` and ``sys``.
     """
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, int(min(affinity, _least(root, "cpu"))))
+    return max(1, int(min(len(_affinity()), _least(root, "cpu"))))
+
+
+def whole_cores(root: Path = Path("/")) -> int:
+    """The same, where one that does two things at a time counts once: it computes no more than one thing's worth."""
+    return min(cores(root), len({_siblings(root, cpu) for cpu in _affinity()}))
+
+
+def _affinity() -> set[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+@cache  # asked for in every round
+def _siblings(root: Path, cpu: int) -> str:
+    """The names of all that are the same core as one of the system's; its own where that is not known."""
+    try:
+        return (root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text().strip()
+    except OSError:
+        return str(cpu)
 
 
 def memory(root: Path = Path("/")) -> int:

@@ -1,9 +1,10 @@
 """How many threads PyTorch computes with: as many as a step has work for, of the cores that the process may use.
 
-The rule: a thread for every 50 million multiplications of a forward pass over the rows of a step, at least one, and no
-more than the process has cores by its CPU affinity and its cgroup's quota. It never depends on what else the machine
-does. What a person sets stays: ``OMP_NUM_THREADS`` or ``MKL_NUM_THREADS`` of the environment, or fewer threads by
-``torch.set_num_threads``. How the threads wait for one another is set in `fedrac`, before torch is loaded.
+The rule: a thread for every 12.5 million multiplications of a forward pass over the rows of a step, at least one, and
+no more than the process has cores by its CPU affinity and its cgroup's quota; a core that does two things at a time is
+one core. It never depends on what else the machine does. What a person sets stays: ``OMP_NUM_THREADS`` or
+``MKL_NUM_THREADS`` of the environment, or fewer threads by ``torch.set_num_threads``. How the threads wait for one
+another is set in `fedrac`, before torch is loaded.
 """
 
 import os
@@ -12,9 +13,9 @@ from contextlib import contextmanager
 
 import torch
 
-from fedrac.loading.machine import cores
+from fedrac.loading.machine import whole_cores
 
-MULTIPLICATIONS = 5e7  # of a step that are worth a thread: a millisecond or so, where starting one takes some 10 us
+MULTIPLICATIONS = 1.25e7  # of a step that are worth a thread: some 0.3 ms, in a dozen products that are divided
 _SET_BY_USER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _decided = False
 
@@ -28,7 +29,7 @@ def fitting(multiplications: float) -> int:
 
 def capped(multiplications: float) -> int:
     """The same whether or not a person has asked for more."""
-    return max(1, int(min(torch.get_num_threads(), cores(), multiplications / MULTIPLICATIONS)))
+    return max(1, int(min(torch.get_num_threads(), whole_cores(), multiplications / MULTIPLICATIONS)))
 
 
 @contextmanager

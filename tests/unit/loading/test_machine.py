@@ -39,6 +39,17 @@ def test_cores_are_those_of_affinity_and_quota(tmp_path, monkeypatch, cgroup, fi
     assert machine.cores(file_system(tmp_path, cgroup, files)) == expected
 
 
+def test_a_core_that_does_two_things_is_one_whole_core(tmp_path, monkeypatch):
+    """Of four of the system's two are one core, and of the last it is not known."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 5}, raising=False)
+    for cpu, siblings in {0: "0-1", 1: "0-1", 2: "2,7"}.items():
+        place = tmp_path / f"sys/devices/system/cpu/cpu{cpu}/topology"
+        place.mkdir(parents=True)
+        (place / "thread_siblings_list").write_text(f"{siblings}\n")
+    assert (machine.cores(tmp_path), machine.whole_cores(tmp_path)) == (4, 3)
+    assert machine.whole_cores(file_system(tmp_path / "quota", "0::/\n", {"cpu.max": "250000 100000\n"})) == 2
+
+
 MEGABYTE = 2**20
 WHOLE = machine.memory(Path("/nowhere"))
 

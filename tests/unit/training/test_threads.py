@@ -40,7 +40,7 @@ def waiting(way: str, **environment: str) -> str:
 
 @pytest.mark.parametrize("way", WAYS_IN)
 def test_how_threads_wait_is_set_before_torch_is_loaded(way):
-    assert waiting(way) == "passive 100"
+    assert waiting(way) == "passive 300"
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def of_four(monkeypatch):
     """Four threads and cores, and nothing that a person has set."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(threads, "cores", lambda: 4)
+    monkeypatch.setattr(threads, "whole_cores", lambda: 4)
     with threads.using(4):
         yield
 
@@ -64,7 +64,7 @@ def of_four(monkeypatch):
 def test_threads_follow_from_the_work_and_a_persons_setting_wins(of_four, monkeypatch):
     unit = threads.MULTIPLICATIONS
     assert [threads.fitting(n * unit) for n in (0, 0.9, 1, 2.5, 100)] == [1, 1, 1, 2, 4]
-    monkeypatch.setattr(threads, "cores", lambda: 3)
+    monkeypatch.setattr(threads, "whole_cores", lambda: 3)
     assert threads.fitting(100 * unit) == 3
     with threads.using(2):
         assert threads.fitting(100 * unit) == 2
