@@ -20,11 +20,12 @@ from fedrac.flower import client_app, host
 from fedrac.flower.host import Host
 from fedrac.flower.round_loop import Loop
 from fedrac.flower.rounds import Rounds
-from fedrac.training import local, plain
+from fedrac.training import local, plain_layers
 from fedrac.training.adapter import CohortAdapter
 from fedrac.training.minibatches import Minibatches
 from fedrac.training.optimizer import StackedOptimizer
-from fedrac.training.plain import PlainNetwork
+from fedrac.training.plain_network import PlainNetwork
+from fedrac.training.setup import TrainingSetup
 
 PARTS = (
     ("cohort, sketches", Rounds, "begin"),
@@ -36,10 +37,10 @@ PARTS = (
     ("gather of examples", Host, "_take"),
     ("forward: modules, activations", local, "call"),
     ("forward: products with W", F, "linear"),
-    ("forward: products with W", plain, "linear"),
+    ("forward: products with W", plain_layers, "_product"),
     ("forward: updates s B A", CohortAdapter, "_add"),
     ("plain networks: updates, activations, gradients", PlainNetwork, "gradients"),
-    ("loss and its gradient", plain, "_of_loss"),
+    ("loss and its gradient", TrainingSetup, "loss_gradient"),
     ("backward", torch.autograd, "grad"),
     ("optimizer", StackedOptimizer, "step"),
     ("reply", client_app, "encode_reply"),

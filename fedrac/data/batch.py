@@ -49,6 +49,8 @@ class Rows:
     """Any rows of examples as a `batch`, with little to do in every step.
 
     They lie on the device where they take at most an eighth of its memory; what is asked for is then gathered there.
+    On a CPU what is gathered lies in memory that stays: the next call writes over it. (Memory of this size goes back to
+    the system whenever it is freed, and to clear it anew takes as long as the copy.)
 
     Attributes:
         lengths: (N,) int64, tokens of every text; None: they are no texts.
@@ -61,6 +63,7 @@ class Rows:
         home = device if _fits(tensors, device) else torch.device("cpu")
         *self._inputs, self._targets = (None if x is None else x.to(home) for x in tensors)
         self._home, self._device, self._dtype = home, device, dtype
+        self._memory: Tensor | None = None
         self._pad = texts.pad if texts else 0
         self.lengths = torch.from_numpy(texts.lengths) if texts else None
 
@@ -77,7 +80,11 @@ class Rows:
     def _gathered(self, at: Tensor) -> Tensor:
         (rows,) = self._inputs
         assert rows is not None
-        return rows.index_select(0, at)
+        if self._home.type != "cpu":
+            return rows.index_select(0, at)
+        if self._memory is None or len(self._memory) < len(at):
+            self._memory = rows.new_empty(len(at), *rows.shape[1:])
+        return torch.index_select(rows, 0, at, out=self._memory[: len(at)])
 
     def _padded(self, at: Tensor, longest: int) -> Tensor:
         """As `Tokens.padded`, where the tokens lie."""

@@ -29,7 +29,8 @@ from fedrac.training.memory import most_tokens
 from fedrac.training.minibatches import Minibatches, Steps, chunks
 from fedrac.training.optimizer import LocalSpec, StackedOptimizer
 from fedrac.training.passes import MOST, passes
-from fedrac.training.plain import PlainNetwork, layers_of
+from fedrac.training.plain import layers_of
+from fedrac.training.plain_network import PlainNetwork
 from fedrac.training.probe import find_way
 from fedrac.training.products import faster
 from fedrac.training.setup import Shard, TrainingSetup
@@ -149,7 +150,7 @@ class _Lockstep:
         self.loss_sums = torch.zeros(len(shards), dtype=torch.float64)
         self.dropout = ClientDropout(seed, round_, self.clients, self.device)
         self.adapter = CohortAdapter(problem.model, problem.blocks, way, self.dropout)
-        self.plain = PlainNetwork(problem.model, problem.blocks, way.plain, list(self.factors)) if way.plain else None
+        self.plain = problem.network(way, list(self.factors)) if way.plain else None
 
     def run(self) -> None:
         together = self._steps if self.problem.lengths is None or self.way.padded else self._steps_by_length
@@ -189,16 +190,24 @@ class _Lockstep:
         parameters = self.optimizer.narrow(batch.clients)
         factors = {**self.start.frozen, **parameters}
         weight = sent(batch.weight.flatten(1).to(next(iter(parameters.values())).dtype), self.device)
-        layout = Layout(batch.clients, batch.index[0].numel())
-        (self.plain or self.adapter).use(factors, layout)
-        losses = []
-        for step, (index, weights) in enumerate(zip(batch.index.flatten(1), weight, strict=True), batch.first):
+        steps = zip(batch.index.flatten(1), weight, strict=True)
+        if self.plain is not None:
+            self.plain.use(factors, *batch.index.shape[1:])
+            return [(slice(None), torch.cat([self._plain_step(self.plain, *step, parameters) for step in steps]))]
+        layout, losses = Layout(batch.clients, batch.index[0].numel()), []
+        self.adapter.use(factors, layout)
+        for step, (index, weights) in enumerate(steps, batch.first):
             self.dropout.start(step, layout, batch.first + len(weight) - step)
-            losses.append(self._step(*self.problem.take(index), weights, parameters))
+            loss, gradients = self._gradients(*self.problem.take(index), weights, list(parameters.values()))
+            self._move(gradients, parameters)
+            losses.append(loss)
         return [(slice(None), torch.cat(losses))]
 
-    def _step(self, inputs: object, targets: Any, weight: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
-        loss, gradients = self._gradients(inputs, targets, weight, list(parameters.values()))
+    def _plain_step(
+        self, network: PlainNetwork, index: Tensor, weight: Tensor, parameters: Mapping[str, Tensor]
+    ) -> Tensor:
+        inputs, targets = self.problem.take(index)
+        loss, gradients = network.gradients(self.problem.loss_gradient, inputs, targets, weight)
         self._move(gradients, parameters)
         return loss
 
@@ -206,8 +215,6 @@ class _Lockstep:
         self, inputs: object, targets: Any, weight: Tensor, values: Sequence[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
         """Losses (rows,), and the gradients of their weighted sum."""
-        if self.plain is not None:
-            return self.plain.gradients(self.problem, inputs, targets, weight)
         loss = self.problem.loss(self._outputs(inputs), targets).flatten()
         found = torch.autograd.grad(loss, values, weight.to(loss.dtype), allow_unused=True)
         return loss.detach(), [torch.zeros_like(v) if g is None else g for v, g in zip(values, found, strict=True)]

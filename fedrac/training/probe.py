@@ -119,9 +119,9 @@ class _Probe:
         covered = {name for layer in layers for name in (layer.weight, layer.bias)}
         if not {name for block in self.problem.blocks for name in block.names} <= covered:
             return way
-        network = plain.PlainNetwork(self.problem.model, self.problem.blocks, layers, list(self.trained))
-        network.use({**self.start.frozen, **self.trained}, Layout(len(table), table.numel()))
-        losses, gradients = network.gradients(self.problem, inputs, targets, weight.to(self.device))
+        network = self.problem.network(replace(way, plain=layers), list(self.trained))
+        network.use({**self.start.frozen, **self.trained}, *table.shape)
+        losses, gradients = network.gradients(self.problem.loss_gradient, inputs, targets, weight.to(self.device))
         found = self._by_client(losses.view(table.shape), dict(zip(self.trained, gradients, strict=True)))
         return way if self._difference(found, expected, seen) else replace(way, plain=layers)
 

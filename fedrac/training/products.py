@@ -3,10 +3,12 @@
 What a row becomes, of rows (R, n) on a CPU, does not depend on the rows beside it, nor on the number of threads: a
 client of a plain network finds the same to the last digit beside whomever it trains (docs/performance.md says where).
 
-PyTorch leaves float32 products on a CPU to MKL. On a processor that is not Intel's, oneDNN, which it has for
-convolutions, makes them in half the time (docs/performance.md). With small matrices calls take longer than they save.
+PyTorch leaves float32 products on a CPU to MKL. On a processor with AVX-512 that is not Intel's, oneDNN, which it has
+for convolutions, makes them in half the time (docs/performance.md). With small matrices calls take longer than they
+save.
 """
 
+import math
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,38 +21,47 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _LEAST = 2**15  # numbers of a matrix, from which on products with it are oneDNN's
+_SMALL = 2**17  # and up to which they are where the processor has no AVX-512
 _ROWS = 16  # of a product, at least: MKL has other functions for fewer
 _DTYPES = (torch.float32, torch.float32)
 _WHOLE = (Tensor, nn.Parameter)  # not weights that are held in few bits
 
 
 @cache
-def _is_there() -> bool:
-    """Whether PyTorch has both, on a processor on which MKL is the slower one."""
+def _most() -> float:
+    """Numbers of a matrix, up to which products with it are oneDNN's; 0: there is no oneDNN, or MKL is the faster one.
+
+    MKL keeps to AVX2 where the maker is another one, and is the faster one where there is no more. There only matrices
+    of small networks are oneDNN's, so that these find the same as with AVX-512.
+    """
     both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return both and _maker() not in ("", "GenuineIntel") and _can(torch.ones(2, 3))
+    about = _processor()
+    if not both or about.get("vendor_id", "GenuineIntel") == "GenuineIntel" or not _can(torch.ones(2, 3)):
+        return 0
+    return math.inf if "avx512f" in about.get("flags", "").split() else _SMALL
 
 
 def _can(some: Tensor) -> bool:
     """Whether this PyTorch has the operation, which it keeps for its own compiler."""
     try:
-        return torch.equal(_by_onednn(some, some, None), some @ some.mT)
+        return torch.equal(by_onednn(some, some, None), some @ some.mT)
     except (AttributeError, RuntimeError):
         return False
 
 
-def _maker() -> str:
-    """Of the processor, as it names itself; empty where that is not known."""
+def _processor() -> dict[str, str]:
+    """What the first processor says of itself; nothing where that is not known."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines() if platform.machine() == "x86_64" else []
+        text = Path("/proc/cpuinfo").read_text() if platform.machine() == "x86_64" else ""
     except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
+        return {}
+    lines = text.partition("\n\n")[0].splitlines()
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-def _suits(x: Tensor, w: Tensor) -> bool:
+def suits(x: Tensor, w: Tensor) -> bool:
     """Whether a product is oneDNN's. It must not follow from the number of rows: from who is trained beside whom."""
-    if w.numel() < _LEAST or not _is_there():
+    if not _LEAST <= w.numel() <= _most():
         return False
     ours = type(w) in _WHOLE and (x.dtype, w.dtype) == _DTYPES and x.device.type == w.device.type == "cpu"
     return ours and not torch.is_autocast_enabled("cpu")
@@ -61,14 +72,14 @@ def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
 
     A result may differ from PyTorch's in the last digits, and does not depend on who asks for it.
     """
-    product = _by_onednn if _suits(x, w) else F.linear
+    product = by_onednn if suits(x, w) else F.linear
     return _of_enough(x, lambda rows: product(rows, w, bias))
 
 
 def linear_back(g: Tensor, w: Tensor) -> Tensor:
     """``g W``, (..., n) of g (..., m) and W (m, n): the gradient of what `linear` was given."""
-    if _suits(g, w):
-        return _of_enough(g, lambda rows: _by_onednn(rows, w.mT, None))
+    if suits(g, w):
+        return _of_enough(g, lambda rows: by_onednn(rows, w.mT, None))
     return _of_enough(g, lambda rows: rows @ w)
 
 
@@ -112,7 +123,8 @@ def _missing(rows: Tensor) -> tuple[int, ...]:
     return (0, 0, 0, _ROWS - rows.shape[0]) if few else ()
 
 
-def _by_onednn(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+def by_onednn(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+    """``x W^T + bias`` where `suits` says so."""
     found: Tensor = torch.ops.mkldnn._linear_pointwise(x, w, bias, "none", [], "")
     return found
 
@@ -136,7 +148,7 @@ class _Linear(torch.autograd.Function):
 @contextmanager
 def faster(model: nn.Module) -> Iterator[None]:
     """While this is open, the linear layers of a model compute with `linear`, forth and back, where they are frozen."""
-    plain = [m for m in model.modules() if type(m) is nn.Linear and "forward" not in vars(m)] if _is_there() else []
+    plain = [m for m in model.modules() if type(m) is nn.Linear and "forward" not in vars(m)] if _most() else []
     for layer in plain:
         layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
     try:
@@ -149,7 +161,7 @@ def faster(model: nn.Module) -> Iterator[None]:
 def _forward(layer: nn.Linear, x: Tensor) -> Tensor:
     w, bias = layer.weight, layer.bias
     frozen = not (w.requires_grad or (bias is not None and bias.requires_grad))
-    if not frozen or not _suits(x, w):
+    if not frozen or not suits(x, w):
         return F.linear(x, w, bias)
     found: Tensor = _Linear.apply(x, w, bias)  # type: ignore[no-untyped-call]
     return found

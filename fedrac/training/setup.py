@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fedrac.algorithm.blocks import Block
-from fedrac.training.way import Way
+from fedrac.training.plain_network import LossGradient, PlainNetwork
+from fedrac.training.way import Layer, Way
 
 Loss = Callable[[Tensor, Any], Tensor]
-LossGradient = Callable[[Tensor, Any, Tensor], tuple[Tensor, Tensor]]
 Take = Callable[[Tensor], tuple[object, Any]]
 
 
@@ -40,9 +41,11 @@ class KnownWays:
 
     Attributes:
         found: by what is trained: the keys of the trained factors.
+        networks: likewise, where gradients are written out; they keep the memory that a step computes in.
     """
 
     found: dict[frozenset[str], Way] = field(default_factory=dict)
+    networks: dict[frozenset[str], PlainNetwork] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class TrainingSetup:
         model: holds the frozen weights.
         blocks: the trained parameters.
         loss: (outputs, targets) to one loss a row.
-        take: (rows,) int64 to the model's inputs and the targets of those examples, as the loss takes them.
+        take: (rows,) int64 to the model's inputs and the targets of those examples, as the loss takes them; a later
+            call may write over them.
         ways: what is known of the model; give the same object again to the next round's problem.
         lengths: (examples,) int64, tokens of every text of the data; None: they have no lengths.
         gradient: (outputs, targets, weight (rows,)) to the losses and the gradient of their weighted sum (rows, ...),
@@ -67,3 +71,23 @@ class TrainingSetup:
     ways: KnownWays = field(default_factory=KnownWays)
     lengths: Tensor | None = None
     gradient: LossGradient | None = None
+
+    def network(self, way: Way, trained: Sequence[str]) -> PlainNetwork:
+        """The model as a plain network, which is what ``way`` says it is; the same one in every round."""
+        kept, key = self.ways.networks, frozenset(trained)
+        if key not in kept or not all(a is b for a, b in zip(kept[key].of, self._plain(way), strict=True)):
+            kept[key] = PlainNetwork(*self._plain(way), trained)
+        return kept[key]
+
+    def _plain(self, way: Way) -> tuple[nn.Module, Sequence[Block], Sequence[Layer]]:
+        return self.model, self.blocks, way.plain
+
+    def loss_gradient(self, outputs: Tensor, targets: Any, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses (rows,), and the gradient of the outputs (rows, ...), of their sum with ``weight`` (rows,)."""
+        if self.gradient is not None:
+            return self.gradient(outputs, targets, weight)
+        with torch.enable_grad():
+            outputs = outputs.detach().requires_grad_()
+            losses = self.loss(outputs, targets).flatten()
+            (g,) = torch.autograd.grad(losses, outputs, weight.to(losses.dtype))
+        return losses.detach(), g.contiguous()

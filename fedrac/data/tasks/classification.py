@@ -16,7 +16,8 @@ _SHORT = 16  # PyTorch's softmax along rows shorter than that is slow: it goes n
 
 def loss(outputs: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy (rows,) of logits (rows, classes) and labels (rows,); of a few classes on a CPU in float64."""
-    return F.nll_loss(_log_probabilities(outputs), targets, reduction="none")
+    logs, along = _log_probabilities(outputs)
+    return F.nll_loss(logs.T if along else logs, targets, reduction="none")
 
 
 def gradient(outputs: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,21 +25,23 @@ def gradient(outputs: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, 
 
     Every row has a label: none is left out, as -100 is of ``loss``.
     """
-    logs, at = _log_probabilities(outputs), targets.unsqueeze(1)
-    found = logs.exp().scatter_add_(1, at, logs.new_full((1, 1), -1.0).expand(at.shape)).mul_(weight.unsqueeze(1))
-    return -logs.gather(1, at)[:, 0], found.to(outputs.dtype).contiguous()
+    logs, along = _log_probabilities(outputs)
+    at, each = (targets.unsqueeze(0), weight) if along else (targets.unsqueeze(1), weight.unsqueeze(1))
+    found = logs.exp().scatter_(1 - along, at, -1.0, reduce="add").mul_(each)
+    wanted = outputs.new_empty(outputs.shape).copy_(found.T) if along else found  # turned and rounded in one go
+    return logs.gather(1 - along, at).neg_().flatten(), wanted
 
 
-def _log_probabilities(outputs: Tensor) -> Tensor:
-    """The logarithms of the probabilities of the classes (rows, classes).
+def _log_probabilities(outputs: Tensor) -> tuple[Tensor, bool]:
+    """The logarithms of the probabilities of the classes: (classes, rows) and True where there are few of them.
 
     On a CPU those of a few classes are float64: the gradient, rounded to the logits' float32, is then the same with and
     without AVX-512, whose exponential function has other last digits.
     """
     if outputs.shape[1] >= _SHORT:
-        return outputs.log_softmax(1)
+        return outputs.log_softmax(1), False
     wide = torch.float64 if outputs.device.type == "cpu" else outputs.dtype
-    return outputs.T.to(wide, memory_format=torch.contiguous_format).contiguous().log_softmax(0).T
+    return outputs.T.to(wide, memory_format=torch.contiguous_format).contiguous().log_softmax(0), True
 
 
 def metrics(outputs: Tensor, targets: Tensor) -> dict[str, float]:
