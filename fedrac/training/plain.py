@@ -58,9 +58,18 @@ def layers_of(model: nn.Module, inputs: object) -> tuple[Layer, ...]:
             found.append(layer)
         elif found or function is not _aten.view.default or result.shape != last.flatten(1).shape:
             return ()
-        last = result
+        last = result[0] if layer and layer.kind == "norm" else result
     used = [name for layer in found for name in (layer.weight, layer.bias) if name]
     return tuple(found) if last is out and len(used) == len(set(used)) else ()
+
+
+def is_fixed(model: nn.Module) -> bool:
+    """Whether a model always computes what it did once: its modules are PyTorch's or fedrac's, with no hooks."""
+    return all(
+        type(module).__module__.startswith(("torch.nn.", "fedrac.models."))
+        and not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+        for module in model.modules()
+    )
 
 
 def _layer(
@@ -69,6 +78,10 @@ def _layer(
     """The layer that an operation is, if it takes what the last one gave."""
     if function in _KINDS and args[0] is last:
         return Layer(_KINDS[function])
+    if function is _aten.native_layer_norm.default and args[0] is last and len(args[1]) == 1:
+        scale, shift = (None if x is None else names.get(id(x)) for x in args[2:4])
+        known = (scale is None) == (args[2] is None) and (shift is None) == (args[3] is None)
+        return Layer("norm", scale or "", shift, args[4]) if known else None
     if function is _aten.mm.default and args[0] is last and id(args[1]) in weights:
         return Layer("linear", weights[id(args[1])])
     if function is _aten.addmm.default and len(args) == 3 and args[1] is last and {id(args[0])} <= names.keys():

@@ -121,6 +121,26 @@ class Activation:
         return g
 
 
+class Norm:
+    """A layer's numbers brought to mean 0 and variance 1, with a scale and a shift that stay as they are."""
+
+    def __init__(self, layer: Layer) -> None:
+        self._layer = layer
+
+    def bind(self, parameters: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> None:
+        self._own = parameters.get(self._layer.weight), parameters.get(self._layer.bias or "")
+
+    def forward(self, rows: Rows) -> Rows:
+        self._rows, self._width = rows, rows.all.shape[1:]
+        out, *self._kept = torch.native_layer_norm(rows.all, self._width, *self._own, self._layer.eps)
+        return Rows(out, rows.size)
+
+    def back(self, g: Rows, found: dict[str, Tensor]) -> Rows:
+        of_input = [True, False, False]
+        back = _aten.native_layer_norm_backward(g.all, self._rows.all, self._width, *self._kept, *self._own, of_input)
+        return Rows(back[0], g.size)
+
+
 class Linear:
     """A linear layer with the clients' update ``s x (B A)^T`` or ``s x (B Z R)^T``.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrac.algorithm.blocks import Block
-from fedrac.training.plain_layers import Activation, Linear, Memory, Rows, Size
+from fedrac.training.plain_layers import ACTIVATIONS, Activation, Linear, Memory, Norm, Rows, Size
 from fedrac.training.way import Layer
 
 # (outputs (R, ...), targets, weight (R,)) to the losses (R,) and the gradient (R, ...) of their sum with the weight.
@@ -40,15 +40,17 @@ class PlainNetwork:
         self._sized = lru_cache(_SIZES)(self._layers_for)
         self._rows = lru_cache(_SIZES)(self._memory.rows)
 
-    def _layers_for(self, size: Size) -> list[Linear | Activation]:
-        found: list[Linear | Activation] = []
+    def _layers_for(self, size: Size) -> list[Linear | Norm | Activation]:
+        found: list[Linear | Norm | Activation] = []
         kinds = ["", *(layer.kind for layer in self.of[2])]
         for number, (layer, (before, kind)) in enumerate(zip(self.of[2], pairwise(kinds), strict=True)):
             if kind == "linear":
                 on = number > self._first
                 found.append(Linear(layer, number, self._blocks, self._trained, size, self._memory, on))
+            elif kind == "norm":
+                found.append(Norm(layer))
             else:
-                found.append(Activation(kind, number, size, self._memory, before != "linear"))
+                found.append(Activation(kind, number, size, self._memory, not before or before in ACTIVATIONS))
         return found
 
     def use(self, factors: Mapping[str, Tensor], clients: int, each: int) -> None:

@@ -116,7 +116,7 @@ class _Probe:
         inputs, targets = self.problem.take(table.flatten())
         with no_global_draws(self.device):
             layers = plain.layers_of(self.problem.model, inputs)
-        covered = {name for layer in layers for name in (layer.weight, layer.bias)}
+        covered = {name for layer in layers if layer.kind == "linear" for name in (layer.weight, layer.bias)}
         if not {name for block in self.problem.blocks for name in block.names} <= covered:
             return way
         network = self.problem.network(replace(way, plain=layers), list(self.trained))

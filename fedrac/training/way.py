@@ -46,13 +46,15 @@ class Layer:
     """One of the layers of a network in which each takes what the one before it gives.
 
     Attributes:
-        kind: ``linear``, or the name of an activation (`fedrac.training.plain`).
-        weight, bias: names of the parameters of a linear one; bias None: it has none.
+        kind: ``linear``, ``norm`` (of a layer's numbers), or the name of an activation (`fedrac.training.plain`).
+        weight, bias: names of the parameters; empty or None: it has none.
+        eps: of a norm.
     """
 
     kind: str
     weight: str = ""
     bias: str | None = None
+    eps: float = 0.0
 
 
 @dataclass(frozen=True)

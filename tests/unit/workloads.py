@@ -84,6 +84,13 @@ def dense() -> Workload:
     return Workload(nn.Sequential(*layers), _values(6), _values(3), squared, ("*.bias",))
 
 
+def normed() -> Workload:
+    """The same with norms before, between and behind an activation; they stay as they are."""
+    norms = [nn.LayerNorm(6), nn.LayerNorm(5, eps=0.1), nn.LayerNorm(4, bias=False)]
+    layers = (norms[0], nn.Linear(6, 5), norms[1], nn.ReLU(), nn.Linear(5, 4), nn.Tanh(), norms[2], nn.Linear(4, 3))
+    return Workload(nn.Sequential(*layers), _values(6), _values(3), squared, ("1.bias",))
+
+
 def linear() -> Workload:
     return Workload(nn.Linear(6, 5, bias=False), _values(6), _values(5), squared)
 

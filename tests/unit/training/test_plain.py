@@ -7,13 +7,13 @@ import torch
 from federation import Federation
 from torch import nn
 from torch.nn import functional as F
-from workloads import dense, make, shards
+from workloads import dense, make, normed, shards
 
 from fedrac.algorithm import basis
 from fedrac.algorithm.method import Method
 from fedrac.models.dense import Dense
 from fedrac.training.optimizer import LocalSpec
-from fedrac.training.plain import layers_of
+from fedrac.training.plain import is_fixed, layers_of
 from fedrac.training.way import Layer
 
 METHODS = {
@@ -67,6 +67,9 @@ def test_layers_are_those_of_the_forward_pass_in_order():
     stack = nn.Sequential(nn.Flatten(), nn.Linear(6, 4, bias=False), nn.Tanh(), nn.Identity(), nn.Sigmoid())
     assert layers_of(stack, torch.rand(2, 6)) == (Layer("linear", "1.weight"), Layer("tanh"), Layer("sigmoid"))
     assert layers_of(nn.Sequential(nn.Linear(6, 4), nn.ReLU(inplace=True)), torch.rand(2, 6))[1] == Layer("relu")
+    normed = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 4), nn.LayerNorm(4, 0.5, elementwise_affine=False))
+    found = layers_of(normed, torch.rand(2, 6))
+    assert found[0] == Layer("norm", "0.weight", "0.bias", 1e-5) and found[2] == Layer("norm", eps=0.5)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +81,8 @@ def test_layers_are_those_of_the_forward_pass_in_order():
         Skipping(),
         nn.Sequential(nn.Linear(5, 5), nn.GELU()),
         nn.Sequential(nn.Linear(5, 5), nn.Dropout()),
-        nn.Sequential(nn.Linear(5, 5), nn.LayerNorm(5)),
+        nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5)),
+        nn.Sequential(nn.Linear(5, 5), nn.Unflatten(1, (1, 5)), nn.LayerNorm((1, 5))),
         nn.Linear(5, 5).bfloat16(),
     ],
     ids=lambda model: type(model).__name__,
@@ -92,11 +96,24 @@ def test_ids_and_sequences_are_not_taken_for_rows():
     assert layers_of(nn.Sequential(nn.Embedding(9, 5)), torch.zeros(2, 5, dtype=torch.long)) == ()
 
 
+def test_a_model_of_known_modules_stays_what_it_is_unless_something_is_hooked_on():
+    assert is_fixed(Dense([6, 4, 3])) and is_fixed(nn.Sequential(nn.Flatten(), nn.Linear(6, 4), nn.Tanh()))
+    assert not is_fixed(ByValue()) and not is_fixed(nn.Sequential(ByValue()))
+    for hook in ("register_forward_hook", "register_forward_pre_hook"):
+        model = Dense([6, 4, 3])
+        getattr(model.layers[1], hook)(lambda *_: None)
+        assert not is_fixed(model)
+    model = Dense([6, 4, 3])
+    model.layers[0].forward = lambda x: x
+    assert not is_fixed(model)
+
+
 @pytest.mark.parametrize("local", [LocalSpec("adamw", 0.02, batch_size=5), LocalSpec(lr=0.05, batch_size=5, clip=0.1)])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_is_that_of_automatic_differentiation(method, local):
+@pytest.mark.parametrize("network", [dense, normed])
+def test_a_run_is_that_of_automatic_differentiation(network, method, local):
     """Bit for bit: the products are the same ones."""
-    work, choices = make(dense), {}
+    work, choices = make(network), {}
     if method == "two-sided":
         wide = {n: p.shape[1] for n, p in work.model.named_parameters() if p.ndim > 1 and p.shape[1] > 3}
         choices = {
@@ -104,7 +121,7 @@ def test_a_run_is_that_of_automatic_differentiation(method, local):
             "fixed": 2,
             "basis": {f"{n}:A": basis.random(4, n, size, 2) for n, size in wide.items()},
         }
-    own, other = (Federation(make(dense), shards(), METHODS[method], local, cohort=3, **choices) for _ in range(2))
+    own, other = (Federation(make(network), shards(), METHODS[method], local, cohort=3, **choices) for _ in range(2))
     own.round()
     other.round()
     ((key, way),) = own.ways.found.items()
