@@ -42,7 +42,7 @@ class Partition:
         """Number of clients M."""
         return len(self.offsets) - 1
 
-    @property
+    @cached_property
     def sizes(self) -> Index:
         """Number of examples of each client, (M,) int64."""
         return np.diff(self.offsets)

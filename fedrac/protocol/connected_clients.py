@@ -280,12 +280,22 @@ class ConnectedClients:
 
     def examples_of(self, cohort: Sequence[int]) -> dict[int, int]:
         """How many examples each client of the cohort has, as its host says."""
-        counts = self.examples[np.searchsorted(self.clients, cohort)]
+        counts = self.examples[self._places(cohort)]
         return dict(zip(cohort, counts.tolist(), strict=True))
 
     def by_host(self, cohort: Sequence[int]) -> dict[int, list[int]]:
         """The cohort by node id; nodes in order of their first client, clients ascending."""
         hosts: dict[int, list[int]] = {}
-        for place in np.searchsorted(self.clients, sorted(cohort)):
-            hosts.setdefault(self._nodes[place], []).append(int(self.clients[place]))
+        ordered = sorted(cohort)
+        for client, place in zip(ordered, self._places(ordered).tolist(), strict=True):
+            hosts.setdefault(self._nodes[place], []).append(client)
         return hosts
+
+    def _places(self, cohort: Sequence[int]) -> Index:
+        """Where clients are in ``clients``: to search a million for a thousand takes longer than their messages."""
+        ids = np.array(cohort, np.int64)
+        if len(ids) and int(self.clients[-1]) - int(self.clients[0]) + 1 == len(self.clients):  # there are no gaps
+            ids -= self.clients[0]
+            return ids
+        found: Index = np.searchsorted(self.clients, ids)
+        return found
