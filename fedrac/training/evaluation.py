@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fedrac.data import metrics
 from fedrac.data.batch import Batch
 from fedrac.data.tasks import Task
+from fedrac.training.bfloat16 import in_float32
 from fedrac.training.outputs import outputs_of
 
 
@@ -29,8 +30,9 @@ def sums(model: nn.Module, task: Task, batches: Iterable[Batch]) -> dict[str, fl
     """Sums of every metric over the examples, and their number (``examples``); they add up over clients."""
     totals = {"examples": 0.0}
     model.eval()
-    for inputs, targets in batches:
-        _add(totals, task.sums(call(model, inputs), targets), len(targets))
+    with in_float32(model):
+        for inputs, targets in batches:
+            _add(totals, task.sums(call(model, inputs), targets), len(targets))
     return totals
 
 
@@ -40,7 +42,8 @@ def measure(model: nn.Module, task: Task, names: Sequence[str], batches: Iterabl
     totals, pairs = {"examples": 0.0}, []
     model.eval()
     for inputs, targets in batches:
-        outputs = call(model, inputs)
+        with in_float32(model):
+            outputs = call(model, inputs)
         _add(totals, task.sums(outputs, targets), len(targets))
         if names:
             pairs.append((_array(task.predictions(outputs)), _array(targets)))

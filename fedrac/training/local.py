@@ -20,6 +20,7 @@ from fedrac.algorithm.streams import Stream
 from fedrac.data.batch import sent
 from fedrac.training import alone
 from fedrac.training.adapter import CohortAdapter
+from fedrac.training.bfloat16 import in_float32
 from fedrac.training.differences import Differences
 from fedrac.training.dropout import ClientDropout, no_global_draws
 from fedrac.training.evaluation import call
@@ -77,7 +78,7 @@ def train_cohort(
     trained = {**start.trained, **{f"{key}/control": value for key, value in start.shared.items()}}
     factors = {k: torch.empty(len(shards), *v.shape, dtype=v.dtype) for k, v in trained.items()}
     losses, sizes = torch.empty(len(shards), dtype=torch.float64), [len(s) for s in shards]
-    with _local_mode(problem.model):
+    with _local_mode(problem.model), in_float32(problem.model):
         most = spec.max_tokens or _most_tokens(problem, start, shards, sizes, spec, seed)
         for places in chunks(sizes, spec, most):
             chunk = _trained(problem, start, [shards[p] for p in places], spec, seed, round_, most)
