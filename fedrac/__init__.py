@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # their time slices, and a round takes up to a hundred times as long. OpenMP reads this when torch is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "passive"
-    os.environ.setdefault("GOMP_SPINCOUNT", "300")  # of GNU's OpenMP, some microseconds
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # of GNU's OpenMP, some microseconds
 
 __all__ = ["FedRacLora", "Run", "__version__", "fit", "load", "run", "table"]
 

@@ -40,7 +40,7 @@ def waiting(way: str, **environment: str) -> str:
 
 @pytest.mark.parametrize("way", WAYS_IN)
 def test_how_threads_wait_is_set_before_torch_is_loaded(way):
-    assert waiting(way) == "passive 300"
+    assert waiting(way) == "passive 1000"
 
 
 @pytest.mark.parametrize(
