@@ -80,7 +80,7 @@ class Rows:
     def _gathered(self, at: Tensor) -> Tensor:
         (rows,) = self._inputs
         assert rows is not None
-        if self._home.type != "cpu":
+        if self._device.type != "cpu":
             return rows.index_select(0, at)
         if self._memory is None or len(self._memory) < len(at):
             self._memory = rows.new_empty(len(at), *rows.shape[1:])

@@ -21,6 +21,7 @@ from fedrac.experiment.finished_run import FinishedRun
 from fedrac.flower.host import pick_device
 from fedrac.models.hf import HuggingFace
 from fedrac.training import evaluation
+from fedrac.training.bfloat16 import in_float32
 
 ROWS = 64  # of one batch
 
@@ -97,7 +98,8 @@ class Predictor:
     def _continued(self, tokenizer: Tokenizer, text: str) -> dict[str, Any]:
         """The likeliest next tokens, one after another."""
         start = torch.from_numpy(tokenizer.opening(text).padded()).to(self.device)
-        written = self._written(start)[0, start.shape[2] :]
+        with in_float32(self.model):
+            written = self._written(start)[0, start.shape[2] :]
         return {"text": text, "continuation": tokenizer.decode(written.tolist())}
 
     def _written(self, text: Tensor) -> Tensor:
@@ -115,7 +117,8 @@ class Predictor:
 
 def _outputs(model: nn.Module, inputs: Tensor) -> Tensor:
     try:
-        outputs = evaluation.call(model, inputs).double().cpu()
+        with in_float32(model):
+            outputs = evaluation.call(model, inputs).double().cpu()
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise ValueError(f"the model does not take inputs of shape {tuple(inputs.shape[1:])}: {error}") from error
     return outputs

@@ -294,8 +294,9 @@ class ConnectedClients:
     def _places(self, cohort: Sequence[int]) -> Index:
         """Where clients are in ``clients``: to search a million for a thousand takes longer than their messages."""
         ids = np.array(cohort, np.int64)
-        if len(ids) and int(self.clients[-1]) - int(self.clients[0]) + 1 == len(self.clients):  # there are no gaps
-            ids -= self.clients[0]
+        first, last = (int(self.clients[place]) for place in (0, -1)) if len(ids) else (0, -1)
+        if last - first + 1 == len(self.clients) and first <= ids.min(initial=first) and ids.max(initial=last) <= last:
+            ids -= first  # there are no gaps
             return ids
         found: Index = np.searchsorted(self.clients, ids)
         return found

@@ -16,6 +16,8 @@ from torch.utils._pytree import tree_map_only
 _ENTRIES = 2**22  # of a matrix that are float32 at a time
 _aten = torch.ops.aten
 _PRODUCTS = {_aten.mm.default, _aten.addmm.default, _aten.bmm.default, _aten.baddbmm.default}
+_INTO = {_aten.mm.out: _aten.mm.default, _aten.bmm.out: _aten.bmm.default}  # into memory that is given
+_INTO |= {_aten.addmm_.default: _aten.addmm.default, _aten.baddbmm_.default: _aten.baddbmm.default}
 
 
 def in_float32(model: nn.Module) -> AbstractContextManager[object]:
@@ -45,16 +47,23 @@ class InFloat32(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func not in _PRODUCTS or args[-1].dtype != torch.bfloat16:
-            return func(*args, **(kwargs or {}))
+        kwargs = dict(kwargs or {})
+        if func in _INTO and args[-1].dtype == torch.bfloat16:
+            into = kwargs.pop("out", args[0])
+            return into.copy_(self._product(_INTO[func], args, kwargs))
+        is_ours = func in _PRODUCTS and args[-1].dtype == torch.bfloat16
+        return self._product(func, args, kwargs) if is_ours else func(*args, **kwargs)
+
+    def _product(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor:
         *first, right = args
-        first, kwargs = tree_map_only(Tensor, _widened, (first, kwargs or {}))
+        first, kwargs = tree_map_only(Tensor, _widened, (first, kwargs))
         if right.ndim != 2 or type(right) not in (Tensor, nn.Parameter) or right.numel() <= _ENTRIES:
-            return func(*first, _widened(right), **kwargs).bfloat16()
+            product: Tensor = func(*first, _widened(right), **kwargs)
+            return product.bfloat16()
         step = max(_ENTRIES // right.shape[0], 1)  # columns: each is a sum of its own
         out = torch.empty(first[-1].shape[0], right.shape[1], dtype=torch.bfloat16)
         for columns in (slice(start, start + step) for start in range(0, right.shape[1], step)):
-            added = [x if x.shape[-1] == 1 else x[..., columns] for x in first[:-1]]
+            added = [x if x.ndim == 0 or x.shape[-1] == 1 else x[..., columns] for x in first[:-1]]
             out[:, columns] = func(*added, first[-1], right[:, columns].float(), **kwargs)
         return out
 

@@ -163,6 +163,8 @@ class _Lockstep:
             if not known:
                 self._check_plain()
             self._sum_losses([(batch, steps(batch)) for batch in self.orders.batches()])
+        if self.plain is not None:
+            self.plain.release()
 
     def found(self) -> dict[str, Tensor]:
         """What the clients trained, and their new controls."""

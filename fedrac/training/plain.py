@@ -65,7 +65,8 @@ def layers_of(model: nn.Module, inputs: object) -> tuple[Layer, ...]:
 
 def is_fixed(model: nn.Module) -> bool:
     """Whether a model always computes what it did once: its modules are PyTorch's or fedrac's, with no hooks."""
-    return all(
+    every = nn.modules.module
+    return not (every._global_forward_hooks or every._global_forward_pre_hooks) and all(
         type(module).__module__.startswith(("torch.nn.", "fedrac.models."))
         and not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
         for module in model.modules()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedrac.algorithm.blocks import Block
 from fedrac.training.layer_updates import Factors
-from fedrac.training.products import by_onednn, suits
+from fedrac.training.products import by_onednn, each_times, suits
 from fedrac.training.way import Layer
 
 _aten = torch.ops.aten
@@ -41,14 +41,9 @@ class Size:
     each: int
 
     @cached_property
-    def parts(self) -> int:
-        """Of a product for each client: two at least, as PyTorch makes one alone by another function."""
-        return max(self.clients, 2)
-
-    @cached_property
     def total(self) -> int:
         """R, with those that fill it up, so that a client finds the same bits whoever is beside it."""
-        return max(_FEWEST, -(-self.parts * self.each // 4) * 4)
+        return max(_FEWEST, -(-self.clients * self.each // 4) * 4)
 
 
 class Rows:
@@ -69,13 +64,12 @@ class Rows:
 
     @cached_property
     def each(self) -> Tensor:
-        """(parts, b, n)."""
-        rows = self.size.parts * self.size.each
-        return (self.all if rows == self.size.total else self.all[:rows]).view(self.size.parts, self.size.each, -1)
+        """(C, b, n)."""
+        return self.real.view(self.size.clients, self.size.each, -1)
 
     @cached_property
     def turned(self) -> Tensor:
-        """(parts, n, b)."""
+        """(C, n, b)."""
         return self.each.mT
 
 
@@ -83,7 +77,7 @@ class Memory:
     """What is computed into, by name; steps of fewer rows have the same memory."""
 
     def __init__(self, like: Tensor) -> None:
-        self._like, self._held = like, dict[str, Tensor]()
+        self._like, self._held = like.new_empty(0), dict[str, Tensor]()
 
     def of(self, name: str, *shape: int) -> Tensor:
         """A tensor of this shape; there is one of a name at a time."""
@@ -97,8 +91,25 @@ class Memory:
         return Rows(self.of(name, size.total, width), size)
 
 
-class Activation:
-    """An activation, in the memory of the layer before it where that is a linear one."""
+class _Layer:
+    """What all layers do.
+
+    Attributes:
+        of_a_step: names of its attributes that belong to the step, or to the round.
+    """
+
+    of_a_step: tuple[str, ...] = ()
+
+    def release(self) -> None:
+        """Lets go of weights, factors and rows: there are layers for many sizes, and each would hold some."""
+        for name in self.of_a_step:
+            self.__dict__.pop(name, None)
+
+
+class Activation(_Layer):
+    """An activation, in the memory of the layer before it where that is no other activation."""
+
+    of_a_step = ("_out",)
 
     def __init__(self, kind: str, number: int, size: Size, memory: Memory, copies: bool) -> None:
         self._forth, self._back = ACTIVATIONS[kind]
@@ -121,8 +132,10 @@ class Activation:
         return g
 
 
-class Norm:
+class Norm(_Layer):
     """A layer's numbers brought to mean 0 and variance 1, with a scale and a shift that stay as they are."""
+
+    of_a_step = ("_own", "_rows", "_kept")
 
     def __init__(self, layer: Layer) -> None:
         self._layer = layer
@@ -141,7 +154,7 @@ class Norm:
         return Rows(back[0], g.size)
 
 
-class Linear:
+class Linear(_Layer):
     """A linear layer with the clients' update ``s x (B A)^T`` or ``s x (B Z R)^T``.
 
     Args:
@@ -153,6 +166,8 @@ class Linear:
         memory: of the network.
         on: whether the gradient of its input is wanted.
     """
+
+    of_a_step = ("_w", "_bias", "_w_turned", "_r", "_a", "_b", "_a_turned", "_b_turned", "_own_bias", "_rows")
 
     def __init__(
         self,
@@ -182,14 +197,11 @@ class Linear:
         if self._block is not None:
             own = Factors(*(factors.get(self._block.key(letter)) for letter in "ABDZ"))
             (a, b), self._r = own.pair(), own.before
-            self._a, self._b = self._for_parts(a), None if b is None else self._for_parts(b)
-            self._a_turned, self._b_turned = self._a.mT, None if self._b is None else self._b.mT
+            self._a, self._b = a, b
+            self._a_turned, self._b_turned = a.mT, None if b is None else b.mT
         self._own_bias = factors[self._bias_key].unsqueeze(1) if self._bias_key else None
         if not self._made:
             self._make()
-
-    def _for_parts(self, factor: Tensor) -> Tensor:
-        return factor.expand(self._size.parts, -1, -1) if factor.ndim == 3 else factor
 
     def _make(self) -> None:
         """What it computes into: it follows from the shapes, which stay."""
@@ -208,8 +220,7 @@ class Linear:
                     memory.rows(f"{name} {x}", size, self._a.shape[-2]) for x in ("hidden", "inner")
                 )
             shapes = {"A": self._a.shape[-2:], "B": (0, 0) if self._b is None else self._b.shape[-2:]}
-            self._grads = [memory.of(f"{name} {x}", size.parts, *shape) for x, shape in shapes.items()]
-            self._found = [grad[: size.clients] for grad in self._grads]
+            self._grads = [memory.of(f"{name} {x}", size.clients, *shape) for x, shape in shapes.items()]
         self._made = True
 
     def forward(self, rows: Rows) -> Rows:
@@ -225,7 +236,7 @@ class Linear:
                 _times(self._rows, self._a_turned, self._hidden)
                 _add_times(out, self._hidden, self._b_turned, self._block.scale)
         if self._own_bias is not None:
-            out.each[: self._size.clients].add_(self._own_bias)
+            out.each.add_(self._own_bias)
         return out
 
     def back(self, g: Rows, found: dict[str, Tensor]) -> Rows | None:
@@ -234,7 +245,7 @@ class Linear:
         Those of its factors (C, ...) go into ``found``.
         """
         if self._bias_key:
-            found[self._bias_key] = g.each[: self._size.clients].sum(1)
+            found[self._bias_key] = g.each.sum(1)
         if self._block is None:
             return self._through(g) if self._grad_x is not None else None
         inner = g if self._b is None else _times(g, self._b, self._inner)
@@ -258,10 +269,8 @@ class Linear:
     def _gradient(self, left: Rows, right: Rows, which: int) -> Tensor:
         """``s left_c^T right_c`` of every client, (C, ...)."""
         assert self._block is not None
-        torch.bmm(left.turned, right.each, out=self._grads[which])
-        if self._block.scale != 1.0:
-            self._grads[which].mul_(self._block.scale)
-        return self._found[which]
+        grad = _bmm(left.turned, right.each, self._grads[which])
+        return grad if self._block.scale == 1.0 else grad.mul_(self._block.scale)
 
 
 def _product(rows: Rows, w: Tensor, turned: Tensor, bias: Tensor | None, out: Rows, fast: bool, size: Size) -> Rows:
@@ -280,8 +289,15 @@ def _times(rows: Rows, matrix: Tensor, out: Rows) -> Rows:
     if matrix.ndim == 2:
         torch.mm(rows.all, matrix, out=out.all)
     else:
-        torch.bmm(rows.each, matrix, out=out.each)
+        _bmm(rows.each, matrix, out.each)
     return out
+
+
+def _bmm(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
+    """``out = left_c @ right_c``."""
+    if len(left) == 1 and right.shape[2] == 1:  # PyTorch has another function for them, unless there are two
+        return out.copy_(each_times(left, right))
+    return torch.bmm(left, right, out=out)
 
 
 def _add_times(out: Rows, rows: Rows, matrix: Tensor, scale: float) -> None:

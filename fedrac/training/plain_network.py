@@ -39,6 +39,7 @@ class PlainNetwork:
         self._memory = Memory(next(model.parameters()).detach())
         self._sized = lru_cache(_SIZES)(self._layers_for)
         self._rows = lru_cache(_SIZES)(self._memory.rows)
+        self._layers: list[Linear | Norm | Activation] = []
 
     def _layers_for(self, size: Size) -> list[Linear | Norm | Activation]:
         found: list[Linear | Norm | Activation] = []
@@ -55,6 +56,7 @@ class PlainNetwork:
 
     def use(self, factors: Mapping[str, Tensor], clients: int, each: int) -> None:
         """Sets the factors, by `Block.key`, trained ones (C, ...), and how many rows each of C clients has."""
+        self.release()
         self._size = Size(clients, each)
         self._layers = self._sized(self._size)
         parameters = {
@@ -62,6 +64,11 @@ class PlainNetwork:
         }  # they may be new ones
         for layer in self._layers:
             layer.bind(parameters, factors)
+
+    def release(self) -> None:
+        """Lets go of what belongs to a round; its memory stays."""
+        for layer in self._layers:
+            layer.release()
 
     @torch.no_grad()
     def gradients(

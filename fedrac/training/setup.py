@@ -41,11 +41,11 @@ class KnownWays:
 
     Attributes:
         found: by what is trained: the keys of the trained factors.
-        networks: likewise, where gradients are written out; they keep the memory that a step computes in.
+        networks: by the same keys in their order, where gradients are written out; they keep the memory of a step.
     """
 
     found: dict[frozenset[str], Way] = field(default_factory=dict)
-    networks: dict[frozenset[str], PlainNetwork] = field(default_factory=dict)
+    networks: dict[tuple[str, ...], PlainNetwork] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class TrainingSetup:
 
     def network(self, way: Way, trained: Sequence[str]) -> PlainNetwork:
         """The model as a plain network, which is what ``way`` says it is; the same one in every round."""
-        kept, key = self.ways.networks, frozenset(trained)
+        kept, key = self.ways.networks, tuple(trained)
         if key not in kept or not all(a is b for a, b in zip(kept[key].of, self._plain(way), strict=True)):
             kept[key] = PlainNetwork(*self._plain(way), trained)
         return kept[key]
@@ -90,4 +90,4 @@ class TrainingSetup:
             outputs = outputs.detach().requires_grad_()
             losses = self.loss(outputs, targets).flatten()
             (g,) = torch.autograd.grad(losses, outputs, weight.to(losses.dtype))
-        return losses.detach(), g.contiguous()
+        return losses.detach().clone(), g.contiguous()  # a loss may be a part of the outputs, whose memory stays

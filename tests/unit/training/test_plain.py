@@ -134,3 +134,28 @@ def test_a_run_is_that_of_automatic_differentiation(network, method, local):
             federation.round()
     for name, value in other.weights().items():
         assert torch.equal(own.weights()[name], value), name
+
+
+def test_nothing_of_a_round_is_held_when_it_has_ended():
+    """A host swaps the weights' memory in every round, and there are layers for many sizes."""
+    work = make(normed)
+    federation = Federation(work, shards(), cohort=4)
+    federation.round()
+    (network,) = federation.ways.networks.values()
+    held = [value for layer in network._layers for value in vars(layer).values() if isinstance(value, torch.Tensor)]
+    assert held == [] and network._layers and federation.ways.found
+    own = {parameter.untyped_storage().data_ptr() for parameter in work.model.parameters()}
+    assert own.isdisjoint(value.untyped_storage().data_ptr() for value in network._memory._held.values())
+
+
+def test_a_loss_may_be_a_part_of_the_outputs():
+    """The memory of the outputs is written over by the next step."""
+    work = make(dense)
+    federations = [
+        Federation(
+            replace(work, loss=lambda outputs, targets, copied=copied: copied(outputs[:, 0])), shards(), cohort=3
+        )
+        for copied in (torch.clone, lambda x: x)
+    ]
+    one, other = (federation.train(range(3)).losses for federation in federations)
+    assert torch.equal(one, other)
