@@ -4,21 +4,18 @@ A step of a small network is some thirty operations of a few microseconds each: 
 anew takes longer than they do. What is computed is that of `fedrac.training.linear_update`.
 """
 
-import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from fedrac.algorithm.blocks import Block
 from fedrac.training.layer_updates import Factors
+from fedrac.training.plain_memory import Memory, Rows, Size
 from fedrac.training.products import by_onednn, each_times, suits
 from fedrac.training.way import Layer
 
 _aten = torch.ops.aten
-_FEWEST = 16  # rows: MKL has other functions for fewer, and for what is left of a column beyond a multiple of four
 
 # What an activation makes of its input, in place, and of the gradient g of its output, in place, with that output.
 ACTIVATIONS: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
@@ -26,69 +23,6 @@ ACTIVATIONS: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Te
     "tanh": (torch.tanh_, lambda g, out: _aten.tanh_backward.grad_input(g, out, grad_input=g)),
     "sigmoid": (torch.sigmoid_, lambda g, out: _aten.sigmoid_backward.grad_input(g, out, grad_input=g)),
 }
-
-
-@dataclass(frozen=True)
-class Size:
-    """How many rows a step has.
-
-    Attributes:
-        clients: C, who have any.
-        each: b, rows of each of them.
-    """
-
-    clients: int
-    each: int
-
-    @cached_property
-    def total(self) -> int:
-        """R, with those that fill it up, so that a client finds the same bits whoever is beside it."""
-        return max(_FEWEST, -(-self.clients * self.each // 4) * 4)
-
-
-class Rows:
-    """What a layer takes or gives, and views of it, which are made once.
-
-    Attributes:
-        all: (R, n), the clients' rows, and those that fill them up: finite numbers that nobody reads.
-        size: of the step.
-    """
-
-    def __init__(self, values: Tensor, size: Size) -> None:
-        self.all, self.size = values, size
-
-    @cached_property
-    def real(self) -> Tensor:
-        """(C * b, n), those of the clients."""
-        return self.all[: self.size.clients * self.size.each]
-
-    @cached_property
-    def each(self) -> Tensor:
-        """(C, b, n)."""
-        return self.real.view(self.size.clients, self.size.each, -1)
-
-    @cached_property
-    def turned(self) -> Tensor:
-        """(C, n, b)."""
-        return self.each.mT
-
-
-class Memory:
-    """What is computed into, by name; steps of fewer rows have the same memory."""
-
-    def __init__(self, like: Tensor) -> None:
-        self._like, self._held = like.new_empty(0), dict[str, Tensor]()
-
-    def of(self, name: str, *shape: int) -> Tensor:
-        """A tensor of this shape; there is one of a name at a time."""
-        count = math.prod(shape)
-        if name not in self._held or self._held[name].numel() < count:
-            self._held[name] = self._like.new_zeros(count)
-        return self._held[name][:count].view(shape)
-
-    def rows(self, name: str, size: Size, width: int) -> Rows:
-        """Rows (R, width)."""
-        return Rows(self.of(name, size.total, width), size)
 
 
 class _Layer:
@@ -119,6 +53,7 @@ class Activation(_Layer):
         """It has neither."""
 
     def forward(self, rows: Rows) -> Rows:
+        """What it gives of rows (R, n): (R, n)."""
         if self._copies:
             mine = self._memory.rows(self._name, self._size, rows.all.shape[1])
             mine.all.copy_(rows.all)
@@ -128,6 +63,7 @@ class Activation(_Layer):
         return rows
 
     def back(self, g: Rows, found: dict[str, Tensor]) -> Rows:
+        """The gradient of its input of that of its output, (R, n), in the memory of that."""
         self._back(g.all, self._out)
         return g
 
@@ -141,14 +77,17 @@ class Norm(_Layer):
         self._layer = layer
 
     def bind(self, parameters: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> None:
+        """Sets scale and shift (n,), where it has them."""
         self._own = parameters.get(self._layer.weight), parameters.get(self._layer.bias or "")
 
     def forward(self, rows: Rows) -> Rows:
+        """What it gives of rows (R, n): (R, n)."""
         self._rows, self._width = rows, rows.all.shape[1:]
         out, *self._kept = torch.native_layer_norm(rows.all, self._width, *self._own, self._layer.eps)
         return Rows(out, rows.size)
 
     def back(self, g: Rows, found: dict[str, Tensor]) -> Rows:
+        """The gradient of its input of that of its output, (R, n)."""
         of_input = [True, False, False]
         back = _aten.native_layer_norm_backward(g.all, self._rows.all, self._width, *self._kept, *self._own, of_input)
         return Rows(back[0], g.size)

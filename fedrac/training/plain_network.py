@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fedrac.algorithm.blocks import Block
-from fedrac.training.plain_layers import ACTIVATIONS, Activation, Linear, Memory, Norm, Rows, Size
+from fedrac.training.plain_layers import ACTIVATIONS, Activation, Linear, Norm
+from fedrac.training.plain_memory import Memory, Rows, Size
 from fedrac.training.way import Layer
 
 # (outputs (R, ...), targets, weight (R,)) to the losses (R,) and the gradient (R, ...) of their sum with the weight.
