@@ -41,12 +41,12 @@ def measure(model: nn.Module, task: Task, names: Sequence[str], batches: Iterabl
     """Mean of every metric over all examples, and the metrics ``names`` of all predictions (`fedrac.data.metrics`)."""
     totals, pairs = {"examples": 0.0}, []
     model.eval()
-    for inputs, targets in batches:
-        with in_float32(model):
+    with in_float32(model):
+        for inputs, targets in batches:
             outputs = call(model, inputs)
-        _add(totals, task.sums(outputs, targets), len(targets))
-        if names:
-            pairs.append((_array(task.predictions(outputs)), _array(targets)))
+            _add(totals, task.sums(outputs, targets), len(targets))
+            if names:
+                pairs.append((_array(task.predictions(outputs)), _array(targets)))
     count = totals.pop("examples")
     means = {name: total / count for name, total in totals.items()}
     if not names:

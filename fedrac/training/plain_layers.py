@@ -165,10 +165,10 @@ class Linear(_Layer):
     def forward(self, rows: Rows) -> Rows:
         """What it gives of rows (R, n): (R, m)."""
         self._rows = rows
-        out = _product(rows, self._w, self._w_turned, self._bias, self._out, self._fast, self._size)
+        out = _product(rows, self._w, self._w_turned, self._bias, self._out, self._fast)
         if self._block is not None:
             if self._r is not None:
-                self._rows = _product(rows, self._r, self._r.mT, None, self._met, self._fast_r, self._size)
+                self._rows = _product(rows, self._r, self._r.mT, None, self._met, self._fast_r)
             if self._b_turned is None:
                 out.each.baddbmm_(self._rows.each, self._a_turned, alpha=self._block.scale)
             else:
@@ -203,7 +203,7 @@ class Linear(_Layer):
 
     def _through(self, g: Rows) -> Rows:
         assert self._grad_x is not None
-        return _product(g, self._w_turned, self._w, None, self._grad_x, self._fast, self._size)
+        return _product(g, self._w_turned, self._w, None, self._grad_x, self._fast)
 
     def _gradient(self, left: Rows, right: Rows, which: int) -> Tensor:
         """``s left_c^T right_c`` of every client, (C, ...)."""
@@ -212,10 +212,10 @@ class Linear(_Layer):
         return grad if self._block.scale == 1.0 else grad.mul_(self._block.scale)
 
 
-def _product(rows: Rows, w: Tensor, turned: Tensor, bias: Tensor | None, out: Rows, fast: bool, size: Size) -> Rows:
+def _product(rows: Rows, w: Tensor, turned: Tensor, bias: Tensor | None, out: Rows, fast: bool) -> Rows:
     """``rows W^T + bias`` with a matrix W (m, n) that all share, and its transpose."""
     if fast:
-        return Rows(by_onednn(rows.all, w, bias), size)  # it takes no memory to compute into
+        return Rows(by_onednn(rows.all, w, bias), rows.size)  # it takes no memory to compute into
     if bias is None:
         torch.mm(rows.all, turned, out=out.all)
     else:

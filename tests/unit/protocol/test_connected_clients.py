@@ -67,6 +67,12 @@ def test_clients_of_all_hosts() -> None:
     assert list(found.by_host([4, 0, 2, 1])) == [10, 30, 40]
 
 
+def test_clients_without_gaps_are_found_as_others_are() -> None:
+    found = asked({30: hosted([4, 6]), 10: hosted([7, 3, 5])})
+    assert found.by_host([6, 3, 7]) == {10: [3, 7], 30: [6]}
+    assert list(found.examples_of([7, 4])) == [7, 4]
+
+
 def test_each_host_is_asked_once() -> None:
     grid, found = Answers({1: hosted([0]), 2: hosted([1])}), population()
     for _ in range(3):
