@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,7 @@ from fedrac.flower.host import Host
 from fedrac.flower.node import answering, host_of, ledger_of, rules_of
 from fedrac.loading.limits import Refused
 from fedrac.loading.told import told
-from fedrac.protocol import column_sums, own_state, secure_client, secure_metrics
+from fedrac.protocol import column_sums, own_state, resending, secure_client, secure_metrics
 from fedrac.protocol.catch_up import follow, merged, replica_of
 from fedrac.protocol.client_evaluation import encode_metrics
 from fedrac.protocol.coding import CodedRound
@@ -45,7 +46,8 @@ app = ClientApp()
 @answering
 def query(message: Message, context: Context) -> RecordDict:
     """Which clients does this node serve, how many examples has each, and which weights has it already?"""
-    if not message.content:  # a sign of life is all that is wanted: `fedrac.protocol.resending`
+    if not message.content:  # a sign of life is all that is wanted
+        time.sleep(resending.SIGN_TAKES)
         return RecordDict()
     host = host_of(decode_question(message.content), context)
     there = replica_of(host.initial, context)

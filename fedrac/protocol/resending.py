@@ -2,7 +2,10 @@
 
 Flower's simulation answers a message whose Ray actor has died with an error, and keeps the dead actor: it lies on top
 of the pile of idle ones, fails at once, and so takes message after message. What a client finds does not depend on
-where it is computed: a message that was lost in this way is sent again.
+where it is computed: a message that was lost in this way is sent again. When all were lost, a living actor is brought
+to the top first: every node is asked for a sign of life, which takes a living actor a while. One that is reached while
+the dead ones are failing gives its sign last, and lies on top of them then. On a busy core one round of questions in
+five reaches one, so they are asked until a sign comes.
 """
 
 import logging
@@ -20,8 +23,11 @@ log = logging.getLogger(__name__)
 More = Callable[[Message], RecordDict | None]
 
 TRIES = 20  # in a row that bring no reply: Ray takes half a minute to call a node dead
+SIGN_TAKES = 0.1  # seconds, for a living actor to give a sign of life; a dead one fails in 0.001
 _MORE = 2  # times that a node is given more
-_PAUSE = 0.5  # seconds; living actors answer nothing in less, an unreachable one takes longer to fail
+_SIGN = 1.0  # seconds to wait for signs; an unreachable actor takes longer to fail, and is out of the way meanwhile
+_PAUSE = 0.01  # seconds between two questions
+_PATIENCE = 30.0  # seconds without a sign until no actor is taken to live
 
 
 def deliver(
@@ -60,15 +66,13 @@ def deliver(
                 replies.append(answer)
         helped.update(completed.keys())
         fruitless = fruitless + 1 if len(lost) == len(waiting) else 0
-        if lost and (fruitless == TRIES or time.monotonic() + _PAUSE > deadline):
+        if lost and not _may_be_sent_again(grid, fruitless, deadline):
             replies += lost.values()
             lost = {}
         if not lost and not completed:
             return replies
         if lost:
             log.warning("%d of %d messages were lost and are sent again", len(lost), len(waiting))
-        if fruitless:
-            _stir(grid)
         waiting = {node: _again(waiting[node]) for node in lost} | completed
 
 
@@ -83,7 +87,17 @@ def _again(message: Message, more: Mapping[str, Any] | None = None) -> Message:
     return Message(content, told.dst_node_id, told.message_type, group_id=told.group_id)
 
 
-def _stir(grid: Grid) -> None:
-    """Puts living actors on top of the pile: all are asked nothing, the dead ones are still failing or have failed."""
-    grid.push_messages([Message(RecordDict(), node, MessageType.QUERY) for node in grid.get_node_ids()])
-    time.sleep(_PAUSE)
+def _may_be_sent_again(grid: Grid, fruitless: int, deadline: float) -> bool:
+    if fruitless == TRIES or time.monotonic() >= deadline:
+        return False
+    return not fruitless or _bring_up_a_living_actor(grid, min(deadline, time.monotonic() + _PATIENCE))
+
+
+def _bring_up_a_living_actor(grid: Grid, until: float) -> bool:
+    """Asks for signs of life until one comes; returns whether one came by ``until``, by the monotonic clock."""
+    while time.monotonic() < until:
+        asked = [Message(RecordDict(), node, MessageType.QUERY) for node in grid.get_node_ids()]
+        if any(not answer.has_error() for answer in grid.send_and_receive(asked, timeout=_SIGN)):
+            return True
+        time.sleep(_PAUSE)
+    return False

@@ -17,28 +17,37 @@ from fedrac.protocol.round_report import CohortFailure, RoundReport
 
 
 class LosingGrid(InProcessGrid):
-    """Loses the next ``losses[node]`` training messages to a node, with the error that Flower then makes."""
+    """Loses the next ``losses[node]`` training messages to a node, with the error that Flower then makes.
 
-    def __init__(self, losses: dict[int, int], code: int = ErrorCode.UNKNOWN) -> None:
+    Of the questions for a sign of life it loses the first ``signs``.
+    """
+
+    def __init__(self, losses: dict[int, int], code: int = ErrorCode.UNKNOWN, signs: int = 0) -> None:
         super().__init__(client_app.app, 3)
-        self.losses, self.code = losses, code
+        self.losses, self.code, self.signs = losses, code, signs
         self.sent: list[tuple[str, int]] = []
 
     def _deliver(self, message: Message) -> str:
         told = message.metadata
         self.sent.append((told.message_type, told.dst_node_id))
         key = super()._deliver(message)
-        if told.message_type == MessageType.TRAIN and self.losses.get(told.dst_node_id, 0) > 0:
-            self.losses[told.dst_node_id] -= 1
+        if self._is_lost(told.message_type, told.dst_node_id):
             lost = Message(Error(self.code, "the actor died"), reply_to=message)
             lost.metadata.__dict__["_src_node_id"] = told.dst_node_id
             self._replies[key] = lost
         return key
 
+    def _is_lost(self, kind: str, node: int) -> bool:
+        if kind == MessageType.QUERY:
+            self.signs -= 1
+            return self.signs >= 0
+        self.losses[node] = self.losses.get(node, 0) - 1
+        return self.losses[node] >= 0
+
 
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resending, "_PAUSE", 0.0)
+    monkeypatch.setattr(resending, "SIGN_TAKES", 0.0)
 
 
 def messages(nodes: Iterable[int] = (1, 2, 3)) -> list[Message]:
@@ -64,6 +73,22 @@ def test_idle_actors_are_stirred_only_when_nothing_came_back() -> None:
     grid = LosingGrid({2: 2})
     deliver(grid, messages(), 60)
     assert counts(grid, MessageType.QUERY) == {1: 1, 2: 1, 3: 1}
+
+
+def test_a_sign_of_life_is_asked_for_until_one_comes() -> None:
+    grid = LosingGrid({2: 2}, signs=3 * 40 + 1)  # of the 41st time two of three nodes answer
+    replies = deliver(grid, messages(), 60)
+    assert not any(reply.has_error() for reply in replies)
+    assert counts(grid) == {1: 1, 2: 3, 3: 1}
+    assert counts(grid, MessageType.QUERY) == {1: 41, 2: 41, 3: 41}
+
+
+def test_without_a_sign_of_life_nothing_more_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resending, "_PATIENCE", 0.02)
+    grid = LosingGrid({2: 2}, signs=10**9)
+    replies = deliver(grid, messages(), 60)
+    assert {r.metadata.src_node_id: r.has_error() for r in replies} == {1: False, 2: True, 3: False}
+    assert counts(grid) == {1: 1, 2: 2, 3: 1} and counts(grid, MessageType.QUERY)[2] > 1
 
 
 def test_a_message_that_is_always_lost_ends_as_an_error() -> None:
