@@ -12,11 +12,13 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sysconfig
 import time
+import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -63,6 +65,31 @@ def superlink_environment(extra: Mapping[str, str] | None = None) -> Iterator[di
             yield environment
         finally:
             _end(processes)
+
+
+def copy_app(project: Path, folder: Path) -> Path:
+    """Copy what Flower packs of a project, and nothing else, into a folder, and return the folder.
+
+    `flwr run` looks at all files of a project before it packs some: a virtual environment in it costs seconds a run.
+
+    Args:
+        project: has a `pyproject.toml` with patterns under `tool.flwr.app.fab-include`.
+        folder: where the files go.
+
+    Raises:
+        ValueError: the project has no such file, or no patterns in it.
+    """
+    settings = project / "pyproject.toml"
+    try:
+        patterns = tomllib.loads(settings.read_text())["tool"]["flwr"]["app"]["fab-include"]
+    except (FileNotFoundError, KeyError) as error:
+        wrong = f"{project} has no pyproject.toml that says what Flower packs (tool.flwr.app.fab-include)"
+        raise ValueError(f"{wrong}: go to the folder of fedrac's repository") from error
+    for path in (settings, *(path for pattern in patterns for path in project.glob(pattern.lstrip("/")))):
+        there = folder / path.relative_to(project)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, there)
+    return folder
 
 
 def run_app(
@@ -154,9 +181,14 @@ def main() -> int:
     given = parser.parse_args()
     # As for Ctrl-C, so that the SuperLink is ended then, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with superlink_environment() as environment:
-            overrides = shlex.join(given.overrides)
-            return run_app(environment, Path.cwd(), overrides, supernodes=given.supernodes, gpus=given.gpus)
-    except KeyboardInterrupt:
-        return 130
+    with TemporaryDirectory(prefix="fedrac-app-") as folder:
+        try:
+            app = copy_app(Path.cwd(), Path(folder))
+        except ValueError as error:
+            parser.error(str(error))
+        try:
+            with superlink_environment() as environment:
+                overrides = shlex.join(given.overrides)
+                return run_app(environment, app, overrides, supernodes=given.supernodes, gpus=given.gpus)
+        except KeyboardInterrupt:
+            return 130

@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from deployed import ROOT, app_folder
+from deployed import ROOT
+
+from fedrac.flower.superlink import copy_app
 
 
 @pytest.fixture(scope="session")
@@ -19,4 +21,4 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return app_folder(tmp_path_factory.mktemp("flower") / "app")
+    return copy_app(ROOT, tmp_path_factory.mktemp("app"))

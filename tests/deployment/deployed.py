@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -185,15 +184,6 @@ class Federation:
     def stop(self) -> None:
         for name in list(self.processes):
             self.kill(name)
-
-
-def app_folder(folder: Path) -> Path:
-    """The app's files alone: `flwr run` walks the whole folder."""
-    folder.mkdir()
-    shutil.copy(ROOT / "pyproject.toml", folder)
-    for name in ("fedrac", "server_app", "client_app", "conf"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    return folder
 
 
 def in_process(data: Path, output: Path, *overrides: str) -> dict[str, Tensor]:

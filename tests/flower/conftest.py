@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedrac.flower.superlink import run_app, superlink_environment
+from fedrac.flower.superlink import copy_app, run_app, superlink_environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,12 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def app_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The app's files alone: `flwr run` walks the whole folder, and a `.venv` there takes it seconds a run."""
-    folder = tmp_path_factory.mktemp("app")
-    shutil.copy(ROOT / "pyproject.toml", folder)
-    for name in ("fedrac", "server_app", "client_app", "conf"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    return folder
+    return copy_app(ROOT, tmp_path_factory.mktemp("app"))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Starting, failing and ending of runs on a SuperLink of their own."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,8 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from flwr.cli.build import build_fab_from_disk
 
 from fedrac.flower import superlink as own_superlink
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_superlink_leaves_nothing_behind() -> None:
@@ -28,6 +32,29 @@ def test_a_superlink_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(own_superlink, "START_SECONDS", 0)
     with pytest.raises(RuntimeError, match="did not start"), own_superlink.superlink_environment():
         pass
+
+
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # Flower's
+def test_an_app_is_what_flower_packs_of_a_project(tmp_path: Path) -> None:
+    """Whatever else lies in the project: it is not even looked at."""
+    wanted = {"fedrac/__init__.py", "fedrac/flower/host.py", "server_app/app.py", "client_app/app.py", "conf/a/b.yaml"}
+    project, app = tmp_path / "project", tmp_path / "app"
+    for name in (*wanted, "fedrac/notes.txt", ".venv/fedrac/host.py", "other.py"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text(f"# {name}")
+    shutil.copy(ROOT / "pyproject.toml", project)
+    assert own_superlink.copy_app(project, app) == app
+    assert {str(path.relative_to(app)) for path in app.rglob("*") if path.is_file()} == {"pyproject.toml", *wanted}
+    assert build_fab_from_disk(app) == build_fab_from_disk(project)
+
+
+@pytest.mark.parametrize("text", [None, "[project]\nname = 'another'"])
+def test_a_folder_without_an_app_is_refused(text: str | None, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "pyproject.toml").write_text(text)
+    done = subprocess.run([sys.executable, "-m", "fedrac.flower"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and f"{tmp_path} has no pyproject.toml that says what Flower packs" in done.stderr
+    assert "go to the folder of fedrac's repository" in done.stderr
 
 
 def test_a_failed_run_is_told_by_the_exit_code(superlink: dict[str, str], app_dir: Path) -> None:
