@@ -3,7 +3,7 @@
 Flower's simulation answers a message whose Ray actor has died with an error, and keeps the dead actor: it lies on top
 of the pile of idle ones, fails at once, and so takes message after message. What a client finds does not depend on
 where it is computed: a message that was lost in this way is sent again. When all were lost, a living actor is brought
-to the top first: every node is asked for a sign of life, which takes a living actor a while. One that is reached while
+to the top first: nodes are asked for a sign of life, which takes a living actor a while. One that is reached while
 the dead ones are failing gives its sign last, and lies on top of them then. On a busy core one round of questions in
 five reaches one, so they are asked until a sign comes.
 """
@@ -12,6 +12,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 from flwr.app import Message, MessageType, RecordDict
@@ -26,6 +27,7 @@ TRIES = 20  # in a row that bring no reply: Ray takes half a minute to call a no
 SIGN_TAKES = 0.1  # seconds, for a living actor to give a sign of life; a dead one fails in 0.001
 _MORE = 2  # times that a node is given more
 _SIGN = 1.0  # seconds to wait for signs; an unreachable actor takes longer to fail, and is out of the way meanwhile
+_ASKED = 64  # nodes at most: Flower has 32 actors at work at a time
 _PAUSE = 0.01  # seconds between two questions
 _PATIENCE = 30.0  # seconds without a sign until no actor is taken to live
 
@@ -96,7 +98,7 @@ def _may_be_sent_again(grid: Grid, fruitless: int, deadline: float) -> bool:
 def _bring_up_a_living_actor(grid: Grid, until: float) -> bool:
     """Asks for signs of life until one comes; returns whether one came by ``until``, by the monotonic clock."""
     while time.monotonic() < until:
-        asked = [Message(RecordDict(), node, MessageType.QUERY) for node in grid.get_node_ids()]
+        asked = [Message(RecordDict(), node, MessageType.QUERY) for node in islice(grid.get_node_ids(), _ASKED)]
         if any(not answer.has_error() for answer in grid.send_and_receive(asked, timeout=_SIGN)):
             return True
         time.sleep(_PAUSE)
