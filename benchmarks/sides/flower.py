@@ -1,7 +1,6 @@
 """``flwr run`` in Flower's simulation on Ray; each call of `run` is a run of its own, on a SuperLink of its own."""
 
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.workloads import SEED, Workload
-from fedrac.flower.superlink import superlink_environment, toml_string
+from fedrac.flower.superlink import copy_app, superlink_environment, toml_string
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,11 +45,7 @@ class Side:
             return [time.monotonic(), *self.run_in(Path(folder), rounds)]
 
     def run_in(self, folder: Path, rounds: int) -> list[float]:
-        # The app's files alone: `flwr run` walks the whole folder, and a `.venv` there takes it seconds.
-        app, out = folder / "app", folder / "out"
-        for name in ("fedrac", "server_app", "client_app", "conf"):
-            shutil.copytree(ROOT / name, app / name, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", app)
+        app, out = copy_app(ROOT, folder / "app"), folder / "out"
         overrides = " ".join([*self.overrides(), f"rounds={rounds}", f"output_dir={out}"])
         return self.flwr_run(app, f"overrides={toml_string(overrides)}", out / "metrics.jsonl", rounds)
 
